@@ -1,0 +1,162 @@
+-- The format of a sqlfuse volume, version 1.0. Executed verbatim to make one, and
+-- the only place where a table is described.
+--
+-- Words: an EPOCH is the counter that snapshots and replication advance. A row says
+-- in `born` the epoch since which it holds. Changing a row born in an older epoch
+-- first copies it to the table's *_past twin with `died`, the epoch that changed it;
+-- a row born in the current epoch is changed in place. A past epoch E is read with
+-- `born <= E AND E < died` from the twin, together with the live rows with born <= E.
+-- Times are nanoseconds since 1970, negative before it. Names are bytes.
+
+PRAGMA application_id = 0x53514c46; -- "SQLF"
+PRAGMA user_version = 1;            -- major format version; meta.format has the whole of it
+
+-- Every constant of the volume. Keys:
+--   format         semver text; a newer major is not opened
+--   volume_id      16 random bytes, the same in every replica
+--   replica_id     random 63-bit integer, this copy's own: `origin` of what it makes
+--   block_size     bytes, for files made from now on (each file keeps its own)
+--   epoch          the current epoch, from 1
+--   next_serial    next unused inode number and entry id (one counter serves both)
+--   created_ns     time of creation
+--   features       JSON list of names a reader may ignore
+--   features_incompatible  JSON list of names a reader must know, or refuse the volume
+CREATE TABLE meta (
+  key   TEXT PRIMARY KEY,
+  value ANY NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- A file of any type. ino 1 is the root directory. Numbers are never reused.
+CREATE TABLE inode (
+  ino        INTEGER PRIMARY KEY,
+  mode       INTEGER NOT NULL, -- st_mode: S_IFMT and permission bits
+  nlink      INTEGER NOT NULL, -- entries that name it; a directory has 2 + its subdirectories. 0: unlinked
+                               -- but in use, or left by a crash; such an inode belongs to no epoch from `born` on
+  uid        INTEGER NOT NULL,
+  gid        INTEGER NOT NULL,
+  rdev       INTEGER NOT NULL, -- Linux dev_t (32 bits) of a device, else 0
+  size       INTEGER NOT NULL, -- bytes; of a symlink the length of its target, of a directory 0
+  block_size INTEGER NOT NULL, -- bytes per block of a regular file, fixed at its creation; else 0
+  extents    INTEGER NOT NULL, -- rows in extent. Stored twice so that st_blocks needs no scan
+  parent     INTEGER NOT NULL, -- of a directory: the directory that holds it (root: itself; unlinked: 0).
+                               -- Else 0. Stored twice so that ".." and the loop check of rename need no index
+  generation INTEGER NOT NULL, -- random 32 bits: after a crash a number that nobody saw committed may come back
+  atime_ns   INTEGER NOT NULL, -- relatime. Outside epochs: changing it alone neither moves the row nor logs it
+  mtime_ns   INTEGER NOT NULL,
+  ctime_ns   INTEGER NOT NULL,
+  btime_ns   INTEGER NOT NULL,
+  born       INTEGER NOT NULL, -- epoch
+  origin     INTEGER NOT NULL, -- global id, first half: replica_id of the maker. 0: made here
+  serial     INTEGER,          -- global id, second half: its number at its maker. NULL: ino
+  version    BLOB,             -- version vector. NULL while only its maker ever changed it
+  target     BLOB              -- of a symlink, else NULL
+) STRICT;
+-- What a crash left unlinked, and what waits to be purged.
+CREATE INDEX inode_unlinked ON inode (ino) WHERE nlink = 0;
+CREATE UNIQUE INDEX inode_global ON inode (origin, serial) WHERE origin <> 0;
+
+CREATE TABLE inode_past (
+  ino        INTEGER NOT NULL,
+  mode       INTEGER NOT NULL,
+  nlink      INTEGER NOT NULL,
+  uid        INTEGER NOT NULL,
+  gid        INTEGER NOT NULL,
+  rdev       INTEGER NOT NULL,
+  size       INTEGER NOT NULL,
+  block_size INTEGER NOT NULL,
+  extents    INTEGER NOT NULL,
+  parent     INTEGER NOT NULL,
+  generation INTEGER NOT NULL,
+  atime_ns   INTEGER NOT NULL,
+  mtime_ns   INTEGER NOT NULL,
+  ctime_ns   INTEGER NOT NULL,
+  btime_ns   INTEGER NOT NULL,
+  born       INTEGER NOT NULL,
+  origin     INTEGER NOT NULL,
+  serial     INTEGER,
+  version    BLOB,
+  target     BLOB,
+  died       INTEGER NOT NULL, -- epoch that changed it: it held while born <= E < died
+  PRIMARY KEY (ino, died)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX inode_past_died ON inode_past (died);
+
+-- A name in a directory. "." and ".." are not stored.
+CREATE TABLE dirent (
+  parent INTEGER NOT NULL,
+  name   BLOB NOT NULL,    -- 1..255 bytes, no NUL, no '/'
+  id     INTEGER NOT NULL, -- readdir's cookie, > 2 and unique in the volume; kept by rename, so that a
+                           -- scan under way meets a renamed entry at most once
+  ino    INTEGER NOT NULL,
+  type   INTEGER NOT NULL, -- S_IFMT bits of the inode. Stored twice so that a listing reads no inode
+  born   INTEGER NOT NULL,
+  PRIMARY KEY (parent, name)
+) STRICT, WITHOUT ROWID;
+-- Listings come from here alone: it holds every column that they need.
+CREATE UNIQUE INDEX dirent_by_id ON dirent (parent, id, ino, type);
+
+CREATE TABLE dirent_past (
+  parent INTEGER NOT NULL,
+  name   BLOB NOT NULL,
+  id     INTEGER NOT NULL,
+  ino    INTEGER NOT NULL,
+  type   INTEGER NOT NULL,
+  born   INTEGER NOT NULL,
+  died   INTEGER NOT NULL,
+  PRIMARY KEY (parent, name, died)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX dirent_past_died ON dirent_past (died);
+
+-- Extended attributes, POSIX ACLs among them, under their full names.
+CREATE TABLE xattr (
+  ino   INTEGER NOT NULL,
+  name  BLOB NOT NULL, -- 1..255 bytes
+  value BLOB NOT NULL, -- 0..65,536 bytes
+  born  INTEGER NOT NULL,
+  PRIMARY KEY (ino, name)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE xattr_past (
+  ino   INTEGER NOT NULL,
+  name  BLOB NOT NULL,
+  value BLOB NOT NULL,
+  born  INTEGER NOT NULL,
+  died  INTEGER NOT NULL,
+  PRIMARY KEY (ino, name, died)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX xattr_past_died ON xattr_past (died);
+
+-- Block number `idx` of a file (its bytes idx * block_size on) is the stored block
+-- `block`. No row: a hole. Rows past the end of the file are what fallocate reserved.
+CREATE TABLE extent (
+  ino    INTEGER NOT NULL,
+  idx    INTEGER NOT NULL,
+  block  INTEGER NOT NULL, -- block.id; 0: allocated but never written, reads as zeros
+  shared INTEGER NOT NULL, -- 1: another extent, live or past, may name the same block. Set on both sides when
+                           -- a block is shared, never cleared; the block is then never overwritten in place
+  born   INTEGER NOT NULL,
+  PRIMARY KEY (ino, idx)
+) STRICT, WITHOUT ROWID;
+-- Only a shared block can have more than one extent, so only they are searched by block.
+CREATE INDEX extent_shared ON extent (block) WHERE shared = 1;
+
+CREATE TABLE extent_past (
+  ino    INTEGER NOT NULL,
+  idx    INTEGER NOT NULL,
+  block  INTEGER NOT NULL,
+  shared INTEGER NOT NULL,
+  born   INTEGER NOT NULL,
+  died   INTEGER NOT NULL,
+  PRIMARY KEY (ino, idx, died)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX extent_past_shared ON extent_past (block) WHERE shared = 1;
+CREATE INDEX extent_past_died ON extent_past (died);
+
+-- File data. A block may be shorter than its file's block size: what is missing
+-- reads as zeros. It never reaches past the end of its file.
+CREATE TABLE block (
+  id    INTEGER PRIMARY KEY, -- > 0
+  codec INTEGER NOT NULL,    -- 0: data as it is
+  hash  BLOB,                -- keyed hash of the content, set when its epoch is closed and shipped; NULL after a change
+  data  BLOB NOT NULL
+) STRICT;

@@ -1,0 +1,201 @@
+/**
+ * The C library, called synchronously: the only file that knows its names and layouts.
+ *
+ * Every call gives what the system call gave, or a negated errno: nothing here throws on
+ * a refusal, because the hot callers (a FUSE device that has nothing to read) meet one
+ * dozens of times a request and an exception costs more than the call.
+ */
+import { constants } from "node:os";
+import koffi from "koffi";
+import type { KoffiFunc } from "koffi";
+
+/** open(2) flags that node:fs does not name, or names only for some systems. Linux, every architecture Node runs on. */
+export const O_RDONLY = 0;
+export const O_RDWR = 2;
+export const O_NONBLOCK = 0o4000;
+export const O_CLOEXEC = 0o2000000;
+
+/** flock(2) operations. */
+export const LOCK_SH = 1;
+export const LOCK_EX = 2;
+export const LOCK_NB = 4;
+export const LOCK_UN = 8;
+
+/** mount(2) flags. */
+export const MS_RDONLY = 1;
+export const MS_NOSUID = 2;
+export const MS_NODEV = 4;
+export const MS_NOEXEC = 8;
+export const MS_NOATIME = 1024;
+
+/** umount2(2) flags. */
+export const MNT_DETACH = 2;
+export const UMOUNT_NOFOLLOW = 8;
+
+/** poll(2) events. */
+export const POLLIN = 0x001;
+
+const PR_SET_DUMPABLE = 4;
+const EFD_NONBLOCK = 0o4000;
+const EFD_CLOEXEC = 0o2000000;
+const AF_UNIX = 1;
+const SOCK_STREAM = 1;
+const SOCK_CLOEXEC = 0o2000000;
+const SOL_SOCKET = 1;
+const SCM_RIGHTS = 1;
+const MSG_CMSG_CLOEXEC = 0x40000000;
+
+// The process itself has the C library loaded: no guess at its file name.
+const lib = koffi.load(null);
+
+const IoVec = koffi.struct({ base: "void *", length: "size_t" });
+const MsgHdr = koffi.struct({
+  name: "void *",
+  nameLength: "uint32_t",
+  iov: koffi.pointer(IoVec),
+  iovLength: "size_t",
+  control: "void *",
+  controlLength: "size_t",
+  flags: "int",
+});
+const CmsgHdr = koffi.struct({ length: "size_t", level: "int", type: "int" });
+
+const fds = ["int"] as const;
+const cOpen = lib.func("open", "int", ["str", "int", "..."]) as unknown as (path: string, flags: number) => number;
+const cClose = lib.func("close", "int", [...fds]) as KoffiFunc<(fd: number) => number>;
+const cRead = lib.func("read", "long", ["int", "void *", "size_t"]) as KoffiFunc<
+  (fd: number, buffer: Uint8Array, length: number) => number
+>;
+const cWrite = lib.func("write", "long", ["int", "void *", "size_t"]) as KoffiFunc<
+  (fd: number, buffer: Uint8Array, length: number) => number
+>;
+const cPoll = lib.func("poll", "int", ["void *", "ulong", "int"]) as KoffiFunc<
+  (fds: Uint8Array, count: number, timeoutMs: number) => number
+>;
+const cMount = lib.func("mount", "int", ["str", "str", "str", "ulong", "str"]) as KoffiFunc<
+  (source: string, target: string, type: string, flags: number, data: string) => number
+>;
+const cUmount2 = lib.func("umount2", "int", ["str", "int"]) as KoffiFunc<(target: string, flags: number) => number>;
+const cSocketpair = lib.func("socketpair", "int", ["int", "int", "int", "void *"]) as KoffiFunc<
+  (domain: number, type: number, protocol: number, pair: Int32Array) => number
+>;
+const cRecvmsg = lib.func("recvmsg", "long", ["int", koffi.inout(koffi.pointer(MsgHdr)), "int"]) as KoffiFunc<
+  (fd: number, message: object, flags: number) => number
+>;
+const cEventfd = lib.func("eventfd", "int", ["uint", "int"]) as KoffiFunc<(start: number, flags: number) => number>;
+const cFlock = lib.func("flock", "int", ["int", "int"]) as KoffiFunc<(fd: number, operation: number) => number>;
+const cPrctl = lib.func("prctl", "int", ["int", "ulong", "ulong", "ulong", "ulong"]) as KoffiFunc<
+  (option: number, a: number, b: number, c: number, d: number) => number
+>;
+
+/** The result of a call whose failure is -1, as bytes or descriptors, or a negated errno. */
+function result(value: number): number {
+  return value < 0 ? -koffi.errno() : value;
+}
+
+/** open(2) of an existing file; close-on-exec. Gives a descriptor. */
+export function open(path: string, flags: number): number {
+  return result(cOpen(path, flags | O_CLOEXEC));
+}
+
+export function close(fd: number): number {
+  return result(cClose(fd));
+}
+
+/** read(2) into the start of `buffer`; `length` must not pass its end. */
+export function read(fd: number, buffer: Uint8Array, length: number): number {
+  const n = cRead(fd, buffer, length);
+  return n < 0 ? -koffi.errno() : n;
+}
+
+/** write(2) of the first `length` bytes of `buffer`. */
+export function write(fd: number, buffer: Uint8Array, length: number): number {
+  const n = cWrite(fd, buffer, length);
+  return n < 0 ? -koffi.errno() : n;
+}
+
+/** write(2) on a thread of its own, for a call that may wait for another thread of this process. */
+export function writeAsync(fd: number, buffer: Uint8Array): Promise<number> {
+  return new Promise((resolve) => {
+    // errno belongs to the thread that made the call and is lost here: a failure is EIO.
+    cWrite.async(fd, buffer, buffer.length, (error: unknown, n: number) =>
+      resolve(error === null && n >= 0 ? n : -constants.errno.EIO),
+    );
+  });
+}
+
+/** The descriptors that `poll` watches for reading: a pollfd array that is made once and used for ever. */
+export class PollSet {
+  readonly #entries: Buffer;
+  readonly #count: number;
+
+  constructor(...fds: readonly number[]) {
+    this.#count = fds.length;
+    this.#entries = Buffer.alloc(8 * fds.length);
+    fds.forEach((fd, index) => {
+      this.#entries.writeInt32LE(fd, 8 * index);
+      this.#entries.writeInt16LE(POLLIN, 8 * index + 4);
+    });
+  }
+
+  /** Sleeps until one is readable or broken, or `timeoutMs` have passed (-1: no limit). Gives how many are. */
+  wait(timeoutMs: number): number {
+    return result(cPoll(this.#entries, this.#count, timeoutMs));
+  }
+
+  /** Whether the last wait found something about the descriptor at `index`, errors included. */
+  ready(index: number): boolean {
+    return this.#entries.readInt16LE(8 * index + 6) !== 0;
+  }
+}
+
+export function mount(source: string, target: string, type: string, flags: number, data: string): number {
+  return result(cMount(source, target, type, flags, data));
+}
+
+export function umount2(target: string, flags: number): number {
+  return result(cUmount2(target, flags));
+}
+
+/** A connected pair of unix stream sockets, close-on-exec, or a negated errno. */
+export function socketpair(): readonly [number, number] | number {
+  const pair = new Int32Array(2);
+  const done = result(cSocketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair));
+  return done < 0 ? done : [pair[0] as number, pair[1] as number];
+}
+
+/** Receives one descriptor sent over a unix socket (SCM_RIGHTS); -EPROTO when the message carries none. */
+export function receiveFd(socket: number): number {
+  const data = Buffer.alloc(16);
+  const headerSize = koffi.sizeof(CmsgHdr);
+  const control = Buffer.alloc(headerSize + 8);
+  const message = {
+    name: null,
+    nameLength: 0,
+    iov: [{ base: data, length: data.length }],
+    iovLength: 1,
+    control,
+    controlLength: control.length,
+    flags: 0,
+  };
+  const received = result(cRecvmsg(socket, message, MSG_CMSG_CLOEXEC));
+  if (received < 0) return received;
+  const header = koffi.decode(control, CmsgHdr) as { length: number; level: number; type: number };
+  const carries = header.length >= headerSize + 4 && header.level === SOL_SOCKET && header.type === SCM_RIGHTS;
+  return carries ? control.readInt32LE(headerSize) : -constants.errno.EPROTO;
+}
+
+/** A counter that poll(2) sees: non-blocking, close-on-exec. */
+export function eventfd(): number {
+  return result(cEventfd(0, EFD_NONBLOCK | EFD_CLOEXEC));
+}
+
+/** flock(2) with LOCK_* above: 0 or a negated errno (-EWOULDBLOCK where LOCK_NB and somebody holds it). */
+export function flock(fd: number, operation: number): number {
+  return result(cFlock(fd, operation));
+}
+
+/** No core dump of this process and no ptrace by its own user: the key is in its memory. */
+export function forbidDump(): number {
+  return result(cPrctl(PR_SET_DUMPABLE, 0, 0, 0, 0));
+}
