@@ -6,14 +6,13 @@
  * dozens of times a request and an exception costs more than the call.
  */
 import { constants } from "node:os";
-import koffi from "koffi";
 import type { KoffiFunc } from "koffi";
+import koffi from "koffi";
 
-/** open(2) flags that node:fs does not name, or names only for some systems. Linux, every architecture Node runs on. */
-export const O_RDONLY = 0;
+/** open(2) flags, as Linux has them on every architecture that Node runs on. */
 export const O_RDWR = 2;
 export const O_NONBLOCK = 0o4000;
-export const O_CLOEXEC = 0o2000000;
+const O_CLOEXEC = 0o2000000;
 
 /** flock(2) operations. */
 export const LOCK_SH = 1;
@@ -33,7 +32,7 @@ export const MNT_DETACH = 2;
 export const UMOUNT_NOFOLLOW = 8;
 
 /** poll(2) events. */
-export const POLLIN = 0x001;
+const POLLIN = 0x001;
 
 const PR_SET_DUMPABLE = 4;
 const EFD_NONBLOCK = 0o4000;
@@ -60,9 +59,8 @@ const MsgHdr = koffi.struct({
 });
 const CmsgHdr = koffi.struct({ length: "size_t", level: "int", type: "int" });
 
-const fds = ["int"] as const;
-const cOpen = lib.func("open", "int", ["str", "int", "..."]) as unknown as (path: string, flags: number) => number;
-const cClose = lib.func("close", "int", [...fds]) as KoffiFunc<(fd: number) => number>;
+const cOpen = lib.func("open", "int", ["str", "int"]) as KoffiFunc<(path: string, flags: number) => number>;
+const cClose = lib.func("close", "int", ["int"]) as KoffiFunc<(fd: number) => number>;
 const cRead = lib.func("read", "long", ["int", "void *", "size_t"]) as KoffiFunc<
   (fd: number, buffer: Uint8Array, length: number) => number
 >;
@@ -70,20 +68,26 @@ const cWrite = lib.func("write", "long", ["int", "void *", "size_t"]) as KoffiFu
   (fd: number, buffer: Uint8Array, length: number) => number
 >;
 const cPoll = lib.func("poll", "int", ["void *", "ulong", "int"]) as KoffiFunc<
-  (fds: Uint8Array, count: number, timeoutMs: number) => number
+  (fds: Int32Array, count: number, timeoutMs: number) => number
 >;
 const cMount = lib.func("mount", "int", ["str", "str", "str", "ulong", "str"]) as KoffiFunc<
   (source: string, target: string, type: string, flags: number, data: string) => number
 >;
-const cUmount2 = lib.func("umount2", "int", ["str", "int"]) as KoffiFunc<(target: string, flags: number) => number>;
+const cUmount2 = lib.func("umount2", "int", ["str", "int"]) as KoffiFunc<
+  (target: string, flags: number) => number
+>;
 const cSocketpair = lib.func("socketpair", "int", ["int", "int", "int", "void *"]) as KoffiFunc<
   (domain: number, type: number, protocol: number, pair: Int32Array) => number
 >;
 const cRecvmsg = lib.func("recvmsg", "long", ["int", koffi.inout(koffi.pointer(MsgHdr)), "int"]) as KoffiFunc<
   (fd: number, message: object, flags: number) => number
 >;
-const cEventfd = lib.func("eventfd", "int", ["uint", "int"]) as KoffiFunc<(start: number, flags: number) => number>;
-const cFlock = lib.func("flock", "int", ["int", "int"]) as KoffiFunc<(fd: number, operation: number) => number>;
+const cEventfd = lib.func("eventfd", "int", ["uint", "int"]) as KoffiFunc<
+  (start: number, flags: number) => number
+>;
+const cFlock = lib.func("flock", "int", ["int", "int"]) as KoffiFunc<
+  (fd: number, operation: number) => number
+>;
 const cPrctl = lib.func("prctl", "int", ["int", "ulong", "ulong", "ulong", "ulong"]) as KoffiFunc<
   (option: number, a: number, b: number, c: number, d: number) => number
 >;
@@ -126,26 +130,27 @@ export function writeAsync(fd: number, buffer: Uint8Array): Promise<number> {
 
 /** The descriptors that `poll` watches for reading: a pollfd array that is made once and used for ever. */
 export class PollSet {
-  readonly #entries: Buffer;
-  readonly #count: number;
+  /** struct pollfd: a descriptor, then two 16-bit words, events and revents, in the machine's byte order. */
+  readonly #entries: Int32Array;
+  readonly #events: Int16Array;
 
   constructor(...fds: readonly number[]) {
-    this.#count = fds.length;
-    this.#entries = Buffer.alloc(8 * fds.length);
+    this.#entries = new Int32Array(2 * fds.length);
+    this.#events = new Int16Array(this.#entries.buffer);
     fds.forEach((fd, index) => {
-      this.#entries.writeInt32LE(fd, 8 * index);
-      this.#entries.writeInt16LE(POLLIN, 8 * index + 4);
+      this.#entries[2 * index] = fd;
+      this.#events[4 * index + 2] = POLLIN;
     });
   }
 
   /** Sleeps until one is readable or broken, or `timeoutMs` have passed (-1: no limit). Gives how many are. */
   wait(timeoutMs: number): number {
-    return result(cPoll(this.#entries, this.#count, timeoutMs));
+    return result(cPoll(this.#entries, this.#entries.length / 2, timeoutMs));
   }
 
   /** Whether the last wait found something about the descriptor at `index`, errors included. */
   ready(index: number): boolean {
-    return this.#entries.readInt16LE(8 * index + 6) !== 0;
+    return this.#events[4 * index + 3] !== 0;
   }
 }
 
@@ -181,8 +186,10 @@ export function receiveFd(socket: number): number {
   const received = result(cRecvmsg(socket, message, MSG_CMSG_CLOEXEC));
   if (received < 0) return received;
   const header = koffi.decode(control, CmsgHdr) as { length: number; level: number; type: number };
-  const carries = header.length >= headerSize + 4 && header.level === SOL_SOCKET && header.type === SCM_RIGHTS;
-  return carries ? control.readInt32LE(headerSize) : -constants.errno.EPROTO;
+  const carries =
+    header.length >= headerSize + 4 && header.level === SOL_SOCKET && header.type === SCM_RIGHTS;
+  if (!carries) return -constants.errno.EPROTO;
+  return koffi.decode(control, headerSize, "int") as number;
 }
 
 /** A counter that poll(2) sees: non-blocking, close-on-exec. */
