@@ -1,0 +1,100 @@
+/**
+ * The exit codes, one table: what scripts may rely on, what --help prints and what README.md lists. Every error
+ * that reaches the command line becomes one line on stderr and one of these codes here, and nowhere else.
+ */
+
+export const EXIT = {
+  ok: 0,
+  other: 1,
+  usage: 2,
+  unusable: 10,
+  locked: 11,
+  wrongPassword: 12,
+  tooNew: 13,
+  needsUpgrade: 14,
+  busy: 16,
+  unavailable: 19,
+  noPassword: 22,
+  damaged: 26,
+  noSpace: 28,
+} as const;
+
+export type ExitCode = (typeof EXIT)[keyof typeof EXIT];
+
+const MEANINGS: Record<keyof typeof EXIT, string> = {
+  ok: "done; also a mount that ended by unmount, SIGINT, SIGTERM or SIGHUP",
+  other: "another error; a mount that could not commit its last changes",
+  usage: "the command line is wrong",
+  unusable: "the file or the mount point is missing or cannot be used",
+  locked: "the file is mounted already, or used by another process",
+  wrongPassword: "wrong password",
+  tooNew: "the volume was made by a newer sqlfuse",
+  needsUpgrade: "the volume needs an upgrade of its format first",
+  busy: "the mount is in use",
+  unavailable: "FUSE or the database engine is not available here",
+  noPassword: "no password, an empty one, or its source cannot be read",
+  damaged: "the volume is damaged",
+  noSpace: "no space left on the disk",
+};
+
+/** The table as --help prints it. */
+export function exitCodeHelp(): string {
+  const lines = Object.entries(EXIT).map(
+    ([name, code]) => `  ${String(code).padEnd(6)} ${MEANINGS[name as keyof typeof EXIT]}`,
+  );
+  return ["Exit codes:", ...lines, "  128+N  ended by signal N before the work was done"].join("\n");
+}
+
+/** An error of the command line itself: `message` is the whole line for the user, without the "sqlfuse: ". */
+export class ToolError extends Error {
+  override readonly name = "ToolError";
+  readonly code: number;
+
+  constructor(code: number, message: string) {
+    super(message);
+    this.code = code;
+  }
+}
+
+/** By `reason` of OpenError and HostError, whose messages are complete lines already. */
+const CODE_OF_REASON: Record<string, ExitCode> = {
+  missing: EXIT.unusable,
+  unreadable: EXIT.unusable,
+  "not-a-volume": EXIT.unusable,
+  "wrong-password": EXIT.wrongPassword,
+  damaged: EXIT.damaged,
+  "too-new": EXIT.tooNew,
+  "needs-upgrade": EXIT.needsUpgrade,
+  locked: EXIT.locked,
+  "unreplayable-wal": EXIT.unusable,
+  exists: EXIT.unusable,
+  "no-space": EXIT.noSpace,
+  "no-fuse": EXIT.unavailable,
+  "no-fusermount": EXIT.unavailable,
+  "mountpoint-missing": EXIT.unusable,
+  "mountpoint-not-directory": EXIT.unusable,
+  "mountpoint-not-empty": EXIT.unusable,
+  "mountpoint-in-own-mount": EXIT.unusable,
+  "mountpoint-holds-database": EXIT.unusable,
+  "allow-other-forbidden": EXIT.unavailable,
+  busy: EXIT.busy,
+  "not-mounted": EXIT.unusable,
+  engine: EXIT.unavailable,
+};
+
+/** What the process that met `error` prints and exits with. */
+export function describeError(error: unknown): { readonly message: string; readonly code: number } {
+  if (error instanceof ToolError) return { message: error.message, code: error.code };
+  if (!(error instanceof Error)) return { message: String(error), code: EXIT.other };
+  // Told apart by name and reason, not by class: loading the classes would load the engine, which may be missing.
+  if (error.name === "EngineError") return { message: error.message, code: EXIT.unavailable };
+  const reason = "reason" in error && typeof error.reason === "string" ? error.reason : "";
+  const code = CODE_OF_REASON[reason];
+  if (code !== undefined) return { message: error.message, code };
+  const message = error.message === "" ? error.name : error.message;
+  return { message: oneLine(message), code: EXIT.other };
+}
+
+function oneLine(text: string): string {
+  return text.replace(/\s*\n\s*/g, "; ");
+}

@@ -1,0 +1,128 @@
+/**
+ * The words of `-o a,b=c`, as mount(8), fstab and people write them. A word that nobody here knows is refused: an
+ * option that is silently ignored is a promise that is silently broken. Pure: text in, settings out.
+ */
+import { EXIT, ToolError } from "./exitcodes.ts";
+
+export interface MountSettings {
+  readOnly: boolean;
+  allowOther: boolean;
+  defaultPermissions: boolean;
+  suid: boolean;
+  dev: boolean;
+  exec: boolean;
+  noatime: boolean;
+  sync: boolean;
+  writeback: boolean;
+  commitIntervalMs: number;
+  uid?: number;
+  gid?: number;
+  fsname?: string;
+  passwordFile?: string;
+  logFile?: string;
+}
+
+export const DEFAULT_SETTINGS: Readonly<MountSettings> = {
+  readOnly: false,
+  allowOther: false,
+  defaultPermissions: true,
+  suid: false,
+  dev: false,
+  exec: true,
+  noatime: false,
+  sync: false,
+  writeback: false,
+  commitIntervalMs: 1000,
+};
+
+const FLAGS: Record<string, (settings: MountSettings) => void> = {
+  ro: (s) => void (s.readOnly = true),
+  rw: (s) => void (s.readOnly = false),
+  allow_other: (s) => void (s.allowOther = true),
+  default_permissions: (s) => void (s.defaultPermissions = true),
+  no_default_permissions: (s) => void (s.defaultPermissions = false),
+  suid: (s) => void (s.suid = true),
+  nosuid: (s) => void (s.suid = false),
+  dev: (s) => void (s.dev = true),
+  nodev: (s) => void (s.dev = false),
+  exec: (s) => void (s.exec = true),
+  noexec: (s) => void (s.exec = false),
+  noatime: (s) => void (s.noatime = true),
+  relatime: (s) => void (s.noatime = false),
+  atime: (s) => void (s.noatime = false),
+  sync: (s) => void (s.sync = true),
+  async: (s) => void (s.sync = false),
+  writeback: (s) => void (s.writeback = true),
+};
+
+const VALUES: Record<string, (settings: MountSettings, value: string, word: string) => void> = {
+  uid: (s, value, word) => void (s.uid = parseId(value, word)),
+  gid: (s, value, word) => void (s.gid = parseId(value, word)),
+  fsname: (s, value) => void (s.fsname = value),
+  commit: (s, value) => void (s.commitIntervalMs = parseCommit(value)),
+  password_file: (s, value) => void (s.passwordFile = value),
+  log_file: (s, value) => void (s.logFile = value),
+};
+
+/** Words of fstab that are for mount(8) and systemd, which pass some of them on. */
+const IGNORED = new Set(["defaults", "auto", "noauto", "nofail", "user", "nouser", "users", "_netdev"]);
+
+/** Applies the words of each `-o`, in order, to `settings`. Throws a ToolError (usage) naming the bad word. */
+export function applyMountOptions(lists: readonly string[], settings: MountSettings): void {
+  for (const word of lists.flatMap((list) => list.split(","))) {
+    if (word !== "") applyWord(word, settings);
+  }
+}
+
+function applyWord(word: string, settings: MountSettings): void {
+  const at = word.indexOf("=");
+  const name = at < 0 ? word : word.slice(0, at);
+  const value = at < 0 ? undefined : word.slice(at + 1);
+  if (name.startsWith("x-") || name === "comment") return;
+  if (IGNORED.has(word)) return;
+  if (name === "remount") {
+    throw new ToolError(EXIT.usage, "-o remount: a volume cannot be remounted; unmount it and mount it again");
+  }
+  if (Object.hasOwn(FLAGS, name)) {
+    if (value !== undefined) throw new ToolError(EXIT.usage, `-o ${word}: "${name}" takes no value`);
+    FLAGS[name]?.(settings);
+  } else if (Object.hasOwn(VALUES, name)) {
+    if (value === undefined || value === "") throw new ToolError(EXIT.usage, `-o ${word}: "${name}" needs a value`);
+    VALUES[name]?.(settings, value, word);
+  } else {
+    throw new ToolError(EXIT.usage, `-o ${word}: unknown mount option; \`sqlfuse mount --help\` lists them`);
+  }
+}
+
+function parseId(value: string, word: string): number {
+  const id = /^\d{1,10}$/.test(value) ? Number(value) : Number.NaN;
+  // 2^32 - 1 means "leave as it is" to chown(2) and owns nothing.
+  if (!(id < 0xffff_ffff)) throw new ToolError(EXIT.usage, `-o ${word}: not a numeric user or group id`);
+  return id;
+}
+
+/** Seconds, as ext4's commit=; also what --commit takes. */
+export function parseCommit(value: string): number {
+  const seconds = /^\d+(\.\d+)?$/.test(value) ? Number(value) : Number.NaN;
+  if (!(seconds >= 0.01 && seconds <= 3600)) {
+    throw new ToolError(EXIT.usage, `commit=${value}: not a number of seconds from 0.01 to 3600`);
+  }
+  return Math.round(seconds * 1000);
+}
+
+export const MOUNT_OPTION_HELP = `Mount options (-o, separated by commas; the last word wins):
+  ro, rw                     read-only; read and write (default)
+  allow_other                let other users in too (not only the one who mounts)
+  default_permissions        the kernel checks modes, owners and ACLs (default)
+  no_default_permissions     whoever may see the mount may do anything in it
+  suid, dev, noexec          honour set-user-id bits; device files (both off by default); run no programs
+  noatime, relatime          never update access times; as relatime does (default)
+  uid=N, gid=N               show every file as owned by N
+  sync                       commit each operation before it returns (slow)
+  commit=SECONDS             commit at most this long after a change (default 1)
+  writeback                  let the kernel gather writes: faster for tiny ones, but a crash can then lose
+                             what was written without fsync beyond the commit interval, and out of order
+  fsname=NAME                shown in /proc/mounts (default: the file)
+  password_file=FILE         as --password-file
+  log_file=FILE              as --log-file
+  auto, noauto, nofail, user, users, defaults, _netdev, x-... are for mount(8) and ignored here`;
