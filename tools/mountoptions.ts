@@ -35,33 +35,33 @@ export const DEFAULT_SETTINGS: Readonly<MountSettings> = {
   commitIntervalMs: 1000,
 };
 
-const FLAGS: Record<string, (settings: MountSettings) => void> = {
-  ro: (s) => void (s.readOnly = true),
-  rw: (s) => void (s.readOnly = false),
-  allow_other: (s) => void (s.allowOther = true),
-  default_permissions: (s) => void (s.defaultPermissions = true),
-  no_default_permissions: (s) => void (s.defaultPermissions = false),
-  suid: (s) => void (s.suid = true),
-  nosuid: (s) => void (s.suid = false),
-  dev: (s) => void (s.dev = true),
-  nodev: (s) => void (s.dev = false),
-  exec: (s) => void (s.exec = true),
-  noexec: (s) => void (s.exec = false),
-  noatime: (s) => void (s.noatime = true),
-  relatime: (s) => void (s.noatime = false),
-  atime: (s) => void (s.noatime = false),
-  sync: (s) => void (s.sync = true),
-  async: (s) => void (s.sync = false),
-  writeback: (s) => void (s.writeback = true),
+const FLAGS: Record<string, Partial<MountSettings>> = {
+  ro: { readOnly: true },
+  rw: { readOnly: false },
+  allow_other: { allowOther: true },
+  default_permissions: { defaultPermissions: true },
+  no_default_permissions: { defaultPermissions: false },
+  suid: { suid: true },
+  nosuid: { suid: false },
+  dev: { dev: true },
+  nodev: { dev: false },
+  exec: { exec: true },
+  noexec: { exec: false },
+  noatime: { noatime: true },
+  relatime: { noatime: false },
+  atime: { noatime: false },
+  sync: { sync: true },
+  async: { sync: false },
+  writeback: { writeback: true },
 };
 
-const VALUES: Record<string, (settings: MountSettings, value: string, word: string) => void> = {
-  uid: (s, value, word) => void (s.uid = parseId(value, word)),
-  gid: (s, value, word) => void (s.gid = parseId(value, word)),
-  fsname: (s, value) => void (s.fsname = value),
-  commit: (s, value) => void (s.commitIntervalMs = parseCommit(value)),
-  password_file: (s, value) => void (s.passwordFile = value),
-  log_file: (s, value) => void (s.logFile = value),
+const VALUES: Record<string, (value: string, word: string) => Partial<MountSettings>> = {
+  uid: (value, word) => ({ uid: parseId(value, word) }),
+  gid: (value, word) => ({ gid: parseId(value, word) }),
+  fsname: (value) => ({ fsname: value }),
+  commit: (value) => ({ commitIntervalMs: parseCommit(value) }),
+  password_file: (value) => ({ passwordFile: value }),
+  log_file: (value) => ({ logFile: value }),
 };
 
 /** Words of fstab that are for mount(8) and systemd, which pass some of them on. */
@@ -81,14 +81,18 @@ function applyWord(word: string, settings: MountSettings): void {
   if (name.startsWith("x-") || name === "comment") return;
   if (IGNORED.has(word)) return;
   if (name === "remount") {
-    throw new ToolError(EXIT.usage, "-o remount: a volume cannot be remounted; unmount it and mount it again");
+    throw new ToolError(
+      EXIT.usage,
+      "-o remount: a volume cannot be remounted; unmount it and mount it again",
+    );
   }
   if (Object.hasOwn(FLAGS, name)) {
     if (value !== undefined) throw new ToolError(EXIT.usage, `-o ${word}: "${name}" takes no value`);
-    FLAGS[name]?.(settings);
+    Object.assign(settings, FLAGS[name]);
   } else if (Object.hasOwn(VALUES, name)) {
-    if (value === undefined || value === "") throw new ToolError(EXIT.usage, `-o ${word}: "${name}" needs a value`);
-    VALUES[name]?.(settings, value, word);
+    if (value === undefined || value === "")
+      throw new ToolError(EXIT.usage, `-o ${word}: "${name}" needs a value`);
+    Object.assign(settings, VALUES[name]?.(value, word));
   } else {
     throw new ToolError(EXIT.usage, `-o ${word}: unknown mount option; \`sqlfuse mount --help\` lists them`);
   }

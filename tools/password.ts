@@ -31,7 +31,10 @@ const HOW = `give it by --password-file, --password-command, --password-fd or ${
 
 export function addPasswordOptions(command: Command): Command {
   return command
-    .option("--password-file <file>", "read the password from FILE (- is stdin); one newline at its end is cut")
+    .option(
+      "--password-file <file>",
+      "read the password from FILE (- is stdin); one newline at its end is cut",
+    )
     .option("--password-command <command>", "run COMMAND by /bin/sh; what it prints is the password")
     .option("--password-fd <n>", "read the password from the open file descriptor N");
 }
@@ -42,7 +45,8 @@ export async function readPassword(options: PasswordOptions, request: Request): 
     options.passwordCommand === undefined ? undefined : "--password-command",
     options.passwordFd === undefined ? undefined : "--password-fd",
   ].filter((name) => name !== undefined);
-  if (given.length > 1) throw new ToolError(EXIT.usage, `${given.join(" and ")} exclude each other: give one`);
+  if (given.length > 1)
+    throw new ToolError(EXIT.usage, `${given.join(" and ")} exclude each other: give one`);
 
   if (options.passwordFile !== undefined) return fromFile(options.passwordFile, request.warn);
   if (options.passwordCommand !== undefined) return fromCommand(options.passwordCommand);
@@ -128,7 +132,8 @@ function fromFile(file: string, warn: (line: string) => void): Buffer {
 }
 
 function fromDescriptor(text: string): Buffer {
-  if (!/^\d{1,9}$/.test(text)) throw new ToolError(EXIT.usage, `--password-fd ${text}: not a file descriptor number`);
+  if (!/^\d{1,9}$/.test(text))
+    throw new ToolError(EXIT.usage, `--password-fd ${text}: not a file descriptor number`);
   return readDescriptor(Number(text), `file descriptor ${text}`);
 }
 
@@ -160,10 +165,12 @@ function fromCommand(command: string): Buffer {
 async function fromPrompt(request: Request): Promise<Buffer> {
   // The prompt goes to stderr: stdout may be piped into something. Without a terminal at both ends nobody
   // would see it, or nobody could answer.
-  if (!isatty(0) || !isatty(2)) throw new ToolError(EXIT.noPassword, `no password and no terminal to ask on: ${HOW}`);
+  if (!isatty(0) || !isatty(2))
+    throw new ToolError(EXIT.noPassword, `no password and no terminal to ask on: ${HOW}`);
   for (let attempt = 1; attempt <= ATTEMPTS; attempt++) {
     const password = await ask(`Password for ${request.path}:`);
-    if (password.length === 0) throw new ToolError(EXIT.noPassword, "the password is empty: a volume needs one");
+    if (password.length === 0)
+      throw new ToolError(EXIT.noPassword, "the password is empty: a volume needs one");
     if (!request.confirm) return password;
     const again = await ask("The same once more:");
     const same = password.equals(again);
@@ -189,7 +196,8 @@ async function ask(message: string): Promise<Buffer> {
     ]);
     return Buffer.from(answer.password);
   } catch (error) {
-    if (error instanceof Error && error.name === "ExitPromptError") throw new ToolError(128 + 2, "interrupted");
+    if (error instanceof Error && error.name === "ExitPromptError")
+      throw new ToolError(128 + 2, "interrupted");
     throw error;
   } finally {
     process.removeListener("exit", gone);

@@ -1,0 +1,101 @@
+#!/usr/bin/env node
+/** The command line: which verbs there are, and that whatever goes wrong ends as one line and an exit code. */
+import { createRequire } from "node:module";
+import { Command, CommanderError } from "commander";
+import { addCreate } from "./create.ts";
+import { describeError, EXIT, exitCodeHelp } from "./exitcodes.ts";
+import { addMount } from "./mount.ts";
+import { say, warn } from "./output.ts";
+import { addStatus } from "./status.ts";
+import { addSync } from "./sync.ts";
+import { addUnmount } from "./unmount.ts";
+
+const OLDEST_NODE = [20, 19] as const;
+
+function build(): Command {
+  const program = new Command("sqlfuse");
+  program
+    .description("An encrypted POSIX filesystem in one SQLCipher database file.")
+    .usage("COMMAND ... | FILE [MOUNTPOINT] [-o OPTIONS]")
+    .option("-V, --version", "print the versions of sqlfuse and of what it runs on")
+    .helpOption("-h, --help", "show this, or with a command its options")
+    .helpCommand(false)
+    .showHelpAfterError(false)
+    .addHelpText(
+      "after",
+      `
+\`sqlfuse COMMAND --help\` has the options of each.
+
+Examples:
+  sqlfuse create vault.sqlite
+  sqlfuse mount vault.sqlite ~/vault
+  sqlfuse unmount ~/vault
+
+Passwords are asked for, or come from --password-file, --password-command, --password-fd or SQLFUSE_PASSWORD.
+
+${exitCodeHelp()}`,
+    );
+  addCreate(program);
+  addMount(program);
+  addUnmount(program);
+  addSync(program);
+  addStatus(program);
+  for (const command of [program, ...program.commands]) {
+    command.exitOverride().configureOutput({ outputError: () => {} });
+    command.helpOption("-h, --help", "show this");
+  }
+  return program;
+}
+
+async function version(): Promise<string> {
+  const manifest = createRequire(import.meta.url)("sqlfuse/package.json") as { version: string };
+  let engine: string;
+  try {
+    const { engineVersions } = await import("../src/db/database.ts");
+    const { cipher, sqlite } = engineVersions();
+    engine = `SQLCipher ${cipher}, SQLite ${sqlite}`;
+  } catch (error) {
+    engine = `no engine: ${describeError(error).message}`;
+  }
+  return `sqlfuse ${manifest.version} (${engine}, Node ${process.versions.node})`;
+}
+
+async function run(argv: readonly string[]): Promise<number> {
+  const program = build();
+  const first = argv[0];
+  if (first === undefined) {
+    process.stderr.write(program.helpInformation());
+    return EXIT.usage;
+  }
+  if (first === "--version" || first === "-V") {
+    say(await version());
+    return EXIT.ok;
+  }
+  try {
+    await program.parseAsync([...argv], { from: "user" });
+    return typeof process.exitCode === "number" ? process.exitCode : EXIT.ok;
+  } catch (error) {
+    if (error instanceof CommanderError) {
+      if (error.exitCode === 0) return EXIT.ok; // --help
+      warn(`${error.message.replace(/^error: /, "").replace(/\s*\n\s*/g, " ")}; see: sqlfuse --help`);
+      return EXIT.usage;
+    }
+    const { message, code } = describeError(error);
+    warn(message);
+    return code;
+  }
+}
+
+const [major = 0, minor = 0] = process.versions.node.split(".").map(Number);
+if (major < OLDEST_NODE[0] || (major === OLDEST_NODE[0] && minor < OLDEST_NODE[1])) {
+  warn(`Node ${process.versions.node} is too old: sqlfuse needs ${OLDEST_NODE.join(".")} or newer`);
+  process.exit(EXIT.usage);
+}
+// `sqlfuse ... | head` ends the reader first: no error of ours.
+for (const stream of [process.stdout, process.stderr]) {
+  stream.on("error", (error: NodeJS.ErrnoException) => {
+    if (error.code === "EPIPE") process.exit(EXIT.ok);
+    throw error;
+  });
+}
+process.exitCode = await run(process.argv.slice(2));

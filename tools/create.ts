@@ -1,0 +1,116 @@
+/** `sqlfuse create FILE`: makes an empty volume. */
+import { lstatSync, statSync } from "node:fs";
+import { dirname, resolve } from "node:path";
+import type { Command } from "commander";
+import { EXIT, ToolError } from "./exitcodes.ts";
+import { quote, say, warn } from "./output.ts";
+import { addPasswordOptions, type PasswordOptions, readPassword } from "./password.ts";
+
+interface CreateFlags extends PasswordOptions {
+  readonly blockSize?: string;
+  readonly pageSize?: string;
+  readonly rootMode?: string;
+  readonly compat?: true;
+}
+
+export function addCreate(program: Command): void {
+  const command = program
+    .command("create")
+    .summary("make an empty volume")
+    .description("Makes an empty volume in the new file FILE. Its root directory belongs to you.")
+    .argument("<file>", "the database file to make")
+    .option("--block-size <bytes>", "block size of files made in it: a power of two, such as 64K")
+    .option("--page-size <bytes>", "page size of the database: a power of two from 512 to 64K")
+    .option("--root-mode <mode>", "mode of the root directory (default: 0700)")
+    .option(
+      "--compat",
+      "use SQLCipher 4's default settings, so that its shell opens FILE with the password alone",
+    );
+  addPasswordOptions(command)
+    .addHelpText(
+      "after",
+      `
+The password is asked for, twice, unless an option or SQLFUSE_PASSWORD gives it. Nobody can recover it.
+
+Examples:
+  sqlfuse create vault.sqlite
+  sqlfuse create --password-file ~/.vault-password --root-mode 0755 vault.sqlite`,
+    )
+    .action(create);
+}
+
+async function create(file: string, flags: CreateFlags): Promise<void> {
+  const blockSize = parseSize("--block-size", flags.blockSize);
+  const pageSize = parseSize("--page-size", flags.pageSize);
+  if (pageSize !== undefined && (pageSize < 512 || pageSize > 65_536)) {
+    throw new ToolError(EXIT.usage, `--page-size ${flags.pageSize}: not from 512 to 64K`);
+  }
+  if (pageSize !== undefined && flags.compat) {
+    throw new ToolError(
+      EXIT.usage,
+      "--compat and --page-size exclude each other: a compatible file has SQLCipher's own",
+    );
+  }
+  const rootMode = parseMode(flags.rootMode);
+  const path = resolve(file);
+  refuseUnusable(file, path);
+
+  const password = await readPassword(flags, { path: file, confirm: true, warn });
+  try {
+    const { Volume } = await import("../src/core/volume.ts");
+    Volume.create(path, password, {
+      rootUid: process.geteuid?.() ?? 0,
+      rootGid: process.getegid?.() ?? 0,
+      ...(rootMode === undefined ? {} : { rootMode }),
+      ...(blockSize === undefined ? {} : { blockSize }),
+      ...(pageSize === undefined ? {} : { pageSize }),
+      ...(flags.compat ? { compat: true } : {}),
+    });
+  } finally {
+    password.fill(0);
+  }
+  say(`${file}: made; mount it with: sqlfuse mount ${quote(file)}`);
+}
+
+/** What is wrong with the place is said before anybody types a password. The core refuses the same again. */
+function refuseUnusable(file: string, path: string): void {
+  if (lstatSync(path, { throwIfNoEntry: false }) !== undefined) {
+    throw new ToolError(
+      EXIT.unusable,
+      `${file}: exists already; nothing was changed. Give the name of a new file`,
+    );
+  }
+  const directory = dirname(path);
+  let isDirectory: boolean;
+  try {
+    isDirectory = statSync(directory).isDirectory();
+  } catch (error) {
+    const code = error instanceof Error && "code" in error ? String(error.code) : String(error);
+    throw new ToolError(
+      EXIT.unusable,
+      code === "ENOENT"
+        ? `${directory}: no such directory; make it first`
+        : `${directory}: cannot be used (${code})`,
+    );
+  }
+  if (!isDirectory)
+    throw new ToolError(EXIT.unusable, `${directory}: not a directory, so ${file} cannot be made`);
+}
+
+/** Bytes, or with K or M: KiB and MiB. Sizes of blocks and pages are powers of two. */
+function parseSize(option: string, text: string | undefined): number | undefined {
+  if (text === undefined) return undefined;
+  const match = /^(\d{1,8})([kKmM]?)$/.exec(text);
+  const unit = { "": 1, k: 1024, m: 1024 * 1024 }[match?.[2]?.toLowerCase() ?? ""] ?? 1;
+  const size = match === null ? 0 : Number(match[1]) * unit;
+  if (size > 0 && Number.isInteger(Math.log2(size))) return size;
+  throw new ToolError(EXIT.usage, `${option} ${text}: not a power of two (such as 65536 or 64K)`);
+}
+
+function parseMode(text: string | undefined): number | undefined {
+  if (text === undefined) return undefined;
+  if (!/^[0-7]{1,5}$/.test(text) || Number.parseInt(text, 8) > 0o7777) {
+    throw new ToolError(EXIT.usage, `--root-mode ${text}: not an octal mode (such as 0755)`);
+  }
+  return Number.parseInt(text, 8);
+}

@@ -1,0 +1,274 @@
+/**
+ * The process that keeps a volume mounted. `startDaemon` puts one into the background and returns when its mount
+ * answers; `serve` is the life of that process, and of `mount --foreground`.
+ *
+ * Node cannot fork, so the background process is a second `sqlfuse mount --foreground`, in a session of its own.
+ * The password goes to its stdin, a pipe, so that it appears neither in argv nor in the environment. Over the
+ * IPC channel it is told what to mount, and says that the mount answers or why it does not. The end of the parent,
+ * at any time, changes nothing.
+ */
+import { spawn } from "node:child_process";
+import { closeSync, openSync, rmdirSync, writeSync } from "node:fs";
+import { constants } from "node:os";
+import { setTimeout as sleep } from "node:timers/promises";
+import { fileURLToPath } from "node:url";
+import type { Key } from "../src/db/key.ts";
+import type { Mount, MountOptions } from "../src/host/mount.ts";
+import { describeError, EXIT, ToolError } from "./exitcodes.ts";
+import { warn } from "./output.ts";
+import { PASSWORD_VARIABLE, readPassword } from "./password.ts";
+
+/** From the parent: what to mount, settled and checked. */
+interface Order {
+  readonly options: MountOptions;
+  readonly removeMountpoint: boolean;
+}
+/** To the parent: how it went. */
+type Report =
+  | { readonly type: "ready" }
+  | { readonly type: "error"; readonly message: string; readonly code: number };
+
+/** How long a busy mount's users get, after a signal, to let go of it. */
+const STRAGGLER_MS = 2000;
+const SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
+
+export interface DaemonOptions {
+  readonly removeMountpoint: boolean;
+  readonly logFile: string;
+  /** Named by the user: then it is an error when it cannot be written. */
+  readonly logFileGiven: boolean;
+}
+
+/** Zeroes `password`. Returns the pid of the process that serves the mount. */
+export async function startDaemon(
+  options: MountOptions,
+  password: Buffer,
+  daemon: DaemonOptions,
+): Promise<number> {
+  const log = openLog(daemon);
+  const environment = { ...process.env };
+  delete environment[PASSWORD_VARIABLE];
+  const cli = fileURLToPath(new URL("./cli.js", import.meta.url));
+  // The names are there for ps alone.
+  const child = spawn(process.execPath, [cli, "mount", "--child", "--", options.path, options.mountpoint], {
+    detached: true,
+    cwd: "/",
+    env: environment,
+    stdio: ["pipe", log, log, "ipc"],
+  });
+  closeSync(log);
+  const ended = new Promise<{ code: number | null; signal: NodeJS.Signals | null }>((resolve, reject) => {
+    child.once("exit", (code, signal) => resolve({ code, signal }));
+    child.once("error", reject);
+  });
+  let report: Report | undefined;
+  const reported = new Promise<void>((resolve) => {
+    child.on("message", (message) => {
+      report ??= message as Report;
+      resolve();
+    });
+  });
+  // ^C here is no signal there: that process is in a session of its own.
+  const forward = (signal: NodeJS.Signals): void => {
+    child.kill(signal);
+  };
+  for (const signal of SIGNALS) process.on(signal, forward);
+  try {
+    child.send({ options, removeMountpoint: daemon.removeMountpoint } satisfies Order, () => {});
+    await new Promise<void>((resolve) => {
+      child.stdin?.on("error", () => resolve()); // it died first: `ended` tells why
+      child.stdin?.end(password, () => resolve());
+    });
+    password.fill(0);
+    await Promise.race([reported, ended]);
+    if (report?.type === "ready" && child.pid !== undefined) {
+      if (child.connected) child.disconnect();
+      child.unref();
+      return child.pid;
+    }
+    const { code, signal } = await ended;
+    if (report?.type === "error") throw new ToolError(report.code, report.message);
+    const how = signal === null ? `ended with ${code}` : `was ended by ${signal}`;
+    const number = signal === null ? (code ?? EXIT.other) : 128 + constants.signals[signal];
+    throw new ToolError(
+      number,
+      `${options.path}: the mount process ${how} before the mount answered; see ${daemon.logFile}`,
+    );
+  } finally {
+    password.fill(0);
+    for (const signal of SIGNALS) process.removeListener(signal, forward);
+  }
+}
+
+function openLog(daemon: DaemonOptions): number {
+  try {
+    return openSync(daemon.logFile, "a", 0o600);
+  } catch (error) {
+    const text = error instanceof Error ? error.message : String(error);
+    if (daemon.logFileGiven)
+      throw new ToolError(EXIT.unusable, `--log-file ${daemon.logFile}: cannot be written: ${text}`);
+    warn(`messages of the mount go nowhere: ${text}; name another place with --log-file`);
+    return openSync("/dev/null", "w");
+  }
+}
+
+/** The background process, from its first step to its end. */
+export async function serveChild(): Promise<never> {
+  try {
+    return await serveOrder();
+  } catch (error) {
+    const { message, code } = describeError(error);
+    logLine(message);
+    await report({ type: "error", message, code });
+    process.exit(code);
+  }
+}
+
+async function serveOrder(): Promise<never> {
+  const { options, removeMountpoint } = await new Promise<Order>((resolve, reject) => {
+    if (process.send === undefined) reject(new ToolError(EXIT.usage, "--child is for sqlfuse itself"));
+    process.once("message", (message) => resolve(message as Order));
+    process.once("disconnect", () =>
+      reject(new ToolError(EXIT.other, "the parent ended before it said what to mount")),
+    );
+  });
+  const password = await readPassword({ passwordFd: "0" }, { path: options.path, confirm: false, warn });
+  return serve(options, password, {
+    removeMountpoint,
+    log: (line) => logLine(`${options.mountpoint}: ${line}`),
+    ready: () => void report({ type: "ready" }).then(() => process.connected && process.disconnect()),
+  });
+}
+
+/** Over IPC, to a parent that may be gone. */
+function report(message: Report): Promise<void> {
+  return new Promise((resolve) => {
+    if (process.send === undefined || !process.connected) resolve();
+    else process.send(message, undefined, undefined, () => resolve());
+  });
+}
+
+/** Messages of a mount in the foreground that --log-file sends elsewhere. */
+export function logTo(logFile: string): (line: string) => void {
+  const fd = openLog({ removeMountpoint: false, logFile, logFileGiven: true });
+  return (line) => logLine(line, fd);
+}
+
+function logLine(line: string, fd = 2): void {
+  try {
+    writeSync(fd, `${new Date().toISOString()} sqlfuse[${process.pid}] ${line}\n`);
+  } catch {
+    // the disk of the log is full: no reason to stop serving
+  }
+}
+
+export interface ServeOptions {
+  /** rmdir it when it is unmounted. */
+  readonly removeMountpoint: boolean;
+  readonly log: (line: string) => void;
+  /** Called when the mount answers. */
+  readonly ready?: () => void;
+}
+
+/**
+ * Mounts, serves until the mount is gone, however it went, and ends the process. Zeroes `password`.
+ * Rejects when it cannot be mounted.
+ */
+export async function serve(options: MountOptions, password: Buffer, how: ServeOptions): Promise<never> {
+  const { unlock } = await import("../src/core/unlock.ts");
+  const { Mount } = await import("../src/host/mount.ts");
+  const { serveControl } = await import("../src/host/control.ts");
+  const { log } = how;
+
+  const stop = new Stop(log);
+  let key: Key;
+  try {
+    key = unlock(options.path, password);
+  } finally {
+    password.fill(0);
+  }
+  let mount: Mount;
+  try {
+    mount = await Mount.start(options, key, log);
+  } finally {
+    key.wipe();
+  }
+  stop.attach(mount);
+  const control = await serveControl(mount);
+  log(`mounted ${options.path}${options.readOnly ? " read-only" : ""}`);
+  how.ready?.();
+
+  const { clean } = await mount.closed;
+  await control.close();
+  if (how.removeMountpoint) tryRmdir(options.mountpoint);
+  log(
+    clean ? "unmounted; everything is committed" : "unmounted, but the last changes could not be committed",
+  );
+  process.exit(clean ? EXIT.ok : EXIT.other);
+}
+
+/** What signals and bugs do: end the mount without losing what was acknowledged. */
+class Stop {
+  readonly #log: (line: string) => void;
+  #mount: Mount | undefined;
+  #signals = 0;
+
+  constructor(log: (line: string) => void) {
+    this.#log = log;
+    for (const signal of SIGNALS) process.on(signal, () => void this.#onSignal(signal));
+    // Node would start its debugger, which listens on a port.
+    process.on("SIGUSR1", () => log(JSON.stringify(this.#mount?.status() ?? {})));
+    for (const event of ["uncaughtException", "unhandledRejection"] as const) {
+      process.on(event, (error: unknown) => void this.#onBug(error));
+    }
+  }
+
+  attach(mount: Mount): void {
+    this.#mount = mount;
+  }
+
+  async #onSignal(signal: (typeof SIGNALS)[number]): Promise<void> {
+    this.#signals++;
+    const code = 128 + constants.signals[signal];
+    // Not mounted yet: there is nothing to commit, and a clean unmount it is not.
+    if (this.#mount === undefined || this.#signals > 2) process.exit(code);
+    if (this.#signals === 2) {
+      this.#log(`${signal} again: committing, and leaving at once`);
+      await this.#mount.unmount(true).catch(() => {});
+      await this.#mount.sync().catch((error: unknown) => this.#log(describeError(error).message));
+      process.exit(code);
+    }
+    this.#log(`${signal}: unmounting`);
+    await this.#unmount(this.#mount).catch((error: unknown) => this.#log(describeError(error).message));
+  }
+
+  async #unmount(mount: Mount): Promise<void> {
+    try {
+      await mount.unmount(false);
+    } catch (error) {
+      this.#log(
+        `${describeError(error).message}; detached from the tree, its users have ${STRAGGLER_MS / 1000} s`,
+      );
+      await mount.unmount(true);
+      await mount.sync();
+      await Promise.race([mount.closed, sleep(STRAGGLER_MS)]);
+      await mount.close();
+    }
+  }
+
+  async #onBug(error: unknown): Promise<void> {
+    this.#log(error instanceof Error ? (error.stack ?? error.message) : String(error));
+    // A second one on the way out must not stop it.
+    await this.#mount?.unmount(true).catch(() => {});
+    await this.#mount?.sync().catch(() => {});
+    process.exit(EXIT.other);
+  }
+}
+
+function tryRmdir(directory: string): void {
+  try {
+    rmdirSync(directory);
+  } catch {
+    // not empty, or gone
+  }
+}

@@ -1,0 +1,281 @@
+/**
+ * `sqlfuse mount FILE [MOUNTPOINT]`, also without the word "mount", as mount(8) calls it. This file settles what is
+ * mounted where and how, and refuses what cannot work before it asks for a password; tools/daemon.ts serves it.
+ */
+import { accessSync, constants, mkdirSync, realpathSync, rmdirSync, statSync } from "node:fs";
+import { homedir } from "node:os";
+import { basename, dirname, extname, join, resolve } from "node:path";
+import type { Command } from "commander";
+import { Option } from "commander";
+import type { MountOptions } from "../src/host/mount.ts";
+import { logTo, serve, serveChild, startDaemon } from "./daemon.ts";
+import { EXIT, exitCodeHelp, ToolError } from "./exitcodes.ts";
+import {
+  applyMountOptions,
+  DEFAULT_SETTINGS,
+  MOUNT_OPTION_HELP,
+  type MountSettings,
+  parseCommit,
+} from "./mountoptions.ts";
+import { quote, say, warn } from "./output.ts";
+import { addPasswordOptions, type PasswordOptions, readPassword } from "./password.ts";
+
+interface MountFlags extends PasswordOptions {
+  readonly options?: string[];
+  readonly foreground?: true;
+  readonly ro?: true;
+  readonly allowOther?: true;
+  readonly sync?: true;
+  readonly commit?: string;
+  readonly logFile?: string;
+  readonly trace?: true;
+  /** Set by startDaemon: we are the process in the background. */
+  readonly child?: true;
+}
+
+export function addMount(program: Command): void {
+  const command = program
+    .command("mount", { isDefault: true })
+    .summary("mount a volume (also without the word: sqlfuse FILE MOUNTPOINT)")
+    .usage("[options] <file> [mountpoint]")
+    .description(
+      "Mounts the volume in FILE at the empty directory MOUNTPOINT, and goes to the background when it answers.\n" +
+        "Without MOUNTPOINT it is a directory beside FILE and named as FILE without its extension, which is made\n" +
+        "if missing and then removed again at unmount.",
+    )
+    .argument("<file>", "the database file")
+    .argument("[mountpoint]", "an empty directory")
+    .option("-o, --options <list>", "mount options, separated by commas: see below", collect)
+    .option("-f, --foreground", "stay in the foreground and log to stderr; ^C unmounts")
+    .option("--ro", "read-only, as -o ro")
+    .option("--allow-other", "let other users in too, as -o allow_other")
+    .option("--sync", "commit each operation before it returns, as -o sync")
+    .option(
+      "--commit <seconds>",
+      "commit at most this long after a change, as -o commit=SECONDS (default: 1)",
+    )
+    .option("--log-file <file>", "append messages of the background process to FILE")
+    .option("--trace", "log each request and its reply (names included)")
+    .addOption(new Option("--child").hideHelp());
+  addPasswordOptions(command)
+    .addHelpText(
+      "after",
+      `
+${MOUNT_OPTION_HELP}
+
+${exitCodeHelp()}
+
+Examples:
+  sqlfuse mount vault.sqlite                     mounts it at ./vault
+  sqlfuse vault.sqlite ~/v -o ro,allow_other     read-only, for everybody
+  sqlfuse mount vault.sqlite --password-command 'secret-tool lookup volume vault'`,
+    )
+    .action(mount);
+}
+
+function collect(value: string, previous: string[] | undefined): string[] {
+  return [...(previous ?? []), value];
+}
+
+async function mount(file: string, mountpoint: string | undefined, flags: MountFlags): Promise<void> {
+  if (flags.child) return serveChild();
+  const settings = settingsOf(flags);
+  const path = findFile(file);
+  const point = findMountpoint(file, mountpoint);
+  const logFile = logFileOf(flags, settings, point);
+  settings.readOnly ||= unwritable(path);
+  const options = mountOptions(path, point, settings, flags.trace === true);
+  await refuseMounted(path, settings.readOnly);
+
+  const { prepareMountpoint } = await import("../src/host/mountpoint.ts");
+  const { created } = prepareMountpoint(point, path);
+  try {
+    const password = await readPassword(passwordSource(flags, settings), {
+      path: file,
+      confirm: false,
+      warn,
+    });
+    if (flags.foreground) {
+      return await serve(options, password, {
+        removeMountpoint: created,
+        log: logFile === undefined ? warn : logTo(logFile),
+      });
+    }
+    const pid = await startDaemon(options, password, {
+      removeMountpoint: created,
+      logFile: logFile ?? defaultLogFile(),
+      logFileGiven: logFile !== undefined,
+    });
+    say(
+      `${file}: mounted${settings.readOnly ? " read-only" : ""} at ${point} by pid ${pid}; unmount it with: sqlfuse unmount ${quote(point)}`,
+    );
+  } catch (error) {
+    // Nothing was mounted, so nothing is left: but a directory that is not empty is somebody's, and stays.
+    if (created) tryRmdir(point);
+    throw error;
+  }
+}
+
+function settingsOf(flags: MountFlags): MountSettings {
+  const settings = { ...DEFAULT_SETTINGS };
+  applyMountOptions(flags.options ?? [], settings);
+  if (flags.ro) settings.readOnly = true;
+  if (flags.allowOther) settings.allowOther = true;
+  if (flags.sync) settings.sync = true;
+  if (flags.commit !== undefined) settings.commitIntervalMs = parseCommit(flags.commit);
+  return settings;
+}
+
+function mountOptions(
+  path: string,
+  mountpoint: string,
+  settings: MountSettings,
+  trace: boolean,
+): MountOptions {
+  return {
+    path,
+    mountpoint,
+    readOnly: settings.readOnly,
+    allowOther: settings.allowOther,
+    defaultPermissions: settings.defaultPermissions,
+    suid: settings.suid,
+    dev: settings.dev,
+    exec: settings.exec,
+    noatime: settings.noatime,
+    sync: settings.sync,
+    commitIntervalMs: settings.commitIntervalMs,
+    writeback: settings.writeback,
+    fsname: settings.fsname ?? path,
+    trace,
+    ...(settings.uid === undefined ? {} : { uid: settings.uid }),
+    ...(settings.gid === undefined ? {} : { gid: settings.gid }),
+  };
+}
+
+function findFile(file: string): string {
+  let path: string;
+  try {
+    path = realpathSync(file);
+    if (statSync(path).isDirectory()) {
+      throw new ToolError(
+        EXIT.unusable,
+        `${file}: is a directory, not a volume; the file comes first: sqlfuse mount FILE [MOUNTPOINT]`,
+      );
+    }
+    accessSync(path, constants.R_OK);
+  } catch (error) {
+    const code = codeOf(error);
+    if (code === undefined) throw error;
+    throw new ToolError(
+      EXIT.unusable,
+      code === "ENOENT"
+        ? `${file}: no such file; make a volume with: sqlfuse create ${quote(file)}`
+        : `${file}: cannot be read (${code}); check its permissions and those of its directory`,
+    );
+  }
+  return path;
+}
+
+/** Its absolute name with symlinks resolved, as the mount table shows it. A dead mount there is no obstacle. */
+function findMountpoint(file: string, mountpoint: string | undefined): string {
+  if (mountpoint === undefined) return resolvePoint(defaultMountpoint(file));
+  try {
+    statSync(mountpoint);
+  } catch (error) {
+    if (codeOf(error) === "ENOENT") {
+      throw new ToolError(
+        EXIT.unusable,
+        `${mountpoint}: no such directory; make it with: mkdir ${quote(mountpoint)}, or name no mount point`,
+      );
+    }
+  }
+  return resolvePoint(resolve(mountpoint));
+}
+
+function defaultMountpoint(file: string): string {
+  const absolute = resolve(file);
+  const extension = extname(absolute);
+  // A file without an extension cannot share its name with a directory beside it.
+  return join(
+    dirname(absolute),
+    extension === "" ? `${basename(absolute)}.mnt` : basename(absolute, extension),
+  );
+}
+
+function resolvePoint(absolute: string): string {
+  try {
+    return realpathSync(absolute);
+  } catch {
+    return join(realpathSync(dirname(absolute)), basename(absolute));
+  }
+}
+
+/** A volume whose file or directory cannot be written is mounted read-only, and the user is told. */
+function unwritable(path: string): boolean {
+  for (const place of [path, dirname(path)]) {
+    try {
+      accessSync(place, constants.W_OK);
+    } catch (error) {
+      warn(`${place}: cannot be written (${codeOf(error)}), so the volume is mounted read-only`);
+      return true;
+    }
+  }
+  return false;
+}
+
+async function refuseMounted(path: string, readOnly: boolean): Promise<void> {
+  const { listMounts } = await import("../src/host/mounts.ts");
+  const other = listMounts().find((volume) => volume.path === path && volume.pid !== undefined);
+  // Read-only mounts of one file do not disturb each other.
+  if (other === undefined || (readOnly && other.readOnly)) return;
+  throw new ToolError(
+    EXIT.locked,
+    `${path}: is mounted already, at ${other.mountpoint} by pid ${other.pid}; unmount it with: sqlfuse unmount ${quote(other.mountpoint)}`,
+  );
+}
+
+/** `-o password_file=` is how fstab says it; what stands on the command line itself goes before. */
+function passwordSource(flags: MountFlags, settings: MountSettings): PasswordOptions {
+  const given = flags.passwordFile ?? flags.passwordCommand ?? flags.passwordFd;
+  return given === undefined && settings.passwordFile !== undefined
+    ? { passwordFile: settings.passwordFile }
+    : flags;
+}
+
+function logFileOf(flags: MountFlags, settings: MountSettings, mountpoint: string): string | undefined {
+  const given = flags.logFile ?? settings.logFile;
+  if (given === undefined) return undefined;
+  const logFile = resolve(given);
+  if (logFile.startsWith(`${mountpoint}/`)) {
+    throw new ToolError(
+      EXIT.usage,
+      `--log-file ${given}: is inside the mount that it would describe; put it elsewhere`,
+    );
+  }
+  return logFile;
+}
+
+/** Beside other state of programs; root's goes where the system's logs are. */
+function defaultLogFile(): string {
+  if (process.geteuid?.() === 0) return "/var/log/sqlfuse.log";
+  const state = process.env.XDG_STATE_HOME ?? join(homedir(), ".local", "state");
+  const directory = join(state, "sqlfuse");
+  try {
+    mkdirSync(directory, { recursive: true, mode: 0o700 });
+  } catch {
+    // said when the file cannot be opened
+  }
+  return join(directory, "sqlfuse.log");
+}
+
+function tryRmdir(directory: string): void {
+  try {
+    rmdirSync(directory);
+  } catch {
+    // in use or not empty
+  }
+}
+
+function codeOf(error: unknown): string | undefined {
+  return error instanceof Error && "code" in error && typeof error.code === "string" ? error.code : undefined;
+}

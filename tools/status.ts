@@ -1,0 +1,123 @@
+/** `sqlfuse status`: what is mounted here, by whom and since when, and what it did. */
+import type { Command } from "commander";
+import type { MountStatus } from "../src/host/mount.ts";
+import type { MountedVolume } from "../src/host/mounts.ts";
+import { say } from "./output.ts";
+import { findMounts } from "./target.ts";
+
+interface StatusFlags {
+  readonly json?: true;
+}
+
+/** A daemon that hangs must not hang its observer. */
+const ANSWER_MS = 3000;
+
+export function addStatus(program: Command): void {
+  program
+    .command("status")
+    .summary("show what is mounted")
+    .description(
+      "Shows the mounted volumes: file, mount point, process, since when, requests and bytes served.",
+    )
+    .argument("[mountpoint|file]", "only this one")
+    .option("--json", "as JSON, one array")
+    .addHelpText("after", "\nExamples:\n  sqlfuse status\n  sqlfuse status --json | jq -r '.[].mountpoint'")
+    .action(status);
+}
+
+interface Row extends MountedVolume {
+  /** Absent when the daemon is gone, does not answer, or belongs to another user. */
+  readonly status?: MountStatus;
+  readonly state: "serving" | "failed" | "no answer" | "dead";
+}
+
+async function status(name: string | undefined, flags: StatusFlags): Promise<void> {
+  const { listMounts } = await import("../src/host/mounts.ts");
+  const volumes = name === undefined ? listMounts() : await findMounts(name);
+  const rows = await Promise.all(volumes.map(inspect));
+  if (flags.json) {
+    say(
+      JSON.stringify(
+        rows.map(({ status: inner, ...outer }) => ({ ...outer, ...inner })),
+        undefined,
+        2,
+      ),
+    );
+  } else if (rows.length === 0) {
+    say("no volume is mounted");
+  } else {
+    for (const line of table(rows)) say(line);
+  }
+}
+
+async function inspect(volume: MountedVolume): Promise<Row> {
+  if (volume.pid === undefined) return { ...volume, state: "dead" };
+  const { askControl } = await import("../src/host/control.ts");
+  let timer: NodeJS.Timeout | undefined;
+  try {
+    const answer = await Promise.race([
+      askControl(volume.pid, { cmd: "status" }) as Promise<MountStatus>,
+      new Promise<never>((_, reject) => {
+        timer = setTimeout(() => reject(new Error("no answer")), ANSWER_MS);
+      }),
+    ]);
+    return { ...volume, status: answer, state: answer.failed ? "failed" : "serving" };
+  } catch {
+    return { ...volume, state: "no answer" };
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+function table(rows: readonly Row[]): string[] {
+  const head = [
+    "FILE",
+    "MOUNTPOINT",
+    "MODE",
+    "PID",
+    "STATE",
+    "SINCE",
+    "REQUESTS",
+    "READ",
+    "WRITTEN",
+    "ERRORS",
+  ];
+  const cells = rows.map(({ path, mountpoint, readOnly, pid, state, status: inner }) => [
+    path,
+    mountpoint,
+    readOnly ? "ro" : "rw",
+    pid === undefined ? "-" : String(pid),
+    state,
+    inner === undefined ? "-" : localTime(inner.since),
+    inner === undefined ? "-" : String(inner.requests),
+    inner === undefined ? "-" : bytes(inner.bytesRead),
+    inner === undefined ? "-" : bytes(inner.bytesWritten),
+    inner === undefined ? "-" : String(inner.errors),
+  ]);
+  const lines = [head, ...cells];
+  const widths = head.map((_, column) => Math.max(...lines.map((line) => line[column]?.length ?? 0)));
+  return lines.map((line) =>
+    line
+      .map((cell, column) => cell.padEnd(widths[column] ?? 0))
+      .join("  ")
+      .trimEnd(),
+  );
+}
+
+function localTime(iso: string): string {
+  const date = new Date(iso);
+  const two = (value: number): string => String(value).padStart(2, "0");
+  const day = `${date.getFullYear()}-${two(date.getMonth() + 1)}-${two(date.getDate())}`;
+  return `${day} ${two(date.getHours())}:${two(date.getMinutes())}:${two(date.getSeconds())}`;
+}
+
+export function bytes(count: number): string {
+  const units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
+  let value = count;
+  let unit = 0;
+  while (value >= 1024 && unit < units.length - 1) {
+    value /= 1024;
+    unit++;
+  }
+  return `${unit === 0 ? value : value.toFixed(1)} ${units[unit]}`;
+}

@@ -1,0 +1,40 @@
+/** What a command line means by MOUNTPOINT|FILE: the mounts of this machine that it names. */
+import { realpathSync } from "node:fs";
+import { basename, dirname, join, resolve } from "node:path";
+import type { MountedVolume } from "../src/host/mounts.ts";
+import { EXIT, ToolError } from "./exitcodes.ts";
+
+/** Throws a ToolError when nothing of that name is mounted. */
+export async function findMounts(name: string): Promise<MountedVolume[]> {
+  const { listMounts } = await import("../src/host/mounts.ts");
+  const spellings = spellingsOf(name);
+  const all = listMounts();
+  // A mount point comes first: a file of that name would be hidden below it anyway.
+  const byPoint = all.filter((volume) => spellings.has(volume.mountpoint));
+  const found = byPoint.length > 0 ? byPoint : all.filter((volume) => spellings.has(volume.path));
+  if (found.length > 0) return found;
+  throw new ToolError(
+    EXIT.unusable,
+    `${name}: neither the mount point nor the file of a mounted volume; see: sqlfuse status`,
+  );
+}
+
+/**
+ * The absolute names that `name` may stand for in the mount table. The name itself is resolved last and may fail:
+ * a dead mount answers nothing.
+ */
+function spellingsOf(name: string): Set<string> {
+  const absolute = resolve(name);
+  const spellings = new Set([absolute]);
+  for (const spelling of [
+    () => join(realpathSync(dirname(absolute)), basename(absolute)),
+    () => realpathSync(absolute),
+  ]) {
+    try {
+      spellings.add(spelling());
+    } catch {
+      // not there, or a dead mount
+    }
+  }
+  return spellings;
+}

@@ -1,0 +1,79 @@
+/** `sqlfuse unmount MOUNTPOINT|FILE`: returns when everything is committed and the file is closed. */
+import { spawnSync } from "node:child_process";
+import type { Command } from "commander";
+import type { MountedVolume } from "../src/host/mounts.ts";
+import { EXIT, ToolError } from "./exitcodes.ts";
+import { describeHolders } from "./holders.ts";
+import { warn } from "./output.ts";
+import { processEnd, processIdentity } from "./process.ts";
+import { findMounts } from "./target.ts";
+
+interface UnmountFlags {
+  readonly lazy?: true;
+}
+
+export function addUnmount(program: Command): void {
+  program
+    .command("unmount")
+    .alias("umount")
+    .summary("unmount a volume, and wait until its file is closed")
+    .description(
+      "Unmounts the volume and returns when everything is committed and its file is closed: then FILE is all\n" +
+        "there is, and may be copied or moved. (umount and fusermount3 -u unmount as well, but return before that.)",
+    )
+    .argument("<mountpoint|file>", "where it is mounted, or the database file")
+    .option(
+      "-l, --lazy",
+      "detach the mount now, even if it is in use; it is closed when its last user is gone",
+    )
+    .addHelpText("after", "\nExample:\n  sqlfuse unmount ~/vault")
+    .action(async (name: string, flags: UnmountFlags) => {
+      for (const volume of await findMounts(name)) await unmountVolume(volume, flags.lazy === true);
+    });
+}
+
+async function unmountVolume(volume: MountedVolume, lazy: boolean): Promise<void> {
+  const { mountpoint, pid } = volume;
+  if (pid === undefined) {
+    // The process that served it is gone: nothing to commit, only the mount table to clean.
+    await unmountBySystem(mountpoint, true);
+    return;
+  }
+  const identity = processIdentity(pid);
+  const { askControl } = await import("../src/host/control.ts");
+  try {
+    await askControl(pid, { cmd: "unmount", lazy });
+  } catch (error) {
+    if (reasonOf(error) === "busy") throw busy(mountpoint);
+    // Somebody else's daemon, or one that does not answer: the kernel can be asked without it.
+    if (reasonOf(error) !== "not-mounted") await unmountBySystem(mountpoint, lazy);
+  }
+  if (lazy) {
+    warn(`${mountpoint}: detached; pid ${pid} commits and ends when nobody uses it any more`);
+    return;
+  }
+  await processEnd(pid, identity, () =>
+    warn(`${mountpoint}: unmounted; waiting for pid ${pid} to commit ...`),
+  );
+}
+
+async function unmountBySystem(mountpoint: string, lazy: boolean): Promise<void> {
+  const [command, ...flags] =
+    process.geteuid?.() === 0
+      ? ["umount", ...(lazy ? ["-l"] : [])]
+      : ["fusermount3", "-u", ...(lazy ? ["-z"] : [])];
+  const result = spawnSync(command ?? "", [...flags, mountpoint], { encoding: "utf8" });
+  if (result.status === 0) return;
+  const text = (result.error?.message ?? result.stderr).trim().replace(/\s*\n\s*/g, "; ");
+  if (/busy/.test(text)) throw busy(mountpoint);
+  throw new ToolError(EXIT.other, `${mountpoint}: cannot be unmounted: ${text}`);
+}
+
+function busy(mountpoint: string): ToolError {
+  const who = describeHolders(mountpoint);
+  return new ToolError(EXIT.busy, `${mountpoint}: in use (${who}); end that, or: sqlfuse unmount --lazy`);
+}
+
+function reasonOf(error: unknown): string {
+  return error instanceof Error && "reason" in error ? String(error.reason) : "";
+}
