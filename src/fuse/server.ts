@@ -1,0 +1,57 @@
+/** What a handler may reach: the volume, what INIT agreed on, and how this mount shows things. */
+import type { Ino } from "../core/types.ts";
+import type { Volume } from "../core/volume.ts";
+import type { Agreement, Offer } from "./init.ts";
+import type { Reply, Request } from "./message.ts";
+
+/** The public face of a volume: a test may stand in for it. */
+export type ServedVolume = Pick<Volume, keyof Volume>;
+
+/** A name in a directory that the open group changed. */
+export interface TouchedName {
+  readonly parent: Ino;
+  readonly name: Uint8Array;
+}
+
+export interface Server {
+  readonly volume: ServedVolume;
+  readonly agreed: Agreement;
+  /** Seconds for which the kernel may keep names (also absent ones) and attributes. */
+  readonly timeoutSec: number;
+  /** Presented as the owner and group of every inode where given. */
+  readonly uid: number | undefined;
+  readonly gid: number | undefined;
+  /** Slots of `COUNTER`. */
+  readonly counters: Float64Array;
+  /** References that the reply in the making hands to the kernel: taken back if it cannot be delivered. */
+  readonly granted: Ino[];
+  /** Settles INIT; undefined refuses the kernel. */
+  agree(offer: Offer): Agreement | undefined;
+  /** Remembers a name whose cached entry is wrong if the open group is lost. */
+  touch(parent: Ino, name: Uint8Array): void;
+  /** Everything so far is durable. */
+  settled(): void;
+}
+
+/**
+ * Answers one request: the length of the reply's body, or a negated errno where the refusal is ordinary and
+ * frequent (an exception costs 4 us). Other refusals are thrown as FsError.
+ */
+export type Handler = (server: Server, request: Request, reply: Reply) => number;
+
+/** Figures that the worker counts and the main thread reads, one slot each. */
+export const COUNTER = {
+  requests: 0,
+  bytesRead: 1,
+  bytesWritten: 2,
+  /** Requests answered with EIO. */
+  errors: 3,
+  /** Inodes that the kernel holds. */
+  references: 4,
+  /** Wall-clock milliseconds at which the oldest uncommitted change was made; 0 when all is committed. */
+  uncommittedSince: 5,
+  failed: 6,
+  /** Agreed minor version of the protocol; 0 before INIT. */
+  minor: 7,
+} as const;
+export const COUNTERS = 8;

@@ -1,0 +1,250 @@
+/**
+ * One mount's conversation with the kernel: negotiation, the loop, and the way of a request from bytes to
+ * reply. Everything happens on the one thread that calls `run`.
+ *
+ * The loop spins before it sleeps: a caller who works through a tree sends his next request some 10 us after
+ * the last reply, and finding it by reading again costs a third of what waking from poll(2) costs. When
+ * nothing came for a while it sleeps in poll with no timeout but the volume's own, so that an idle mount uses
+ * no processor.
+ */
+
+import { type Clock, systemClock } from "../base/clock.ts";
+import { DamageError, E, FsError } from "../base/errno.ts";
+import type { Ino } from "../core/types.ts";
+import type { Device } from "./device.ts";
+import { type Agreement, negotiate, type Offer, type Wishes } from "./init.ts";
+import { InHeader, OutHeader, WriteIn } from "./kernel.ts";
+import { Reply, Request } from "./message.ts";
+import { OPERATIONS } from "./protocol.ts";
+import { COUNTER, COUNTERS, type ServedVolume, type Server, type TouchedName } from "./server.ts";
+import { traceReply, traceRequest } from "./trace.ts";
+
+/** Largest READ and WRITE in bytes. */
+const MAX_TRANSFER = 1024 * 1024;
+/** Looks at an empty device before sleeping: together about 35 us. */
+const SPINS = 100;
+/** Requests after which the volume gets its turn even though the next one waits. */
+const BURST = 100;
+/** A kernel that may keep things "for ever": nobody else writes, and what we change ourselves is announced. */
+const FOREVER_SEC = 10 * 365 * 86_400;
+
+export interface SessionOptions {
+  readonly writeback?: boolean;
+  /** False switches POSIX ACLs off, which would switch the kernel's permission checks on. */
+  readonly defaultPermissions?: boolean;
+  readonly uid?: number | undefined;
+  readonly gid?: number | undefined;
+  /** For how long the kernel may keep names and attributes; default: for ever. */
+  readonly timeoutSec?: number | undefined;
+  readonly pageSize?: number;
+  readonly clock?: Clock;
+  /** `COUNTERS` slots; shared with whoever shows them. */
+  readonly counters?: Float64Array;
+  /** Damage and bugs, a line each. */
+  readonly onLog?: (line: string) => void;
+  /** One line each way per request. */
+  readonly onTrace?: ((line: string) => void) | undefined;
+  /** INIT was answered: the mount is alive. */
+  readonly onReady?: (agreed: Agreement) => void;
+  /** Somebody rang the device's bell. */
+  readonly onWake?: () => void;
+  /** A commit failed: what the kernel cached of these inodes and names is no longer so. Called once. */
+  readonly onFailed?: (lost: Lost) => void;
+}
+
+/** What must be announced from another thread when a group of changes was lost. */
+export interface Lost {
+  readonly inos: readonly Ino[];
+  readonly names: readonly TouchedName[];
+  readonly incEpoch: boolean;
+}
+
+/** Before INIT. */
+const NOTHING_AGREED: Agreement = {
+  minor: 0,
+  maxReadahead: 0,
+  maxTransfer: MAX_TRANSFER,
+  maxPages: 0,
+  flags: 0,
+  flags2: 0,
+  dontMask: false,
+  setxattrExt: false,
+  killPriv: false,
+  incEpoch: false,
+};
+
+export class Session implements Server {
+  readonly volume: ServedVolume;
+  readonly timeoutSec: number;
+  readonly uid: number | undefined;
+  readonly gid: number | undefined;
+  readonly counters: Float64Array;
+  readonly granted: Ino[] = [];
+  agreed: Agreement = NOTHING_AGREED;
+  readonly #device: Device;
+  readonly #options: SessionOptions;
+  readonly #clock: Clock;
+  readonly #wishes: Wishes;
+  readonly #onLog: (line: string) => void;
+  readonly #onTrace: ((line: string) => void) | undefined;
+  readonly #request: Request;
+  readonly #reply: Reply;
+  #touched: TouchedName[] = [];
+  #failed = false;
+
+  constructor(device: Device, volume: ServedVolume, options: SessionOptions = {}) {
+    const pageSize = options.pageSize ?? 4096;
+    this.volume = volume;
+    this.timeoutSec = options.timeoutSec ?? FOREVER_SEC;
+    this.uid = options.uid;
+    this.gid = options.gid;
+    this.counters = options.counters ?? new Float64Array(COUNTERS);
+    this.#device = device;
+    this.#options = options;
+    this.#clock = options.clock ?? systemClock;
+    this.#onLog = options.onLog ?? (() => {});
+    this.#onTrace = options.onTrace;
+    this.#wishes = {
+      writeback: options.writeback ?? false,
+      acl: options.defaultPermissions ?? true,
+      maxTransfer: MAX_TRANSFER,
+      pageSize,
+    };
+    // The kernel refuses to fill a buffer that could not take its largest WRITE.
+    this.#request = new Request(MAX_TRANSFER + Math.max(pageSize, InHeader.size + WriteIn.size));
+    this.#reply = new Reply(MAX_TRANSFER + Math.max(pageSize, OutHeader.size));
+  }
+
+  /** Serves until the kernel lets go. "aborted": somebody cut the connection, the mount may still be there. */
+  run(): "unmounted" | "aborted" {
+    let spins = 0;
+    let burst = 0;
+    for (;;) {
+      const received = this.#device.read(this.#request.bytes);
+      if (received > 0) {
+        spins = 0;
+        this.handle(received);
+        if (++burst < BURST) continue;
+        burst = 0;
+        this.#turn();
+        if (this.#device.woken()) this.#options.onWake?.();
+      } else if (received === -E.EAGAIN) {
+        if (++spins < SPINS) continue;
+        burst = 0;
+        const sleepMs = this.#turn();
+        // More work at once: but look whether a request came meanwhile.
+        if (sleepMs <= 0) continue;
+        this.#device.wait(sleepMs);
+        if (this.#device.woken()) this.#options.onWake?.();
+        spins = 0;
+      } else if (received === -E.ENODEV || received === 0) {
+        return "unmounted";
+      } else if (received === -E.ECONNABORTED) {
+        return "aborted";
+      } else if (received !== -E.EINTR && received !== -E.ENOENT) {
+        // ENOENT: the caller was killed while its request was on the way, there is no more to it.
+        throw new Error(`reading requests failed with errno ${-received}`);
+      }
+    }
+  }
+
+  /** Gives the volume its turn. Milliseconds until it wants the next one. */
+  #turn(): number {
+    const nowMs = this.#clock.monotonicMs();
+    const sleepMs = this.volume.idle(nowMs);
+    const ageMs = this.volume.uncommittedMs(nowMs);
+    if (ageMs === 0) this.settled();
+    this.counters[COUNTER.uncommittedSince] = ageMs === 0 ? 0 : Date.now() - ageMs;
+    this.counters[COUNTER.references] = this.volume.references;
+    this.#lookForFailure();
+    return sleepMs;
+  }
+
+  /** Answers the first `received` bytes of the request buffer. */
+  handle(received: number): void {
+    const request = this.#request;
+    const reply = this.#reply;
+    if (!request.take(received)) {
+      this.#onLog(`a message of ${received} bytes is no request, dropped`);
+      return;
+    }
+    const row = OPERATIONS[request.opcode];
+    const trace = this.#onTrace;
+    if (trace !== undefined) trace(traceRequest(request, row));
+    this.counters[COUNTER.requests]! += 1;
+    this.granted.length = 0;
+    let result: number;
+    if (row?.handler === undefined) {
+      result = -E.ENOSYS;
+    } else if (request.len !== received || request.length < row.in.size) {
+      result = -E.EINVAL;
+    } else {
+      try {
+        result = row.handler(this, request, reply);
+      } catch (error) {
+        result = -this.#errnoOf(error, row.name);
+      }
+    }
+    if (row !== undefined && !row.replies) return;
+    const length = result < 0 ? reply.finish(request, result, 0) : reply.finish(request, 0, result);
+    if (trace !== undefined) trace(traceReply(request, reply, row, result));
+    const written = this.#device.write(reply.bytes, length);
+    if (written < 0) this.#undelivered(written);
+    if (row?.name === "INIT" && result > 0) this.#options.onReady?.(this.agreed);
+  }
+
+  /** The kernel did not take the reply (its connection is gone): then it counts no references for it either. */
+  #undelivered(error: number): void {
+    for (const ino of this.granted) this.volume.unref(ino, 1);
+    if (error !== -E.ENOENT && error !== -E.ENODEV) this.#onLog(`a reply was not taken: errno ${-error}`);
+  }
+
+  /** The one translation to an errno. What nobody foresaw is EIO and never ENOSYS, which the kernel would remember. */
+  #errnoOf(error: unknown, operation: string): number {
+    if (error instanceof FsError) {
+      if (error.code === "EIO" || error.code === "EROFS") this.#lookForFailure();
+      if (error.errno === E.EIO) this.counters[COUNTER.errors]! += 1;
+      return error.errno;
+    }
+    this.counters[COUNTER.errors]! += 1;
+    if (error instanceof DamageError) this.#onLog(`${operation}: ${error.message}`);
+    else
+      this.#onLog(`${operation}: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}`);
+    this.#lookForFailure();
+    return E.EIO;
+  }
+
+  #lookForFailure(): void {
+    if (this.#failed || !this.volume.failed) return;
+    this.#failed = true;
+    this.counters[COUNTER.failed] = 1;
+    const names = this.#touched;
+    this.#touched = [];
+    this.#options.onFailed?.({
+      inos: [...this.volume.referenced()],
+      names,
+      incEpoch: this.agreed.incEpoch,
+    });
+  }
+
+  agree(offer: Offer): Agreement | undefined {
+    const agreed = negotiate(offer, this.#wishes);
+    if (agreed === undefined) {
+      this.#onLog(`the kernel speaks FUSE ${offer.major}.${offer.minor}, which is too old`);
+      return undefined;
+    }
+    this.agreed = agreed;
+    this.counters[COUNTER.minor] = agreed.minor;
+    return agreed;
+  }
+
+  touch(parent: Ino, name: Uint8Array): void {
+    // One notification does for all names where the kernel knows it. After a failure nothing changes any more.
+    if (this.agreed.incEpoch || this.#failed) return;
+    this.#touched.push({ parent, name: name.slice() });
+  }
+
+  settled(): void {
+    if (this.#touched.length > 0) this.#touched = [];
+  }
+}
