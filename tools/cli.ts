@@ -3,7 +3,7 @@
 import { createRequire } from "node:module";
 import { Command, CommanderError } from "commander";
 import { addCreate } from "./create.ts";
-import { describeError, EXIT, exitCodeHelp } from "./exitcodes.ts";
+import { describeError, EXIT, exitCodeHelp, ToolError } from "./exitcodes.ts";
 import { addMount } from "./mount.ts";
 import { say, warn } from "./output.ts";
 import { addStatus } from "./status.ts";
@@ -19,8 +19,7 @@ function build(): Command {
     .usage("COMMAND ... | FILE [MOUNTPOINT] [-o OPTIONS]")
     .option("-V, --version", "print the versions of sqlfuse and of what it runs on")
     .helpOption("-h, --help", "show this, or with a command its options")
-    .helpCommand(false)
-    .showHelpAfterError(false)
+    .helpCommand("help [command]", "show the help of a command")
     .addHelpText(
       "after",
       `
@@ -41,10 +40,31 @@ ${exitCodeHelp()}`,
   addSync(program);
   addStatus(program);
   for (const command of [program, ...program.commands]) {
-    command.exitOverride().configureOutput({ outputError: () => {} });
     command.helpOption("-h, --help", "show this");
+    // Commander would print its errors and exit by itself; ours go through `run`.
+    command.configureOutput({
+      outputError: () => {},
+      getOutHelpWidth: helpWidth,
+      getErrHelpWidth: helpWidth,
+    });
+    command.exitOverride((error) => {
+      throw error.exitCode === 0 ? error : usageError(error, command);
+    });
   }
   return program;
+}
+
+function helpWidth(): number {
+  return Math.min(process.stdout.columns ?? 100, 100);
+}
+
+function usageError(error: CommanderError, command: Command): ToolError {
+  const what = error.message
+    .replace(/^error: /, "")
+    .replace(/\.?\s*\n\s*|\.$/g, " ")
+    .trim();
+  const where = command.parent === null ? "sqlfuse" : `sqlfuse ${command.name()}`;
+  return new ToolError(EXIT.usage, `${what}; see: ${where} --help`);
 }
 
 async function version(): Promise<string> {
@@ -75,11 +95,7 @@ async function run(argv: readonly string[]): Promise<number> {
     await program.parseAsync([...argv], { from: "user" });
     return typeof process.exitCode === "number" ? process.exitCode : EXIT.ok;
   } catch (error) {
-    if (error instanceof CommanderError) {
-      if (error.exitCode === 0) return EXIT.ok; // --help
-      warn(`${error.message.replace(/^error: /, "").replace(/\s*\n\s*/g, " ")}; see: sqlfuse --help`);
-      return EXIT.usage;
-    }
+    if (error instanceof CommanderError) return error.exitCode; // --help: 0
     const { message, code } = describeError(error);
     warn(message);
     return code;

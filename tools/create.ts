@@ -74,12 +74,6 @@ async function create(file: string, flags: CreateFlags): Promise<void> {
 
 /** What is wrong with the place is said before anybody types a password. The core refuses the same again. */
 function refuseUnusable(file: string, path: string): void {
-  if (lstatSync(path, { throwIfNoEntry: false }) !== undefined) {
-    throw new ToolError(
-      EXIT.unusable,
-      `${file}: exists already; nothing was changed. Give the name of a new file`,
-    );
-  }
   const directory = dirname(path);
   let isDirectory: boolean;
   try {
@@ -95,6 +89,12 @@ function refuseUnusable(file: string, path: string): void {
   }
   if (!isDirectory)
     throw new ToolError(EXIT.unusable, `${directory}: not a directory, so ${file} cannot be made`);
+  if (lstatSync(path, { throwIfNoEntry: false }) !== undefined) {
+    throw new ToolError(
+      EXIT.unusable,
+      `${file}: exists already, and stays as it is; give the name of a new file`,
+    );
+  }
 }
 
 /** Bytes, or with K or M: KiB and MiB. Sizes of blocks and pages are powers of two. */

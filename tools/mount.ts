@@ -39,8 +39,8 @@ export function addMount(program: Command): void {
     .summary("mount a volume (also without the word: sqlfuse FILE MOUNTPOINT)")
     .usage("[options] <file> [mountpoint]")
     .description(
-      "Mounts the volume in FILE at the empty directory MOUNTPOINT, and goes to the background when it answers.\n" +
-        "Without MOUNTPOINT it is a directory beside FILE and named as FILE without its extension, which is made\n" +
+      "Mounts the volume in FILE at the empty directory MOUNTPOINT, and goes to the background when it answers. " +
+        "Without MOUNTPOINT it is a directory beside FILE and named as FILE without its extension, which is made " +
         "if missing and then removed again at unmount.",
     )
     .argument("<file>", "the database file")
@@ -169,7 +169,7 @@ function findFile(file: string): string {
     throw new ToolError(
       EXIT.unusable,
       code === "ENOENT"
-        ? `${file}: no such file; make a volume with: sqlfuse create ${quote(file)}`
+        ? `${file}: no such file${/[./]/.test(file) ? "" : ", and no command"}; make a volume with: sqlfuse create ${quote(file)}`
         : `${file}: cannot be read (${code}); check its permissions and those of its directory`,
     );
   }

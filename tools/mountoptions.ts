@@ -115,18 +115,20 @@ export function parseCommit(value: string): number {
 }
 
 export const MOUNT_OPTION_HELP = `Mount options (-o, separated by commas; the last word wins):
-  ro, rw                     read-only; read and write (default)
-  allow_other                let other users in too (not only the one who mounts)
-  default_permissions        the kernel checks modes, owners and ACLs (default)
-  no_default_permissions     whoever may see the mount may do anything in it
-  suid, dev, noexec          honour set-user-id bits; device files (both off by default); run no programs
-  noatime, relatime          never update access times; as relatime does (default)
-  uid=N, gid=N               show every file as owned by N
-  sync                       commit each operation before it returns (slow)
-  commit=SECONDS             commit at most this long after a change (default 1)
-  writeback                  let the kernel gather writes: faster for tiny ones, but a crash can then lose
-                             what was written without fsync beyond the commit interval, and out of order
-  fsname=NAME                shown in /proc/mounts (default: the file)
-  password_file=FILE         as --password-file
-  log_file=FILE              as --log-file
-  auto, noauto, nofail, user, users, defaults, _netdev, x-... are for mount(8) and ignored here`;
+  ro, rw                  read-only; read and write (default)
+  allow_other             let other users in too (not only the one who mounts)
+  default_permissions     the kernel checks modes, owners and ACLs (default)
+  no_default_permissions  whoever may see the mount may do anything in it
+  suid, dev               honour set-user-id bits and device files (default: nosuid, nodev)
+  noexec                  run no programs from it (default: exec)
+  noatime                 never update access times (default: relatime)
+  uid=N, gid=N            show every file as owned by N
+  sync                    commit each operation before it returns (slow)
+  commit=SECONDS          commit at most this long after a change (default: 1)
+  writeback               let the kernel gather writes: much faster for tiny ones, but a crash
+                          loses what was not fsynced of any age, and out of order
+  fsname=NAME             shown in /proc/mounts (default: the file)
+  password_file=FILE      as --password-file
+  log_file=FILE           as --log-file
+  auto, noauto, nofail, user, users, defaults, _netdev, comment= and x-... belong to mount(8):
+  they are ignored here`;

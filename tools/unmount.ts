@@ -18,7 +18,7 @@ export function addUnmount(program: Command): void {
     .alias("umount")
     .summary("unmount a volume, and wait until its file is closed")
     .description(
-      "Unmounts the volume and returns when everything is committed and its file is closed: then FILE is all\n" +
+      "Unmounts the volume and returns when everything is committed and its file is closed: then FILE is all " +
         "there is, and may be copied or moved. (umount and fusermount3 -u unmount as well, but return before that.)",
     )
     .argument("<mountpoint|file>", "where it is mounted, or the database file")

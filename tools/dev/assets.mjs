@@ -3,7 +3,16 @@
  * `new URL("../../schema.sql", import.meta.url)` names the same file from src/ and from dist/src/, and removes
  * what a deleted source left in dist. It never empties dist: a mount that runs from there keeps working.
  */
-import { chmodSync, copyFileSync, existsSync, mkdirSync, readdirSync, rmSync, statSync } from "node:fs";
+import {
+  chmodSync,
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 
@@ -13,8 +22,10 @@ mkdirSync(dist, { recursive: true });
 
 for (const name of readdirSync(dist, { recursive: true })) {
   const source = name.replace(/\.(js|js\.map|d\.ts)$/, ".ts");
-  if (name === "schema.sql" || statSync(join(dist, name)).isDirectory()) continue;
+  if (name === "schema.sql" || name === ".built" || statSync(join(dist, name)).isDirectory()) continue;
   if (!existsSync(join(root, source))) rmSync(join(dist, name));
 }
 if (existsSync(join(root, "schema.sql"))) copyFileSync(join(root, "schema.sql"), join(dist, "schema.sql"));
 if (existsSync(join(dist, "tools/cli.js"))) chmodSync(join(dist, "tools/cli.js"), 0o755);
+// Its time is when dist was last made: tools/dev/setup.mjs compares it with the sources.
+writeFileSync(join(dist, ".built"), "");
