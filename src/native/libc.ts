@@ -91,6 +91,7 @@ const cFlock = lib.func("flock", "int", ["int", "int"]) as KoffiFunc<
 const cPrctl = lib.func("prctl", "int", ["int", "ulong", "ulong", "ulong", "ulong"]) as KoffiFunc<
   (option: number, a: number, b: number, c: number, d: number) => number
 >;
+const cGetpagesize = lib.func("getpagesize", "int", []) as KoffiFunc<() => number>;
 
 /** The result of a call whose failure is -1, as bytes or descriptors, or a negated errno. */
 function result(value: number): number {
@@ -200,6 +201,11 @@ export function eventfd(): number {
 /** flock(2) with LOCK_* above: 0 or a negated errno (-EWOULDBLOCK where LOCK_NB and somebody holds it). */
 export function flock(fd: number, operation: number): number {
   return result(cFlock(fd, operation));
+}
+
+/** Bytes in a page of memory. */
+export function pageSize(): number {
+  return cGetpagesize();
 }
 
 /** No core dump of this process and no ptrace by its own user: the key is in its memory. */

@@ -11,13 +11,37 @@ import { mkdtempSync, rmdirSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { isMainThread, Worker, workerData } from "node:worker_threads";
+import { type Attr, ROOT_INO } from "../../src/core/types.ts";
 import { Connection } from "../../src/fuse/device.ts";
 import type { ServedVolume } from "../../src/fuse/server.ts";
 import { Session } from "../../src/fuse/session.ts";
 import { close, eventfd, mount, O_NONBLOCK, O_RDWR, open, umount2 } from "../../src/native/libc.ts";
 
+const ROOT: Attr = {
+  ino: ROOT_INO,
+  mode: 0o40755,
+  nlink: 2,
+  uid: 0,
+  gid: 0,
+  rdev: 0,
+  size: 0,
+  blockSize: 4096,
+  blocks: 0,
+  atimeSec: 0,
+  atimeNsec: 0,
+  mtimeSec: 0,
+  mtimeNsec: 0,
+  ctimeSec: 0,
+  ctimeNsec: 0,
+  btimeSec: 0,
+  btimeNsec: 0,
+  generation: 0,
+};
+
 /** A volume in which there is nothing. */
 const EMPTY: Partial<ServedVolume> = {
+  getattr: () => ROOT,
+  getxattr: () => undefined,
   lookup: () => undefined,
   unref: () => {},
   idle: () => Number.POSITIVE_INFINITY,
