@@ -30,7 +30,8 @@ Examples:
   sqlfuse mount vault.sqlite ~/vault
   sqlfuse unmount ~/vault
 
-Passwords are asked for, or come from --password-file, --password-command, --password-fd or SQLFUSE_PASSWORD.
+Passwords are asked for, or come from --password-file, --password-command, --password-fd or
+SQLFUSE_PASSWORD in the environment.
 
 ${exitCodeHelp()}`,
     );

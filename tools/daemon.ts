@@ -114,6 +114,7 @@ function openLog(daemon: DaemonOptions): number {
 
 /** The background process, from its first step to its end. */
 export async function serveChild(): Promise<never> {
+  if (process.send === undefined) throw new ToolError(EXIT.usage, "--child is for sqlfuse itself");
   try {
     return await serveOrder();
   } catch (error) {
@@ -126,7 +127,6 @@ export async function serveChild(): Promise<never> {
 
 async function serveOrder(): Promise<never> {
   const { options, removeMountpoint } = await new Promise<Order>((resolve, reject) => {
-    if (process.send === undefined) reject(new ToolError(EXIT.usage, "--child is for sqlfuse itself"));
     process.once("message", (message) => resolve(message as Order));
     process.once("disconnect", () =>
       reject(new ToolError(EXIT.other, "the parent ended before it said what to mount")),
