@@ -10,6 +10,7 @@ import type { KoffiFunc } from "koffi";
 import koffi from "koffi";
 
 /** open(2) flags, as Linux has them on every architecture that Node runs on. */
+export const O_RDONLY = 0;
 export const O_RDWR = 2;
 export const O_NONBLOCK = 0o4000;
 const O_CLOEXEC = 0o2000000;
