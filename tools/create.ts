@@ -13,14 +13,18 @@ interface CreateFlags extends PasswordOptions {
   readonly compat?: true;
 }
 
+/** What a volume can have; the core refuses the rest as well. */
+const BLOCK_SIZES = [4096, 1 << 20] as const;
+const PAGE_SIZES = [4096, 65_536] as const;
+
 export function addCreate(program: Command): void {
   const command = program
     .command("create")
     .summary("make an empty volume")
     .description("Makes an empty volume in the new file FILE. Its root directory belongs to you.")
     .argument("<file>", "the database file to make")
-    .option("--block-size <bytes>", "block size of files made in it: a power of two, such as 64K")
-    .option("--page-size <bytes>", "page size of the database: a power of two from 512 to 64K")
+    .option("--block-size <bytes>", "block size of files: a power of two from 4K to 1M (default: 64K)")
+    .option("--page-size <bytes>", "page size of the database: a power of two from 4K to 64K (default: 16K)")
     .option("--root-mode <mode>", "mode of the root directory (default: 0700)")
     .option(
       "--compat",
@@ -40,11 +44,8 @@ Examples:
 }
 
 async function create(file: string, flags: CreateFlags): Promise<void> {
-  const blockSize = parseSize("--block-size", flags.blockSize);
-  const pageSize = parseSize("--page-size", flags.pageSize);
-  if (pageSize !== undefined && (pageSize < 512 || pageSize > 65_536)) {
-    throw new ToolError(EXIT.usage, `--page-size ${flags.pageSize}: not from 512 to 64K`);
-  }
+  const blockSize = parseSize("--block-size", flags.blockSize, BLOCK_SIZES);
+  const pageSize = parseSize("--page-size", flags.pageSize, PAGE_SIZES);
   if (pageSize !== undefined && flags.compat) {
     throw new ToolError(
       EXIT.usage,
@@ -56,6 +57,8 @@ async function create(file: string, flags: CreateFlags): Promise<void> {
   refuseUnusable(file, path);
 
   const password = await readPassword(flags, { path: file, confirm: true, warn });
+  // What is begun is finished: half a volume would be in the way of the next attempt.
+  for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.on(signal, () => {});
   try {
     const { Volume } = await import("../src/core/volume.ts");
     Volume.create(path, password, {
@@ -97,14 +100,21 @@ function refuseUnusable(file: string, path: string): void {
   }
 }
 
-/** Bytes, or with K or M: KiB and MiB. Sizes of blocks and pages are powers of two. */
-function parseSize(option: string, text: string | undefined): number | undefined {
+/** Bytes, or with K or M: KiB and MiB. */
+function parseSize(
+  option: string,
+  text: string | undefined,
+  [least, most]: readonly [number, number],
+): number | undefined {
   if (text === undefined) return undefined;
   const match = /^(\d{1,8})([kKmM]?)$/.exec(text);
   const unit = { "": 1, k: 1024, m: 1024 * 1024 }[match?.[2]?.toLowerCase() ?? ""] ?? 1;
   const size = match === null ? 0 : Number(match[1]) * unit;
-  if (size > 0 && Number.isInteger(Math.log2(size))) return size;
-  throw new ToolError(EXIT.usage, `${option} ${text}: not a power of two (such as 65536 or 64K)`);
+  if (size >= least && size <= most && Number.isInteger(Math.log2(size))) return size;
+  throw new ToolError(
+    EXIT.usage,
+    `${option} ${text}: not a power of two from ${least} to ${most} (64K is 65536)`,
+  );
 }
 
 function parseMode(text: string | undefined): number | undefined {
