@@ -17,15 +17,22 @@ export interface Clock {
   monotonicMs(): number;
 }
 
+/**
+ * Milliseconds to add to performance.now(), which counts finely and never steps back. It
+ * knows nothing of the wall clock being set, so it is aligned anew when that has moved.
+ */
+let alignmentMs = performance.timeOrigin;
+/** Date counts whole milliseconds: only a larger difference says that the clock was set. */
+const MOST_DRIFT_MS = 3;
+
 export const systemClock: Clock = {
   now() {
-    // performance.timeOrigin + now() has sub-microsecond steps where Date has milliseconds.
-    // It ignores clock steps after the start, so Date keeps the seconds and it only adds digits below.
-    const ms = Date.now();
-    const fine = performance.timeOrigin + performance.now();
-    const belowMs = fine - Math.floor(fine);
+    const fineMs = performance.now();
+    const wallMs = Date.now();
+    if (Math.abs(alignmentMs + fineMs - wallMs) > MOST_DRIFT_MS) alignmentMs = wallMs - fineMs;
+    const ms = alignmentMs + fineMs;
     const sec = Math.floor(ms / 1000);
-    return { sec, nsec: (ms - sec * 1000) * 1e6 + Math.floor(belowMs * 1e6) };
+    return { sec, nsec: Math.min(999_999_999, Math.floor((ms - sec * 1000) * 1e6)) };
   },
   monotonicMs() {
     return performance.now();

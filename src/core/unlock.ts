@@ -36,13 +36,19 @@ export function unlock(path: string, password: Buffer): Key {
   } catch (cause) {
     const code = (cause as NodeJS.ErrnoException).code ?? "error";
     if (code === "ENOENT") {
-      throw new OpenError("missing", path, `${path}: no such file; make a volume with: sqlfuse create ${path}`, { cause });
+      throw new OpenError(
+        "missing",
+        path,
+        `${path}: no such file; make a volume with: sqlfuse create ${path}`,
+        { cause },
+      );
     }
     throw new OpenError("unreadable", path, `${path}: cannot be read (${code})`, { cause });
   }
   try {
     const stat = fstatSync(fd);
-    if (!stat.isFile()) throw new OpenError("not-a-volume", path, `${path}: not a regular file, so not a volume`);
+    if (!stat.isFile())
+      throw new OpenError("not-a-volume", path, `${path}: not a regular file, so not a volume`);
     return unlockFile(path, fd, stat.size, password);
   } finally {
     closeSync(fd);
@@ -61,7 +67,11 @@ function unlockFile(path: string, fd: number, size: number, password: Buffer): K
   const salt = Buffer.alloc(SALT_BYTES);
   readSync(fd, salt, 0, SALT_BYTES, 0);
   if (salt.toString("latin1").startsWith("SQLite format 3")) {
-    throw new OpenError("not-a-volume", path, `${path}: a plain SQLite database, not an encrypted sqlfuse volume`);
+    throw new OpenError(
+      "not-a-volume",
+      path,
+      `${path}: a plain SQLite database, not an encrypted sqlfuse volume`,
+    );
   }
   const key = Key.derive(password, salt, DEFAULT_CIPHER);
   const signing = hmacKey(key);

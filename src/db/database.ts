@@ -7,7 +7,7 @@
 import {
   EngineError,
   type Pointer,
-  SQLITE_CHECKPOINT_NOOP,
+  registerWalHook,
   SQLITE_CHECKPOINT_PASSIVE,
   SQLITE_CHECKPOINT_TRUNCATE,
   SQLITE_OK,
@@ -18,6 +18,7 @@ import {
   SQLITE_OPEN_URI,
   SQLITE_PREPARE_PERSISTENT,
   sqlite3,
+  unregisterWalHook,
 } from "../native/sqlite3.ts";
 import { SqliteError } from "./errors.ts";
 import type { Key } from "./key.ts";
@@ -43,7 +44,8 @@ function gate(db: Database): void {
   const parts = version.split(".").map(Number);
   const difference = OLDEST_SQLITE.map((oldest, i) => (parts[i] ?? 0) - oldest).find((d) => d !== 0) ?? 0;
   const cipher = db.pragma("cipher_version") ?? "";
-  if (difference < 0) throw new EngineError(`SQLite ${version} is too old: ${OLDEST_SQLITE.join(".")} is needed`);
+  if (difference < 0)
+    throw new EngineError(`SQLite ${version} is too old: ${OLDEST_SQLITE.join(".")} is needed`);
   if (!cipher.startsWith("4.")) throw new EngineError(`SQLCipher 4 is needed, found: ${cipher || "none"}`);
   gated = true;
 }
@@ -51,51 +53,90 @@ function gate(db: Database): void {
 export class Database {
   readonly path: string;
   readonly #api = sqlite3();
-  #pointer: Pointer;
+  readonly #key: Key;
+  readonly #options: DatabaseOptions;
+  #pointer: Pointer = 0n;
   readonly #statements: Statement[] = [];
-  #open = true;
+  #walFrames = 0;
+  #walCopied = true;
+  #walHook: Pointer | undefined;
 
-  /** Opens and keys the file; nothing is read yet, so a wrong key shows at the first statement. */
+  /**
+   * Opens and keys the file; nothing is read yet, so a wrong key shows at the first statement.
+   * `key` is kept for `reopen`: wipe it after `close`.
+   */
   constructor(path: string, key: Key, options: DatabaseOptions) {
     this.path = path;
+    this.#key = key;
+    this.#options = options;
+    this.#connect();
+  }
+
+  #connect(): void {
+    const { mode, immutable, cacheBytes } = this.#options;
     const out: [Pointer | null] = [null];
     const access = {
       create: SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE,
       readwrite: SQLITE_OPEN_READWRITE,
       readonly: SQLITE_OPEN_READONLY,
-    }[options.mode];
-    const uri = `file:${encodeURI(path).replace(/[?#]/g, encodeURIComponent)}${options.immutable ? "?immutable=1" : ""}`;
+    }[mode];
+    const name = encodeURI(this.path).replace(/[?#]/g, encodeURIComponent);
+    const uri = `file:${name}${immutable === true ? "?immutable=1" : ""}`;
     const code = this.#api.open_v2(uri, out, access | SQLITE_OPEN_URI | SQLITE_OPEN_NOMUTEX, null);
-    if (out[0] === null) throw new SqliteError("cannot open", code, 0, path);
+    if (out[0] === null) throw new SqliteError("cannot open", code, 0, this.path);
     this.#pointer = out[0];
     try {
-      if (code !== SQLITE_OK) throw this.error(`open ${path}`);
-      const literal = key.rawKeyLiteral();
+      if (code !== SQLITE_OK) throw this.error(`open ${this.path}`);
+      const literal = this.#key.rawKeyLiteral();
       try {
-        if (this.#api.key_v2(this.#pointer, "main", literal, literal.length) !== SQLITE_OK) throw this.error("key");
+        if (this.#api.key_v2(this.#pointer, "main", literal, literal.length) !== SQLITE_OK)
+          throw this.error("key");
       } finally {
         literal.fill(0);
       }
       gate(this);
-      this.exec(`PRAGMA cipher_page_size = ${key.cipher.pageSize}`);
-      this.exec(`PRAGMA cipher_hmac_algorithm = ${key.cipher.hmac}`);
-      if (options.cacheBytes !== undefined) {
-        this.exec(`PRAGMA cache_size = -${Math.ceil(options.cacheBytes / 1024)}`);
-      }
+      this.exec(`PRAGMA cipher_page_size = ${this.#key.cipher.pageSize}`);
+      this.exec(`PRAGMA cipher_hmac_algorithm = ${this.#key.cipher.hmac}`);
+      if (mode !== "readonly") this.#watchWal();
+      if (cacheBytes !== undefined) this.exec(`PRAGMA cache_size = -${Math.ceil(cacheBytes / 1024)}`);
     } catch (error) {
       this.close();
       throw error;
     }
   }
 
+  #watchWal(): void {
+    this.#walHook ??= registerWalHook((frames) => {
+      this.#walFrames = frames;
+      this.#walCopied = false;
+    });
+    this.#api.wal_hook(this.#pointer, this.#walHook, null);
+  }
+
+  /**
+   * A fresh connection under the same statements: SQLCipher fails every call after one
+   * page with a wrong HMAC. An open transaction is lost; pragmas are the caller's to repeat.
+   */
+  reopen(): void {
+    for (const statement of this.#statements) statement.finalize();
+    this.#api.close_v2(this.#pointer);
+    this.#pointer = 0n;
+    this.#connect();
+    for (const statement of this.#statements) statement.attach(this.#prepare(statement.sql));
+  }
+
   /** Prepares once, for the life of the connection. @throws SqliteError */
   prepare(sql: string): Statement {
-    const out: [Pointer | null] = [null];
-    const code = this.#api.prepare_v3(this.#pointer, sql, -1, SQLITE_PREPARE_PERSISTENT, out, null);
-    if (code !== SQLITE_OK || out[0] === null) throw this.error(sql);
-    const statement = new Statement(this, out[0], sql);
+    const statement = new Statement(this, this.#prepare(sql), sql);
     this.#statements.push(statement);
     return statement;
+  }
+
+  #prepare(sql: string, flags = SQLITE_PREPARE_PERSISTENT): Pointer {
+    const out: [Pointer | null] = [null];
+    const code = this.#api.prepare_v3(this.#pointer, sql, -1, flags, out, null);
+    if (code !== SQLITE_OK || out[0] === null) throw this.error(sql);
+    return out[0];
   }
 
   /** Runs statements without parameters and rows. @throws SqliteError */
@@ -105,11 +146,8 @@ export class Database {
 
   /** The first column of a pragma's first row. */
   pragma(name: string): string | undefined {
-    const out: [Pointer | null] = [null];
     const sql = `PRAGMA ${name}`;
-    const code = this.#api.prepare_v3(this.#pointer, sql, -1, 0, out, null);
-    if (code !== SQLITE_OK || out[0] === null) throw this.error(sql);
-    const statement = new Statement(this, out[0], sql);
+    const statement = new Statement(this, this.#prepare(sql, 0), sql);
     try {
       return statement.step() ? statement.text(0) : undefined;
     } finally {
@@ -132,27 +170,33 @@ export class Database {
     return this.#api.changes(this.#pointer);
   }
 
-  /** Frames in the -wal: all, and those already copied to the main file. */
-  walFrames(): { frames: number; copied: number } {
-    return this.#checkpoint(SQLITE_CHECKPOINT_NOOP);
+  /** Frames in the -wal after the last commit, as far as this connection made them. */
+  get walFrames(): number {
+    return this.#walFrames;
   }
 
-  /** Copies what it can of the -wal to the main file without waiting for anybody. */
-  checkpointPassive(): { frames: number; copied: number } {
-    return this.#checkpoint(SQLITE_CHECKPOINT_PASSIVE);
+  /** Whether all of the -wal is copied to the main file, so that the next commit starts it over. */
+  get walCopied(): boolean {
+    return this.#walCopied;
+  }
+
+  /** Copies what it can of the -wal to the main file without waiting for anybody. @throws SqliteError */
+  checkpointPassive(): void {
+    this.#checkpoint(SQLITE_CHECKPOINT_PASSIVE);
   }
 
   /** Copies all of the -wal and cuts it to zero bytes. @throws SqliteError (SQLITE_BUSY where somebody reads) */
   checkpointTruncate(): void {
     this.#checkpoint(SQLITE_CHECKPOINT_TRUNCATE);
+    this.#walFrames = 0;
   }
 
-  #checkpoint(mode: number): { frames: number; copied: number } {
+  #checkpoint(mode: number): void {
     const frames: [number] = [0];
     const copied: [number] = [0];
     const code = this.#api.wal_checkpoint_v2(this.#pointer, null, mode, frames, copied);
     if (code !== SQLITE_OK) throw this.error("checkpoint");
-    return { frames: Math.max(0, frames[0]), copied: Math.max(0, copied[0]) };
+    this.#walCopied = frames[0] === copied[0];
   }
 
   /** The error of the call that just failed. */
@@ -171,10 +215,12 @@ export class Database {
   }
 
   close(): void {
-    if (!this.#open) return;
-    this.#open = false;
+    if (this.#pointer === 0n) return;
     for (const statement of this.#statements) statement.finalize();
     this.#statements.length = 0;
     this.#api.close_v2(this.#pointer);
+    this.#pointer = 0n;
+    if (this.#walHook !== undefined) unregisterWalHook(this.#walHook);
+    this.#walHook = undefined;
   }
 }

@@ -21,7 +21,7 @@ const EMPTY = new Uint8Array(0);
 export class Statement {
   readonly sql: string;
   readonly #db: Database;
-  readonly #pointer: Pointer;
+  #pointer: Pointer;
   readonly #api = sqlite3();
 
   /** Only Database makes statements. */
@@ -124,7 +124,9 @@ export class Statement {
     const pointer = this.#api.column_blob(this.#pointer, column);
     const have = this.#api.column_bytes(this.#pointer, column);
     if (pointer === null || from < 0 || from + length > have || length > into.length) {
-      throw new RangeError(`blob of ${have} bytes has no ${length} at ${from} for ${into.length}: ${this.sql}`);
+      throw new RangeError(
+        `blob of ${have} bytes has no ${length} at ${from} for ${into.length}: ${this.sql}`,
+      );
     }
     this.#api.memcpy(into, pointer + BigInt(from), length);
   }
@@ -132,6 +134,11 @@ export class Statement {
   /** Only Database calls this. */
   finalize(): void {
     this.#api.finalize(this.#pointer);
+  }
+
+  /** Only Database calls this: the same SQL, prepared again on a reopened connection. */
+  attach(pointer: Pointer): void {
+    this.#pointer = pointer;
   }
 
   #check(code: number): void {

@@ -44,6 +44,8 @@ const SOCK_CLOEXEC = 0o2000000;
 const SOL_SOCKET = 1;
 const SCM_RIGHTS = 1;
 const MSG_CMSG_CLOEXEC = 0x40000000;
+const F_GETFL = 3;
+const F_SETFL = 4;
 
 // The process itself has the C library loaded: no guess at its file name.
 const lib = koffi.load(null);
@@ -92,6 +94,9 @@ const cFlock = lib.func("flock", "int", ["int", "int"]) as KoffiFunc<
 const cPrctl = lib.func("prctl", "int", ["int", "ulong", "ulong", "ulong", "ulong"]) as KoffiFunc<
   (option: number, a: number, b: number, c: number, d: number) => number
 >;
+const cFcntl = lib.func("fcntl", "int", ["int", "int", "long"]) as KoffiFunc<
+  (fd: number, command: number, argument: number) => number
+>;
 const cGetpagesize = lib.func("getpagesize", "int", []) as KoffiFunc<() => number>;
 
 /** The result of a call whose failure is -1, as bytes or descriptors, or a negated errno. */
@@ -106,6 +111,12 @@ export function open(path: string, flags: number): number {
 
 export function close(fd: number): number {
   return result(cClose(fd));
+}
+
+/** Makes reads of a descriptor that somebody else opened fail with EAGAIN instead of waiting. */
+export function setNonBlocking(fd: number): number {
+  const flags = result(cFcntl(fd, F_GETFL, 0));
+  return flags < 0 ? flags : result(cFcntl(fd, F_SETFL, flags | O_NONBLOCK));
 }
 
 /** read(2) into the start of `buffer`; `length` must not pass its end. */

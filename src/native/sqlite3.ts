@@ -8,7 +8,7 @@
 import { existsSync } from "node:fs";
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
-import koffi from "koffi";
+import koffi, { type LibraryHandle } from "koffi";
 
 /** The engine cannot be loaded or is too old; `message` names the command that mends it. */
 export class EngineError extends Error {
@@ -39,8 +39,6 @@ export const SQLITE_OPEN_URI = 0x40;
 /** One thread at a time uses a connection: SQLite takes no mutex for it. */
 export const SQLITE_OPEN_NOMUTEX = 0x8000;
 
-/** Only tells how many frames the -wal holds (SQLite 3.51). */
-export const SQLITE_CHECKPOINT_NOOP = -1;
 export const SQLITE_CHECKPOINT_PASSIVE = 0;
 export const SQLITE_CHECKPOINT_TRUNCATE = 3;
 export const SQLITE_PREPARE_PERSISTENT = 1;
@@ -63,20 +61,23 @@ function enginePath(): string {
     throw new EngineError("@journeyapps/sqlcipher is not installed: run `npm install`", { cause });
   }
   const path = join(root, "build", "Release", "node_sqlite3.node");
-  if (!existsSync(path)) throw new EngineError(`the SQLCipher engine was not built (${path} is missing): ${INSTALL_HINT}`);
+  if (!existsSync(path))
+    throw new EngineError(`the SQLCipher engine was not built (${path} is missing): ${INSTALL_HINT}`);
   return path;
 }
 
 function load() {
   const path = enginePath();
-  let lib: koffi.LibraryHandle;
+  let lib: LibraryHandle;
   try {
     lib = koffi.load(path);
   } catch (cause) {
     throw new EngineError(`cannot load the SQLCipher engine ${path}: ${INSTALL_HINT}`, { cause });
   }
+  const hook = koffi.proto("int sqlfuse_wal_hook(void *context, void *db, const char *name, int frames)");
   return {
     path,
+    hookType: koffi.pointer(hook),
     libversion: lib.func("const char *sqlite3_libversion()") as () => string,
     open_v2: lib.func("int sqlite3_open_v2(const char *, _Out_ void **, int, const char *)") as (
       path: string,
@@ -105,10 +106,17 @@ function load() {
     total_changes: lib.func("int64_t sqlite3_total_changes64(void *)") as (db: Pointer) => number,
     changes: lib.func("int64_t sqlite3_changes64(void *)") as (db: Pointer) => number,
     busy_timeout: lib.func("int sqlite3_busy_timeout(void *, int)") as (db: Pointer, ms: number) => number,
+    wal_hook: lib.func("void *sqlite3_wal_hook(void *, sqlfuse_wal_hook *, void *)") as (
+      db: Pointer,
+      hook: Pointer,
+      context: null,
+    ) => Pointer | null,
     wal_checkpoint_v2: lib.func(
       "int sqlite3_wal_checkpoint_v2(void *, const char *, int, _Out_ int *, _Out_ int *)",
     ) as (db: Pointer, name: string | null, mode: number, log: [number], done: [number]) => number,
-    prepare_v3: lib.func("int sqlite3_prepare_v3(void *, const char *, int, uint32_t, _Out_ void **, void *)") as (
+    prepare_v3: lib.func(
+      "int sqlite3_prepare_v3(void *, const char *, int, uint32_t, _Out_ void **, void *)",
+    ) as (
       db: Pointer,
       sql: string,
       bytes: number,
@@ -148,7 +156,10 @@ function load() {
       stmt: Pointer,
       column: number,
     ) => number | bigint,
-    column_type: lib.func("int sqlite3_column_type(void *, int)") as (stmt: Pointer, column: number) => number,
+    column_type: lib.func("int sqlite3_column_type(void *, int)") as (
+      stmt: Pointer,
+      column: number,
+    ) => number,
     column_text: lib.func("const char *sqlite3_column_text(void *, int)") as (
       stmt: Pointer,
       column: number,
@@ -157,7 +168,10 @@ function load() {
       stmt: Pointer,
       column: number,
     ) => Pointer | null,
-    column_bytes: lib.func("int sqlite3_column_bytes(void *, int)") as (stmt: Pointer, column: number) => number,
+    column_bytes: lib.func("int sqlite3_column_bytes(void *, int)") as (
+      stmt: Pointer,
+      column: number,
+    ) => number,
     /** libc's memcpy, found in the same process: SQLite's memory straight into a buffer of ours. */
     memcpy: koffi.load(null).func("void *memcpy(void *, const void *, size_t)") as (
       into: Uint8Array,
@@ -174,4 +188,17 @@ let loaded: Api | undefined;
 export function sqlite3(): Api {
   loaded ??= load();
   return loaded;
+}
+
+/** Makes a C function for sqlite3_wal_hook, which passes the frames in the -wal after each commit. */
+export function registerWalHook(committed: (frames: number) => void): Pointer {
+  const hook = (_context: Pointer, _db: Pointer, _name: string, frames: number): number => {
+    committed(frames);
+    return SQLITE_OK;
+  };
+  return koffi.register(hook, sqlite3().hookType);
+}
+
+export function unregisterWalHook(hook: Pointer): void {
+  koffi.unregister(hook);
 }

@@ -1,0 +1,133 @@
+/** Makes a volume: a new file, whole or not there at all. */
+import { randomBytes } from "node:crypto";
+import { closeSync, fsyncSync, openSync, rmSync } from "node:fs";
+import { dirname } from "node:path";
+import { type Clock, systemClock } from "../base/clock.ts";
+import { Database } from "../db/database.ts";
+import { SqliteError } from "../db/errors.ts";
+import { Key, SALT_BYTES, STOCK_CIPHER } from "../db/key.ts";
+import { OpenError } from "./errors.ts";
+import { S_IFDIR } from "./mode.ts";
+import { FORMAT, schemaSql } from "./schema.ts";
+import { ROOT_INO } from "./types.ts";
+import { DEFAULT_CIPHER } from "./unlock.ts";
+
+export interface CreateOptions {
+  /** Bytes per block of files made in the volume: a power of two, 4096 to 1 MiB. */
+  readonly blockSize?: number;
+  /** Bytes per database page: a power of two, 4096 to 65,536. */
+  readonly pageSize?: number;
+  /** SQLCipher 4's own settings, so that a stock shell opens the file with nothing but the password. */
+  readonly compat?: boolean;
+  readonly rootUid?: number;
+  readonly rootGid?: number;
+  /** Permission bits of the root directory. */
+  readonly rootMode?: number;
+  readonly clock?: Clock;
+}
+
+/** See DECISIONS.md D3 for the measurement. */
+export const DEFAULT_BLOCK_SIZE = 65_536;
+/** Numbers below are kept: 1 is the root, and readdir's cookies 1 and 2 are "." and "..". */
+const FIRST_SERIAL = 16;
+
+function isPowerOfTwo(value: number, least: number, most: number): boolean {
+  return Number.isInteger(Math.log2(value)) && value >= least && value <= most;
+}
+
+/**
+ * Makes the volume `path`, mode 0600, under `password`.
+ * @throws OpenError exists, unreadable, no-space; RangeError for sizes that no volume can have
+ */
+export function createVolume(path: string, password: Buffer, options: CreateOptions = {}): void {
+  const blockSize = options.blockSize ?? DEFAULT_BLOCK_SIZE;
+  const standard = options.compat === true ? STOCK_CIPHER : DEFAULT_CIPHER;
+  const cipher = { ...standard, pageSize: options.pageSize ?? standard.pageSize };
+  if (!isPowerOfTwo(blockSize, 4096, 1 << 20)) {
+    throw new RangeError(`block size ${blockSize}: a power of two from 4096 to 1048576 is needed`);
+  }
+  if (!isPowerOfTwo(cipher.pageSize, 4096, 65_536)) {
+    throw new RangeError(`page size ${cipher.pageSize}: a power of two from 4096 to 65536 is needed`);
+  }
+  if (options.compat === true && cipher.pageSize !== STOCK_CIPHER.pageSize) {
+    throw new RangeError(
+      `page size ${cipher.pageSize}: a compatible volume has pages of ${STOCK_CIPHER.pageSize}`,
+    );
+  }
+  try {
+    closeSync(openSync(path, "wx", 0o600));
+  } catch (cause) {
+    const code = (cause as NodeJS.ErrnoException).code ?? "error";
+    if (code === "EEXIST") {
+      throw new OpenError("exists", path, `${path}: exists already; choose another name or remove it first`, {
+        cause,
+      });
+    }
+    if (code === "ENOENT")
+      throw new OpenError("missing", path, `${path}: its directory does not exist`, { cause });
+    if (code === "ENOSPC" || code === "EDQUOT") throw noSpace(path, cause);
+    throw new OpenError("unreadable", path, `${path}: cannot be made (${code})`, { cause });
+  }
+  const key = Key.derive(password, randomBytes(SALT_BYTES), cipher);
+  try {
+    fill(path, key, blockSize, options);
+    for (const place of [path, dirname(path)]) {
+      const fd = openSync(place, "r");
+      fsyncSync(fd);
+      closeSync(fd);
+    }
+  } catch (error) {
+    for (const end of ["", "-wal", "-shm", "-journal"]) rmSync(path + end, { force: true });
+    if (error instanceof SqliteError && error.isFull) throw noSpace(path, error);
+    throw error;
+  } finally {
+    key.wipe();
+  }
+}
+
+function noSpace(path: string, cause: unknown): OpenError {
+  return new OpenError("no-space", path, `${path}: no space left on its disk; nothing was made`, { cause });
+}
+
+function fill(path: string, key: Key, blockSize: number, options: CreateOptions): void {
+  const db = new Database(path, key, { mode: "create" });
+  try {
+    db.exec(`PRAGMA page_size = ${key.cipher.pageSize}`);
+    db.exec("PRAGMA auto_vacuum = NONE");
+    db.exec("PRAGMA journal_mode = WAL");
+    db.exec("PRAGMA synchronous = FULL");
+    db.exec("BEGIN IMMEDIATE");
+    db.exec(schemaSql());
+    const now = (options.clock ?? systemClock).now();
+    const nowNs = BigInt(now.sec) * 1_000_000_000n + BigInt(now.nsec);
+    const meta = db.prepare("INSERT INTO meta (key, value) VALUES (?1, ?2)");
+    const put = (name: string) => meta.bindText(1, name);
+    put("format").bindText(2, FORMAT).run();
+    put("volume_id").bindBlob(2, randomBytes(16)).run();
+    put("replica_id")
+      .bindBigInt(2, randomBytes(8).readBigUInt64LE() >> 1n)
+      .run();
+    put("block_size").bindInt(2, blockSize).run();
+    put("epoch").bindInt(2, 1).run();
+    put("next_serial").bindInt(2, FIRST_SERIAL).run();
+    put("created_ns").bindBigInt(2, nowNs).run();
+    put("features").bindText(2, "[]").run();
+    put("features_incompatible").bindText(2, "[]").run();
+    const root = db.prepare(
+      `INSERT INTO inode (ino, mode, nlink, uid, gid, rdev, size, block_size, extents, parent, generation,
+         atime_ns, mtime_ns, ctime_ns, btime_ns, born, origin)
+       VALUES (?1, ?2, 2, ?3, ?4, 0, 0, 0, 0, ?1, 0, ?5, ?5, ?5, ?5, 1, 0)`,
+    );
+    root
+      .bindInt(1, ROOT_INO)
+      .bindInt(2, S_IFDIR | ((options.rootMode ?? 0o700) & 0o7777))
+      .bindInt(3, options.rootUid ?? process.getuid?.() ?? 0)
+      .bindInt(4, options.rootGid ?? process.getgid?.() ?? 0)
+      .bindBigInt(5, nowNs)
+      .run();
+    db.exec("COMMIT");
+    db.checkpointTruncate();
+  } finally {
+    db.close();
+  }
+}

@@ -1,0 +1,68 @@
+/**
+ * What says "in use": a flock(2) on the database file, taken before SQLite opens it and held
+ * until after it closed. The kernel drops it with the process, so nothing stale is left.
+ */
+import { readFileSync, statSync } from "node:fs";
+import { close, flock, LOCK_EX, LOCK_NB, LOCK_SH, O_RDONLY, open } from "../native/libc.ts";
+import { OpenError } from "./errors.ts";
+
+/** Files that this thread holds: opening and closing one again would drop SQLite's locks. */
+const held = new Set<string>();
+
+export class FileLock {
+  readonly #fd: number;
+  readonly #identity: string;
+
+  /** Shared for reading, exclusive for writing. @throws OpenError locked, missing, unreadable */
+  constructor(path: string, shared: boolean) {
+    this.#identity = identityOf(path);
+    if (held.has(this.#identity)) throw locked(path, process.pid);
+    this.#fd = open(path, O_RDONLY);
+    if (this.#fd < 0)
+      throw new OpenError("unreadable", path, `${path}: cannot be opened (errno ${-this.#fd})`);
+    if (flock(this.#fd, (shared ? LOCK_SH : LOCK_EX) | LOCK_NB) < 0) {
+      close(this.#fd);
+      throw locked(path, lockHolder(path));
+    }
+    held.add(this.#identity);
+  }
+
+  release(): void {
+    held.delete(this.#identity);
+    close(this.#fd);
+  }
+}
+
+function identityOf(path: string): string {
+  const stat = statSync(path, { throwIfNoEntry: false });
+  if (stat === undefined) throw new OpenError("missing", path, `${path}: no such file`);
+  return `${stat.dev}:${stat.ino}`;
+}
+
+function locked(path: string, pid: number | undefined): OpenError {
+  const who = pid === undefined ? "another process" : `process ${pid}`;
+  const message = `${path}: in use by ${who}; unmount it first (sqlfuse unmount ${path})`;
+  return new OpenError("locked", path, message, pid === undefined ? {} : { pid });
+}
+
+/** The process that holds a flock on `path`, as /proc/locks tells; undefined where it does not. */
+export function lockHolder(path: string): number | undefined {
+  const stat = statSync(path, { throwIfNoEntry: false });
+  if (stat === undefined) return undefined;
+  let table: string;
+  try {
+    table = readFileSync("/proc/locks", "utf8");
+  } catch {
+    return undefined;
+  }
+  for (const line of table.split("\n")) {
+    // "1: FLOCK  ADVISORY  WRITE 1234 fe:00:5678 0 EOF"; the device is major:minor in hex
+    const match = /FLOCK\s+\S+\s+\S+\s+(\d+)\s+([0-9a-f]+):([0-9a-f]+):(\d+)\s/.exec(line);
+    if (match === null || line.includes("->")) continue;
+    const [, pid, major, minor, ino] = match;
+    const device = (Number.parseInt(major ?? "", 16) << 8) | Number.parseInt(minor ?? "", 16);
+    const ours = (((stat.dev >> 8) & 0xfff) << 8) | (stat.dev & 0xff);
+    if (Number(ino) === stat.ino && device === ours) return Number(pid);
+  }
+  return undefined;
+}

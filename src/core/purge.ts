@@ -1,0 +1,81 @@
+/**
+ * Takes apart inodes that nobody names and nobody refers to, in slices of bounded time:
+ * one big file must not make everybody wait. What belongs to a past epoch goes there.
+ */
+import { FsError } from "../base/errno.ts";
+import type { Blocks } from "./blocks.ts";
+import type { Inode, Inodes } from "./inodes.ts";
+import type { Store } from "./store.ts";
+import type { Ino } from "./types.ts";
+import type { Xattrs } from "./xattrs.ts";
+
+/** Blocks dropped between two looks at the clock. */
+const STEP_BLOCKS = 32;
+
+export class Purge {
+  readonly #store: Store;
+  readonly #inodes: Inodes;
+  readonly #blocks: Blocks;
+  readonly #xattrs: Xattrs;
+
+  constructor(store: Store, inodes: Inodes, blocks: Blocks, xattrs: Xattrs) {
+    this.#store = store;
+    this.#inodes = inodes;
+    this.#blocks = blocks;
+    this.#xattrs = xattrs;
+  }
+
+  /** Whether there is anything to do, and it may be done. */
+  get waiting(): boolean {
+    return this.#inodes.nextDead() !== undefined && !this.#store.refusesChanges;
+  }
+
+  /** Purges for about `ms` milliseconds; `Infinity` until nothing waits. */
+  run(ms: number): void {
+    const until = this.#store.clock.monotonicMs() + ms;
+    for (
+      let ino = this.#inodes.nextDead();
+      ino !== undefined && this.waiting;
+      ino = this.#inodes.nextDead()
+    ) {
+      const dead = ino;
+      try {
+        this.#store.query(dead, () => this.#store.change(dead, 0, true, () => this.#step(dead)));
+      } catch (error) {
+        // A full disk: tried again later. A lost group: the volume is read-only, the next open purges.
+        if (error instanceof FsError && error.code !== "ESTALE") return;
+        throw error;
+      }
+      if (this.#store.clock.monotonicMs() >= until) return;
+    }
+  }
+
+  #step(ino: Ino): void {
+    const inode = this.#find(ino);
+    if (inode === undefined || inode.nlink > 0) {
+      this.#inodes.buried(ino);
+      return;
+    }
+    if (inode.extents > 0) {
+      const batch = this.#blocks.range(ino, 0, Number.MAX_SAFE_INTEGER);
+      const step = batch.slice(0, STEP_BLOCKS);
+      for (const { idx, extent } of step) this.#blocks.drop(inode, idx, extent);
+      if (step.length < batch.length || inode.extents > 0) {
+        this.#inodes.save(inode);
+        return;
+      }
+    }
+    this.#xattrs.dropAll(inode);
+    this.#inodes.delete(ino);
+    this.#inodes.buried(ino);
+  }
+
+  #find(ino: Ino): Inode | undefined {
+    try {
+      return this.#inodes.load(ino);
+    } catch (error) {
+      if (error instanceof FsError) return undefined;
+      throw error;
+    }
+  }
+}

@@ -1,0 +1,359 @@
+/**
+ * The transaction rule of the volume, and the only place that begins and ends one.
+ *
+ * Changes gather in a GROUP: one SQLite transaction that is committed by fsync, when its
+ * oldest change is older than the commit interval, or when it is large. Each operation is
+ * all-or-nothing within it: it checks first and writes after, so that a refusal changes
+ * nothing. An operation that fails after its first write takes the group with it, as SQLite
+ * does for a full disk or an I/O error: that is a FAILED COMMIT. From then on the volume
+ * refuses changes (EROFS), and the next fsync of each file in the lost group gets EIO.
+ *
+ * Two connections: the writer, and a reader for file data that the open group did not
+ * touch. SQLCipher poisons a connection that met one wrong HMAC, its COMMIT included; so
+ * a damaged block costs only the reader, which is opened anew.
+ */
+
+import type { Clock } from "../base/clock.ts";
+import { DamageError, FsError } from "../base/errno.ts";
+import { Database } from "../db/database.ts";
+import { SqliteError } from "../db/errors.ts";
+import type { Key } from "../db/key.ts";
+import type { Statement } from "../db/statement.ts";
+import { Space } from "./space.ts";
+import type { BlockNo, Epoch, Ino } from "./types.ts";
+
+export interface StoreOptions {
+  readonly readOnly: boolean;
+  /** No lock and no -shm are to be had: the file is read as it lies. */
+  readonly immutable: boolean;
+  readonly commitIntervalMs: number;
+  /** One durable commit per operation. */
+  readonly sync: boolean;
+  readonly cacheBytes: number;
+  readonly clock: Clock;
+  readonly onLog: (line: string) => void;
+}
+
+/** A larger group is committed at once: it bounds the -wal and the time that one commit takes. */
+const GROUP_BYTES = 32 * 2 ** 20;
+/** A longer -wal is copied to the main file right after a commit. */
+const WAL_BYTES = 64 * 2 ** 20;
+/** A quiet volume copies its -wal after this long. */
+const QUIET_MS = 2000;
+
+export class Store {
+  readonly writer: Database;
+  readonly clock: Clock;
+  readonly readOnly: boolean;
+  readonly #path: string;
+  readonly #key: Key;
+  readonly #options: StoreOptions;
+  readonly #space: Space;
+  readonly #pageSize: number;
+  readonly #begin: Statement;
+  readonly #commit: Statement;
+  readonly #saveSerial: Statement;
+  #reader: Database | undefined;
+  /** Monotonic time at which the open group began. */
+  #groupSinceMs: number | undefined;
+  /** Monotonic time of the last commit that is not yet copied to the main file. */
+  #walSinceMs: number | undefined;
+  /** Inodes that the open group changed. */
+  readonly #changed = new Set<Ino>();
+  /** Inodes of a lost group whose fsync has not been told yet. */
+  readonly #lost = new Set<Ino>();
+  #epoch: Epoch;
+  #nextSerial: number;
+  #savedSerial: number;
+  #nextBlock: number;
+  #failed = false;
+
+  /** @throws SqliteError with isDamage where the key or the first page is wrong. */
+  constructor(path: string, key: Key, options: StoreOptions) {
+    this.#path = path;
+    this.#key = key;
+    this.#options = options;
+    this.clock = options.clock;
+    this.readOnly = options.readOnly;
+    this.#pageSize = key.cipher.pageSize;
+    const cacheBytes = (options.cacheBytes * 3) / 4;
+    this.writer = new Database(path, key, {
+      mode: options.readOnly ? "readonly" : "readwrite",
+      immutable: options.immutable,
+      cacheBytes,
+    });
+    try {
+      this.#configureWriter();
+      const meta = (name: string): number => Number(readMeta(this.writer, name) ?? 0);
+      this.#epoch = meta("epoch") as Epoch;
+      this.#nextSerial = this.#savedSerial = meta("next_serial");
+      const lastBlock = this.writer.prepare("SELECT max(id) FROM block");
+      this.#nextBlock = (lastBlock.step() ? lastBlock.int(0) : 0) + 1;
+      lastBlock.reset();
+      this.#begin = this.writer.prepare("BEGIN IMMEDIATE");
+      this.#commit = this.writer.prepare("COMMIT");
+      this.#saveSerial = this.writer.prepare("UPDATE meta SET value = ?1 WHERE key = 'next_serial'");
+      this.#space = new Space(this.writer, this.#pageSize);
+    } catch (error) {
+      this.writer.close();
+      throw error;
+    }
+  }
+
+  #configureWriter(): void {
+    this.writer.exec("PRAGMA temp_store = MEMORY");
+    if (this.readOnly) return;
+    this.writer.exec("PRAGMA busy_timeout = 10000");
+    this.writer.exec("PRAGMA journal_mode = WAL");
+    // NORMAL commits are not synced, and a later sync of nothing syncs nothing.
+    this.writer.exec("PRAGMA synchronous = FULL");
+    // This connection alone copies the -wal, between groups.
+    this.writer.exec("PRAGMA wal_autocheckpoint = 0");
+    // What is overwritten is ciphertext: zeroing it costs writes and hides nothing.
+    this.writer.exec("PRAGMA secure_delete = OFF");
+  }
+
+  get epoch(): Epoch {
+    return this.#epoch;
+  }
+
+  /** A commit failed: changes are refused from now on. */
+  get failed(): boolean {
+    return this.#failed;
+  }
+
+  /** Next unused number for an inode or an entry. */
+  takeSerial(): number {
+    return this.#nextSerial++;
+  }
+
+  takeBlock(): BlockNo {
+    return this.#nextBlock++ as BlockNo;
+  }
+
+  /** Says that the open group changes `ino`. */
+  touch(ino: Ino): void {
+    this.#changed.add(ino);
+  }
+
+  /** The connection to read the data of `ino` from: the reader, unless the open group changed it. */
+  dataConnection(ino: Ino): "writer" | "reader" {
+    return this.readOnly || this.#changed.has(ino) ? "writer" : "reader";
+  }
+
+  /** The reader, opened when first needed. */
+  get reader(): Database {
+    this.#reader ??= new Database(this.#path, this.#key, {
+      mode: "readonly",
+      cacheBytes: this.#options.cacheBytes / 4,
+    });
+    return this.#reader;
+  }
+
+  /**
+   * Runs a read of `ino`.
+   * @throws DamageError where stored bytes are damaged, FsError EIO where they cannot be read
+   */
+  query<T>(ino: Ino, read: () => T): T {
+    try {
+      return read();
+    } catch (error) {
+      throw this.#translate(error, ino);
+    }
+  }
+
+  /**
+   * Runs a change of about `bytes` of data inside the group. `frees`: the change gives space
+   * back, so it may spend the reserve.
+   * @throws FsError EROFS, ENOSPC before anything was done; EIO with the group lost
+   */
+  change<T>(ino: Ino, bytes: number, frees: boolean, apply: () => T): T {
+    this.#admit(bytes, frees);
+    const before = this.writer.totalChanges;
+    let result: T;
+    try {
+      result = apply();
+    } catch (error) {
+      if (error instanceof FsError && this.writer.totalChanges === before) throw error;
+      if (error instanceof DamageError && this.writer.totalChanges === before && !this.writer.autocommit)
+        throw error;
+      this.#lose(error);
+      throw this.#translate(error, ino);
+    }
+    if (this.#options.sync || this.#space.groupBytes > GROUP_BYTES) this.commit();
+    return result;
+  }
+
+  /** Whether a change would be refused with EROFS. */
+  get refusesChanges(): boolean {
+    return this.readOnly || this.#failed;
+  }
+
+  #admit(bytes: number, frees: boolean): void {
+    if (this.refusesChanges) throw new FsError("EROFS");
+    const cost = this.#space.cost(bytes);
+    if (!this.#space.take(cost)) {
+      this.#space.ask(frees);
+      if (!this.#space.take(cost)) {
+        // Committed and copied, the -wal's own bytes are free again.
+        this.commit();
+        this.#copyWal(true);
+        this.#space.ask(frees);
+        if (!this.#space.take(cost)) throw new FsError("ENOSPC");
+      }
+    }
+    if (this.#groupSinceMs !== undefined) return;
+    try {
+      this.#begin.run();
+    } catch (error) {
+      throw this.#translate(error, undefined);
+    }
+    this.#groupSinceMs = this.clock.monotonicMs();
+  }
+
+  /**
+   * Commits the open group durably. Nothing to do where none is open: what came before is durable.
+   * @throws FsError EIO; the group is lost
+   */
+  commit(): void {
+    if (this.#groupSinceMs === undefined) return;
+    try {
+      if (this.#nextSerial !== this.#savedSerial) this.#saveSerial.bindInt(1, this.#nextSerial).run();
+      this.#commit.run();
+    } catch (error) {
+      this.#lose(error);
+      throw new FsError("EIO", "commit failed");
+    }
+    this.#savedSerial = this.#nextSerial;
+    this.#groupSinceMs = undefined;
+    this.#changed.clear();
+    this.#space.groupEnded();
+    this.#walSinceMs ??= this.clock.monotonicMs();
+    if (this.writer.walFrames * this.#pageSize > WAL_BYTES) this.#copyWal(false);
+  }
+
+  /**
+   * Makes everything durable that came before.
+   * @throws FsError EIO once per file of a lost group
+   */
+  fsync(ino: Ino): void {
+    if (this.#lost.delete(ino)) throw new FsError("EIO", "its last changes were lost");
+    this.commit();
+  }
+
+  /** Milliseconds until the group must be committed or the -wal copied; Infinity where nothing waits. */
+  dueInMs(nowMs: number): number {
+    const commitAt = (this.#groupSinceMs ?? Infinity) + this.#options.commitIntervalMs;
+    const copyAt = this.#groupSinceMs === undefined ? (this.#walSinceMs ?? Infinity) + QUIET_MS : Infinity;
+    return Math.max(0, Math.min(commitAt, copyAt) - nowMs);
+  }
+
+  /** Does what is due. */
+  work(nowMs: number): void {
+    if (this.#groupSinceMs !== undefined) {
+      if (nowMs - this.#groupSinceMs < this.#options.commitIntervalMs) return;
+      try {
+        this.commit();
+      } catch (error) {
+        if (!(error instanceof FsError)) throw error;
+      }
+    } else if (this.#walSinceMs !== undefined && nowMs - this.#walSinceMs >= QUIET_MS) {
+      this.#copyWal(false);
+    }
+  }
+
+  /** Milliseconds since the oldest uncommitted change, 0 where there is none. */
+  uncommittedMs(nowMs: number): number {
+    return this.#groupSinceMs === undefined ? 0 : nowMs - this.#groupSinceMs;
+  }
+
+  /** Figures for statfs. */
+  spaceFigures(): ReturnType<Space["figures"]> {
+    return this.#space.figures();
+  }
+
+  #copyWal(truncate: boolean): void {
+    try {
+      if (truncate) this.writer.checkpointTruncate();
+      else this.writer.checkpointPassive();
+      this.#walSinceMs = undefined;
+    } catch (error) {
+      // The -wal stays valid: it is tried again, and meanwhile it grows.
+      this.#options.onLog(`checkpoint failed, will be tried again: ${String(error)}`);
+      this.#walSinceMs = this.clock.monotonicMs();
+    }
+  }
+
+  /** The open group is gone or must go: a failed commit. */
+  #lose(error: unknown): void {
+    this.#failed = true;
+    for (const ino of this.#changed) this.#lost.add(ino);
+    this.#changed.clear();
+    this.#groupSinceMs = undefined;
+    this.#space.groupEnded();
+    this.#options.onLog(
+      `a commit failed and ${this.#lost.size} files lost their last changes; the volume is read-only until it is mounted again: ${String(error)}`,
+    );
+    this.writer.resetAll();
+    try {
+      if (!this.writer.autocommit) this.writer.exec("ROLLBACK");
+      this.#reopenWriter();
+    } catch (reopening) {
+      this.#options.onLog(`cannot reopen ${this.#path}: ${String(reopening)}`);
+    }
+  }
+
+  #reopenWriter(): void {
+    this.writer.reopen();
+    this.#configureWriter();
+  }
+
+  /** An engine error in the words of the core; opens a poisoned connection anew. */
+  #translate(error: unknown, ino: Ino | undefined): unknown {
+    if (!(error instanceof SqliteError)) return error;
+    this.writer.resetAll();
+    if (!error.isDamage) return new FsError(error.isFull ? "ENOSPC" : "EIO", error.message);
+    const what = ino === undefined ? "the volume" : `inode ${ino}`;
+    if (this.#groupSinceMs !== undefined) this.#lose(error);
+    else this.#reopenWriter();
+    return new DamageError(`${what}: ${error.message}`, { cause: error });
+  }
+
+  /** Opens the reader anew after it met damage. */
+  reopenReader(): void {
+    this.#reader?.reopen();
+  }
+
+  /** Advances the epoch: what was written before is a state that can be kept. Commits. */
+  closeEpoch(): Epoch {
+    const closed = this.#epoch;
+    this.change(0 as Ino, 0, false, () => {
+      this.writer.exec(`UPDATE meta SET value = ${closed + 1} WHERE key = 'epoch'`);
+    });
+    this.commit();
+    this.#epoch = (closed + 1) as Epoch;
+    return closed;
+  }
+
+  /** Commits, copies the -wal and closes: afterwards only the one file is left. */
+  close(): void {
+    try {
+      if (!this.#failed) this.commit();
+    } catch (error) {
+      if (!(error instanceof FsError)) throw error;
+    }
+    this.#reader?.close();
+    this.#reader = undefined;
+    if (!this.readOnly && !this.#failed) this.#copyWal(true);
+    this.writer.close();
+  }
+}
+
+/** One value of meta as text, undefined where it is missing. */
+export function readMeta(db: Database, key: string): string | undefined {
+  const select = db.prepare("SELECT value FROM meta WHERE key = ?1");
+  select.bindText(1, key);
+  const value = select.step() ? select.text(0) : undefined;
+  select.reset();
+  return value;
+}

@@ -1,0 +1,516 @@
+/**
+ * Directory entries: lookup, the operations that make, move and remove names, and listings.
+ *
+ * Permission and sticky bits are checked by the kernel (default_permissions); what only the
+ * filesystem can know is checked here: names, types, emptiness, links, loops.
+ */
+import type { Time } from "../base/clock.ts";
+import { FsError } from "../base/errno.ts";
+import type { Statement } from "../db/statement.ts";
+import { INODE_COLUMNS, type Inode, type Inodes, inodeColumns, readInode } from "./inodes.ts";
+import { isDevice, isDirectory, isSymlink, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, S_ISGID } from "./mode.ts";
+import type { Store } from "./store.ts";
+import {
+  type Attr,
+  type Caller,
+  type Entry,
+  type Epoch,
+  type Ino,
+  LINK_MAX,
+  NAME_MAX,
+  RENAME_EXCHANGE,
+  RENAME_NOREPLACE,
+  ROOT_INO,
+  SYMLINK_MAX,
+} from "./types.ts";
+import type { Xattrs } from "./xattrs.ts";
+
+/** A row of dirent. */
+interface Dirent {
+  readonly id: number;
+  readonly ino: Ino;
+  readonly type: number;
+  readonly born: Epoch;
+}
+
+const DOT = 46;
+const SLASH = 47;
+
+export class Tree {
+  readonly #store: Store;
+  readonly #inodes: Inodes;
+  readonly #xattrs: Xattrs;
+  readonly #lookup: Statement;
+  readonly #select: Statement;
+  readonly #insert: Statement;
+  readonly #move: Statement;
+  readonly #retarget: Statement;
+  readonly #delete: Statement;
+  readonly #toPast: Statement;
+  readonly #any: Statement;
+  readonly #list: Statement;
+  readonly #listPlus: Statement;
+  readonly #target: Statement;
+
+  constructor(store: Store, inodes: Inodes, xattrs: Xattrs) {
+    this.#store = store;
+    this.#inodes = inodes;
+    this.#xattrs = xattrs;
+    const db = store.writer;
+    this.#lookup = db.prepare(
+      `SELECT ${inodeColumns("i")} FROM dirent AS d JOIN inode AS i ON i.ino = d.ino WHERE d.parent = ?1 AND d.name = ?2`,
+    );
+    this.#select = db.prepare("SELECT id, ino, type, born FROM dirent WHERE parent = ?1 AND name = ?2");
+    this.#insert = db.prepare(
+      "INSERT INTO dirent (parent, name, id, ino, type, born) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+    );
+    this.#move = db.prepare(
+      "UPDATE dirent SET parent = ?3, name = ?4, born = ?5 WHERE parent = ?1 AND name = ?2",
+    );
+    this.#retarget = db.prepare(
+      "UPDATE dirent SET ino = ?3, type = ?4, born = ?5 WHERE parent = ?1 AND name = ?2",
+    );
+    this.#delete = db.prepare("DELETE FROM dirent WHERE parent = ?1 AND name = ?2");
+    this.#toPast = db.prepare(
+      "INSERT INTO dirent_past SELECT *, ?3 FROM dirent WHERE parent = ?1 AND name = ?2",
+    );
+    this.#any = db.prepare("SELECT 1 FROM dirent WHERE parent = ?1 LIMIT 1");
+    const listing = "FROM dirent AS d INDEXED BY dirent_by_id";
+    const after = "WHERE d.parent = ?1 AND d.id > ?2 ORDER BY d.id";
+    this.#list = db.prepare(`SELECT d.id, d.ino, d.type, d.name ${listing} ${after}`);
+    this.#listPlus = db.prepare(
+      `SELECT ${inodeColumns("i")}, d.id, d.type, d.name ${listing} JOIN inode AS i ON i.ino = d.ino ${after}`,
+    );
+    this.#target = db.prepare("SELECT target FROM inode WHERE ino = ?1");
+  }
+
+  /**
+   * The inode that `name` names in `parent`, undefined where there is none (ENOENT). Takes "."
+   * and ".." as well.
+   * @throws FsError ESTALE (no such directory), ENOTDIR, ENAMETOOLONG
+   */
+  lookup(parent: Ino, name: Uint8Array): Attr | undefined {
+    return this.#store.query(parent, () => {
+      const row = this.#lookup.bindInt(1, parent).bindBlob(2, name);
+      if (row.step()) {
+        const inode = readInode(row, 0);
+        row.reset();
+        return inode;
+      }
+      const directory = this.#inodes.loadDirectory(parent);
+      if (name.length > NAME_MAX) throw new FsError("ENAMETOOLONG");
+      if (isDots(name)) return name.length === 1 ? directory : this.#inodes.load(directory.parent);
+      return undefined;
+    });
+  }
+
+  /** The directory that holds a directory; the root's is itself. @throws FsError ESTALE, ENOTDIR */
+  parentOf(ino: Ino): Ino {
+    return this.#store.query(ino, () => this.#inodes.loadDirectory(ino).parent);
+  }
+
+  /**
+   * Makes a regular file, fifo, socket or device.
+   * @throws FsError ESTALE, ENOTDIR, ENOENT (removed directory), EEXIST, ENAMETOOLONG, EINVAL (type, name),
+   *   EROFS, ENOSPC, EIO
+   */
+  mknod(parent: Ino, name: Uint8Array, mode: number, rdev: number, caller: Caller): Attr {
+    const typed = (mode & S_IFMT) === 0 ? mode | S_IFREG : mode;
+    if (isDirectory(typed) || isSymlink(typed)) throw new FsError("EINVAL");
+    return this.#make(parent, name, typed, caller, { rdev: isDevice(typed) ? rdev : 0 });
+  }
+
+  /** @throws FsError as mknod */
+  mkdir(parent: Ino, name: Uint8Array, mode: number, caller: Caller): Attr {
+    return this.#make(parent, name, (mode & 0o7777) | S_IFDIR, caller, { nlink: 2, parent });
+  }
+
+  /** @throws FsError as mknod; ENAMETOOLONG and ENOENT for a target too long or empty */
+  symlink(parent: Ino, name: Uint8Array, target: Uint8Array, caller: Caller): Attr {
+    if (target.length === 0) throw new FsError("ENOENT");
+    if (target.length > SYMLINK_MAX) throw new FsError("ENAMETOOLONG");
+    const everyone = { ...caller, umask: 0 };
+    return this.#make(parent, name, S_IFLNK | 0o777, everyone, { size: target.length, target });
+  }
+
+  #make(
+    parent: Ino,
+    name: Uint8Array,
+    mode: number,
+    caller: Caller,
+    fields: { rdev?: number; nlink?: number; parent?: Ino; size?: number; target?: Uint8Array },
+  ): Attr {
+    return this.#store.query(parent, () => {
+      const directory = this.#openDirectory(parent);
+      checkNewName(name);
+      if (this.#find(parent, name) !== undefined) throw new FsError("EEXIST");
+      return this.#store.change(parent, fields.size ?? 0, false, () => {
+        const now = this.#store.clock.now();
+        const inode = this.#insertInode(directory, mode, caller, fields, now);
+        // One counter serves inodes and entries, so the first entry of an inode may bear its number.
+        this.#insertEntry(parent, name, inode.ino, inode);
+        if (isDirectory(mode)) directory.nlink++;
+        this.#changed(directory, now);
+        return inode;
+      });
+    });
+  }
+
+  /**
+   * An unnamed regular file (O_TMPFILE): purged when its last reference goes, unless link names it.
+   * @throws FsError ESTALE, ENOTDIR, ENOENT, EROFS, ENOSPC, EIO
+   */
+  tmpfile(parent: Ino, mode: number, caller: Caller): Attr {
+    return this.#store.query(parent, () => {
+      const directory = this.#openDirectory(parent);
+      return this.#store.change(parent, 0, false, () => {
+        const now = this.#store.clock.now();
+        const regular = (mode & 0o7777) | S_IFREG;
+        const inode = this.#insertInode(directory, regular, caller, { nlink: 0 }, now);
+        this.#inodes.orphan(inode.ino);
+        return inode;
+      });
+    });
+  }
+
+  #insertInode(
+    directory: Inode,
+    mode: number,
+    caller: Caller,
+    fields: { rdev?: number; nlink?: number; parent?: Ino; size?: number; target?: Uint8Array },
+    now: Time,
+  ): Inode {
+    const setgid = (directory.mode & S_ISGID) !== 0;
+    const { mode: permitted, give } = this.#xattrs.inherit(directory.ino, mode, caller.umask);
+    const inode = this.#inodes.insert(
+      {
+        ...fields,
+        mode: setgid && isDirectory(mode) ? permitted | S_ISGID : permitted,
+        uid: caller.uid,
+        gid: setgid ? directory.gid : caller.gid,
+      },
+      now,
+    );
+    give?.(inode);
+    return inode;
+  }
+
+  /**
+   * @throws FsError ESTALE, ENOTDIR, ENOENT (removed directory), EEXIST, ENAMETOOLONG, EPERM (a directory), EMLINK,
+   *   EROFS, ENOSPC, EIO
+   */
+  link(ino: Ino, parent: Ino, name: Uint8Array): Attr {
+    return this.#store.query(ino, () => {
+      const directory = this.#openDirectory(parent);
+      const inode = this.#inodes.load(ino);
+      checkNewName(name);
+      if (isDirectory(inode.mode)) throw new FsError("EPERM");
+      if (this.#find(parent, name) !== undefined) throw new FsError("EEXIST");
+      if (inode.nlink >= LINK_MAX) throw new FsError("EMLINK");
+      return this.#store.change(ino, 0, false, () => {
+        const now = this.#store.clock.now();
+        if (inode.nlink === 0) this.#inodes.revive(inode);
+        inode.nlink++;
+        [inode.ctimeSec, inode.ctimeNsec] = [now.sec, now.nsec];
+        this.#inodes.save(inode);
+        this.#insertEntry(parent, name, this.#store.takeSerial(), inode);
+        this.#changed(directory, now);
+        return inode;
+      });
+    });
+  }
+
+  /** @throws FsError ESTALE, ENOTDIR, ENOENT, EISDIR, ENAMETOOLONG, EROFS, EIO */
+  unlink(parent: Ino, name: Uint8Array): void {
+    this.#store.query(parent, () => {
+      const directory = this.#inodes.loadDirectory(parent);
+      const entry = this.#existing(parent, name);
+      if (isDirectory(entry.type)) throw new FsError("EISDIR");
+      const inode = this.#inodes.load(entry.ino);
+      this.#store.change(parent, 0, true, () => {
+        const now = this.#store.clock.now();
+        this.#deleteEntry(parent, name, entry);
+        [inode.ctimeSec, inode.ctimeNsec] = [now.sec, now.nsec];
+        this.#inodes.dropLink(inode);
+        this.#changed(directory, now);
+      });
+    });
+  }
+
+  /** @throws FsError ESTALE, ENOTDIR, ENOENT, ENOTEMPTY, EINVAL ("."), ENAMETOOLONG, EROFS, EIO */
+  rmdir(parent: Ino, name: Uint8Array): void {
+    this.#store.query(parent, () => {
+      if (isDots(name)) throw new FsError(name.length === 1 ? "EINVAL" : "ENOTEMPTY");
+      const directory = this.#inodes.loadDirectory(parent);
+      const entry = this.#existing(parent, name);
+      if (!isDirectory(entry.type)) throw new FsError("ENOTDIR");
+      if (!this.#isEmpty(entry.ino)) throw new FsError("ENOTEMPTY");
+      const inode = this.#inodes.load(entry.ino);
+      this.#store.change(parent, 0, true, () => {
+        const now = this.#store.clock.now();
+        this.#deleteEntry(parent, name, entry);
+        [inode.ctimeSec, inode.ctimeNsec] = [now.sec, now.nsec];
+        this.#inodes.dropLink(inode, 2);
+        directory.nlink--;
+        this.#changed(directory, now);
+      });
+    });
+  }
+
+  /**
+   * rename(2) with RENAME_NOREPLACE and RENAME_EXCHANGE. Two names of one file: nothing happens.
+   * @throws FsError ESTALE, ENOTDIR, EISDIR, ENOENT, EEXIST (NOREPLACE), ENOTEMPTY, EINVAL (flags, into itself),
+   *   ENAMETOOLONG, EROFS, ENOSPC, EIO
+   */
+  rename(parent: Ino, name: Uint8Array, newParent: Ino, newName: Uint8Array, flags: number): void {
+    const exchange = flags === RENAME_EXCHANGE;
+    if (flags !== 0 && flags !== RENAME_NOREPLACE && !exchange)
+      throw new FsError("EINVAL", `rename flags ${flags}`);
+    this.#store.query(parent, () => {
+      const from = this.#inodes.loadDirectory(parent);
+      const to = parent === newParent ? from : this.#openDirectory(newParent);
+      const entry = this.#existing(parent, name);
+      checkName(newName);
+      const target = this.#find(newParent, newName);
+      if (target !== undefined && flags === RENAME_NOREPLACE) throw new FsError("EEXIST");
+      if (isDots(newName)) throw new FsError("EINVAL");
+      if (target === undefined && exchange) throw new FsError("ENOENT");
+      if (target?.ino === entry.ino) return;
+      if (isDirectory(entry.type) && parent !== newParent) this.#checkLoop(entry.ino, newParent);
+      if (exchange && target !== undefined) {
+        if (isDirectory(target.type) && parent !== newParent) this.#checkLoop(target.ino, parent);
+        this.#exchange(from, name, entry, to, newName, target);
+        return;
+      }
+      if (target !== undefined) {
+        if (isDirectory(target.type) && !isDirectory(entry.type)) throw new FsError("EISDIR");
+        if (!isDirectory(target.type) && isDirectory(entry.type)) throw new FsError("ENOTDIR");
+        if (isDirectory(target.type) && !this.#isEmpty(target.ino)) throw new FsError("ENOTEMPTY");
+      }
+      this.#replace(from, name, entry, to, newName, target);
+    });
+  }
+
+  #replace(
+    from: Inode,
+    name: Uint8Array,
+    entry: Dirent,
+    to: Inode,
+    newName: Uint8Array,
+    target?: Dirent,
+  ): void {
+    const moved = this.#inodes.load(entry.ino);
+    const replaced = target === undefined ? undefined : this.#inodes.load(target.ino);
+    this.#store.change(from.ino, 0, target !== undefined, () => {
+      const now = this.#store.clock.now();
+      if (target !== undefined && replaced !== undefined) {
+        this.#deleteEntry(to.ino, newName, target);
+        [replaced.ctimeSec, replaced.ctimeNsec] = [now.sec, now.nsec];
+        this.#inodes.dropLink(replaced, isDirectory(target.type) ? 2 : 1);
+        if (isDirectory(target.type)) to.nlink--;
+      }
+      if (entry.born < this.#store.epoch) this.#entryToPast(from.ino, name);
+      this.#move
+        .bindInt(1, from.ino)
+        .bindBlob(2, name)
+        .bindInt(3, to.ino)
+        .bindBlob(4, newName)
+        .bindInt(5, this.#store.epoch)
+        .run();
+      this.#rehome(moved, from, to);
+      [moved.ctimeSec, moved.ctimeNsec] = [now.sec, now.nsec];
+      this.#inodes.save(moved);
+      if (to !== from) this.#changed(to, now);
+      this.#changed(from, now);
+    });
+  }
+
+  #exchange(
+    from: Inode,
+    name: Uint8Array,
+    entry: Dirent,
+    to: Inode,
+    newName: Uint8Array,
+    target: Dirent,
+  ): void {
+    const one = this.#inodes.load(entry.ino);
+    const other = this.#inodes.load(target.ino);
+    this.#store.change(from.ino, 0, false, () => {
+      const now = this.#store.clock.now();
+      this.#retargetEntry(from.ino, name, entry, target);
+      this.#retargetEntry(to.ino, newName, target, entry);
+      this.#rehome(one, from, to);
+      this.#rehome(other, to, from);
+      for (const inode of [one, other]) {
+        [inode.ctimeSec, inode.ctimeNsec] = [now.sec, now.nsec];
+        this.#inodes.save(inode);
+      }
+      if (to !== from) this.#changed(to, now);
+      this.#changed(from, now);
+    });
+  }
+
+  /** A directory that moves takes its ".." with it. */
+  #rehome(moved: Inode, from: Inode, to: Inode): void {
+    if (!isDirectory(moved.mode) || from === to) return;
+    from.nlink--;
+    to.nlink++;
+    moved.parent = to.ino;
+  }
+
+  /** @throws FsError EINVAL where `directory` is `descendant` or above it */
+  #checkLoop(directory: Ino, descendant: Ino): void {
+    for (let at = descendant; at !== ROOT_INO; at = this.#inodes.loadDirectory(at).parent) {
+      if (at === directory) throw new FsError("EINVAL", "a directory cannot move into itself");
+    }
+  }
+
+  /** @throws FsError ESTALE, EINVAL (not a symlink) */
+  readlink(ino: Ino): Uint8Array {
+    return this.#store.query(ino, () => {
+      const inode = this.#inodes.load(ino);
+      if (!isSymlink(inode.mode)) throw new FsError("EINVAL");
+      const row = this.#target.bindInt(1, ino);
+      const target = row.step() ? row.blob(0) : new Uint8Array(0);
+      row.reset();
+      this.#inodes.accessed(inode);
+      return target;
+    });
+  }
+
+  /**
+   * Shows the entries after `cookie` (0: from the start) in the order of their cookies, without "."
+   * and "..", until `visit` answers false; the entry that it refused is not consumed. An entry that
+   * stays is shown exactly once in a scan, whatever else comes and goes.
+   * @throws FsError ESTALE, ENOTDIR
+   */
+  readdir(ino: Ino, cookie: number, visit: (entry: Entry) => boolean): void {
+    this.#store.query(ino, () => {
+      const directory = this.#inodes.loadDirectory(ino);
+      const rows = this.#list.bindInt(1, ino).bindInt(2, cookie);
+      try {
+        while (rows.step()) {
+          const entry = {
+            cookie: rows.int(0),
+            ino: rows.int(1) as Ino,
+            type: rows.int(2),
+            name: rows.blob(3),
+          };
+          if (!visit(entry)) break;
+        }
+      } finally {
+        rows.reset();
+      }
+      this.#inodes.accessed(directory);
+    });
+  }
+
+  /** As readdir, each entry with its attributes. */
+  readdirplus(ino: Ino, cookie: number, visit: (entry: Entry, attr: Attr) => boolean): void {
+    this.#store.query(ino, () => {
+      const directory = this.#inodes.loadDirectory(ino);
+      const rows = this.#listPlus.bindInt(1, ino).bindInt(2, cookie);
+      try {
+        while (rows.step()) {
+          const attr = readInode(rows, 0);
+          const at = INODE_COLUMNS;
+          const entry = {
+            cookie: rows.int(at),
+            ino: attr.ino,
+            type: rows.int(at + 1),
+            name: rows.blob(at + 2),
+          };
+          if (!visit(entry, attr)) break;
+        }
+      } finally {
+        rows.reset();
+      }
+      this.#inodes.accessed(directory);
+    });
+  }
+
+  /** A directory in which names can be made: one that is not removed. */
+  #openDirectory(ino: Ino): Inode {
+    const directory = this.#inodes.loadDirectory(ino);
+    if (directory.nlink === 0) throw new FsError("ENOENT");
+    return directory;
+  }
+
+  #find(parent: Ino, name: Uint8Array): Dirent | undefined {
+    const row = this.#select.bindInt(1, parent).bindBlob(2, name);
+    if (!row.step()) return undefined;
+    const entry = { id: row.int(0), ino: row.int(1) as Ino, type: row.int(2), born: row.int(3) as Epoch };
+    row.reset();
+    return entry;
+  }
+
+  #existing(parent: Ino, name: Uint8Array): Dirent {
+    checkName(name);
+    const entry = this.#find(parent, name);
+    if (entry === undefined) throw new FsError("ENOENT");
+    return entry;
+  }
+
+  #isEmpty(ino: Ino): boolean {
+    const any = this.#any.bindInt(1, ino).step();
+    if (any) this.#any.reset();
+    return !any;
+  }
+
+  #insertEntry(parent: Ino, name: Uint8Array, id: number, inode: Inode): void {
+    this.#insert
+      .bindInt(1, parent)
+      .bindBlob(2, name)
+      .bindInt(3, id)
+      .bindInt(4, inode.ino)
+      .bindInt(5, inode.mode & S_IFMT)
+      .bindInt(6, this.#store.epoch)
+      .run();
+  }
+
+  #deleteEntry(parent: Ino, name: Uint8Array, entry: Dirent): void {
+    if (entry.born < this.#store.epoch) this.#entryToPast(parent, name);
+    this.#delete.bindInt(1, parent).bindBlob(2, name).run();
+  }
+
+  /** Makes an entry name what `other` names. */
+  #retargetEntry(parent: Ino, name: Uint8Array, entry: Dirent, other: Dirent): void {
+    if (entry.born < this.#store.epoch) this.#entryToPast(parent, name);
+    this.#retarget
+      .bindInt(1, parent)
+      .bindBlob(2, name)
+      .bindInt(3, other.ino)
+      .bindInt(4, other.type)
+      .bindInt(5, this.#store.epoch)
+      .run();
+  }
+
+  #entryToPast(parent: Ino, name: Uint8Array): void {
+    this.#toPast.bindInt(1, parent).bindBlob(2, name).bindInt(3, this.#store.epoch).run();
+  }
+
+  /** mtime and ctime of a directory are now; saves. */
+  #changed(directory: Inode, now: Time): void {
+    directory.mtimeSec = directory.ctimeSec = now.sec;
+    directory.mtimeNsec = directory.ctimeNsec = now.nsec;
+    this.#inodes.save(directory);
+  }
+}
+
+/** Whether a name is "." or "..". */
+function isDots(name: Uint8Array): boolean {
+  return name[0] === DOT && (name.length === 1 || (name.length === 2 && name[1] === DOT));
+}
+
+/** @throws FsError ENOENT (empty), ENAMETOOLONG, EINVAL (a byte that no name may hold) */
+function checkName(name: Uint8Array): void {
+  if (name.length === 0) throw new FsError("ENOENT");
+  if (name.length > NAME_MAX) throw new FsError("ENAMETOOLONG");
+  if (name.includes(0) || name.includes(SLASH)) throw new FsError("EINVAL");
+}
+
+/** As checkName, for a name that is about to be made. @throws FsError EEXIST for "." and ".." too */
+function checkNewName(name: Uint8Array): void {
+  checkName(name);
+  if (isDots(name)) throw new FsError("EEXIST");
+}

@@ -1,0 +1,263 @@
+/**
+ * One open volume: POSIX on SQL, keyed by inode number, without state per open file. Knows
+ * nothing of FUSE, threads or processes.
+ *
+ * Its operations stand in four rooms: `tree` (names), `attributes`, `files` (contents),
+ * `xattrs`. All are synchronous; a refusal throws an FsError, damage a DamageError. Whoever
+ * holds a volume calls `idle` when it has nothing else to do: that is when the group is
+ * committed and the dead are purged.
+ */
+import { accessSync, constants, realpathSync, statSync } from "node:fs";
+import { dirname } from "node:path";
+import { type Clock, systemClock } from "../base/clock.ts";
+import { SqliteError } from "../db/errors.ts";
+import type { Key } from "../db/key.ts";
+import { Attributes } from "./attributes.ts";
+import { Blocks } from "./blocks.ts";
+import { type CreateOptions, createVolume } from "./create.ts";
+import { OpenError } from "./errors.ts";
+import { Files } from "./files.ts";
+import { Inodes } from "./inodes.ts";
+import { FileLock } from "./lock.ts";
+import { Purge } from "./purge.ts";
+import { APPLICATION_ID, FORMAT_MAJOR } from "./schema.ts";
+import { readMeta, Store } from "./store.ts";
+import { Tree } from "./tree.ts";
+import { type Ino, NAME_MAX, type StatFs } from "./types.ts";
+import { Xattrs } from "./xattrs.ts";
+
+export interface VolumeOptions {
+  readonly readOnly?: boolean;
+  /** Most milliseconds that a change stays uncommitted. */
+  readonly commitIntervalMs?: number;
+  /** One durable commit per operation. */
+  readonly sync?: boolean;
+  /** READ, READDIR and READLINK leave atime alone. */
+  readonly noatime?: boolean;
+  /** Bytes of page caches, together. */
+  readonly cacheBytes?: number;
+  readonly clock?: Clock;
+  /** Damage and failures, one line each. */
+  readonly onLog?: (line: string) => void;
+}
+
+const DEFAULT_CACHE_BYTES = 64 * 2 ** 20;
+const DEFAULT_COMMIT_INTERVAL_MS = 1000;
+/** One slice of purging in `idle`. */
+const PURGE_SLICE_MS = 4;
+
+export class Volume {
+  readonly path: string;
+  readonly readOnly: boolean;
+  /** 32 hexadecimal digits, the same in every replica. */
+  readonly volumeId: string;
+  readonly tree: Tree;
+  readonly attributes: Attributes;
+  readonly files: Files;
+  readonly xattrs: Xattrs;
+  /** References that keep unlinked inodes alive. */
+  readonly inodes: Pick<Inodes, "ref" | "unref" | "unrefAll" | "references">;
+  readonly #store: Store;
+  readonly #lock: FileLock;
+  readonly #rows: Inodes;
+  readonly #purge: Purge;
+
+  /** Makes a new volume at `path`, which must not exist. @throws OpenError */
+  static create(path: string, password: Buffer, options?: CreateOptions): void {
+    createVolume(path, password, options);
+  }
+
+  /**
+   * Opens a volume; what a crash left half done is undone by SQLite here. A file or directory
+   * that cannot be written is opened read-only: see `readOnly`.
+   * `key` (from `unlock`) is used until `close`, and the caller wipes it.
+   * @throws OpenError locked, missing, damaged, not-a-volume, too-new, unreplayable-wal, unreadable
+   */
+  static open(path: string, key: Key, options: VolumeOptions = {}): Volume {
+    let real: string;
+    try {
+      real = realpathSync(path);
+    } catch (cause) {
+      throw new OpenError("missing", path, `${path}: no such file`, { cause });
+    }
+    const readOnly = options.readOnly === true || !isWritable(real);
+    const lock = new FileLock(real, readOnly);
+    try {
+      return new Volume(real, key, { ...options, readOnly }, lock);
+    } catch (error) {
+      lock.release();
+      throw error;
+    }
+  }
+
+  private constructor(
+    path: string,
+    key: Key,
+    options: VolumeOptions & { readOnly: boolean },
+    lock: FileLock,
+  ) {
+    this.path = path;
+    this.readOnly = options.readOnly;
+    this.#lock = lock;
+    const wal = statSync(`${path}-wal`, { throwIfNoEntry: false });
+    const walWaits = wal !== undefined && wal.size > 0;
+    if (options.readOnly && walWaits && !isWritable(path)) {
+      throw new OpenError(
+        "unreplayable-wal",
+        path,
+        `${path}: its last changes are in ${path}-wal and cannot be replayed on a read-only place; ` +
+          "copy both files to a writable directory and mount that copy",
+      );
+    }
+    try {
+      this.#store = new Store(path, key, {
+        readOnly: options.readOnly,
+        immutable: options.readOnly && !walWaits,
+        commitIntervalMs: options.commitIntervalMs ?? DEFAULT_COMMIT_INTERVAL_MS,
+        sync: options.sync ?? false,
+        cacheBytes: options.cacheBytes ?? DEFAULT_CACHE_BYTES,
+        clock: options.clock ?? systemClock,
+        onLog: options.onLog ?? (() => {}),
+      });
+    } catch (error) {
+      throw explain(error, path);
+    }
+    try {
+      this.volumeId = this.#checkFormat();
+      const blockSize = Number(readMeta(this.#store.writer, "block_size"));
+      this.#rows = new Inodes(this.#store, blockSize, options.noatime !== true);
+      this.inodes = this.#rows;
+      const blocks = new Blocks(this.#store, this.#rows);
+      this.xattrs = new Xattrs(this.#store, this.#rows);
+      this.tree = new Tree(this.#store, this.#rows, this.xattrs);
+      this.files = new Files(this.#store, this.#rows, blocks, this.xattrs);
+      this.attributes = new Attributes(this.#store, this.#rows, this.xattrs, this.files);
+      this.#purge = new Purge(this.#store, this.#rows, blocks, this.xattrs);
+    } catch (error) {
+      this.#store.writer.close();
+      throw explain(error, path);
+    }
+  }
+
+  /** The volume's id. @throws OpenError not-a-volume, too-new */
+  #checkFormat(): string {
+    const { writer } = this.#store;
+    if (Number(writer.pragma("application_id")) !== APPLICATION_ID) {
+      throw new OpenError(
+        "not-a-volume",
+        this.path,
+        `${this.path}: a SQLCipher database, but not a sqlfuse volume`,
+      );
+    }
+    const format = readMeta(writer, "format") ?? "0";
+    const unknown = JSON.parse(readMeta(writer, "features_incompatible") ?? "[]") as string[];
+    if (Number.parseInt(format, 10) > FORMAT_MAJOR || unknown.length > 0) {
+      const needs = unknown.length > 0 ? ` with ${unknown.join(", ")}` : "";
+      throw new OpenError(
+        "too-new",
+        this.path,
+        `${this.path}: its format is ${format}${needs}, this sqlfuse knows ${FORMAT_MAJOR}.x; use a newer sqlfuse`,
+      );
+    }
+    const id = writer.prepare("SELECT lower(hex(value)) FROM meta WHERE key = 'volume_id'");
+    const volumeId = id.step() ? id.text(0) : "";
+    id.reset();
+    return volumeId;
+  }
+
+  /** The disk's own figures, with what this volume may still take, and the volume's files. */
+  statfs(): StatFs {
+    const { blockSize, blocks, availableBytes } = this.#store.spaceFigures();
+    const free = Math.floor(availableBytes / blockSize);
+    const files = this.#rows.files;
+    // An inode takes some hundred bytes, so free space bounds their number.
+    const INODE_BYTES = 512;
+    const ffree = Math.floor(availableBytes / INODE_BYTES);
+    return { blockSize, blocks, bfree: free, bavail: free, files: files + ffree, ffree, nameMax: NAME_MAX };
+  }
+
+  /**
+   * Makes everything durable that came before.
+   * @throws FsError EIO, once per file whose last changes a failed commit lost
+   */
+  fsync(ino: Ino): void {
+    this.#store.fsync(ino);
+  }
+
+  /** Commits what is open, durably. @throws FsError EIO */
+  commit(): void {
+    this.#store.commit();
+  }
+
+  /** A commit failed: changes are refused (EROFS), and what others cached of this volume may be wrong. */
+  get failed(): boolean {
+    return this.#store.failed;
+  }
+
+  /** Milliseconds since the oldest uncommitted change, 0 where there is none. */
+  uncommittedMs(nowMs: number): number {
+    return this.#store.uncommittedMs(nowMs);
+  }
+
+  /**
+   * Does what is due: a commit, a slice of the purge, a checkpoint. Tells after how many
+   * milliseconds it wants to be called again: 0 where work is left, Infinity where none will come.
+   */
+  idle(nowMs: number): number {
+    this.#store.work(nowMs);
+    if (this.#purge.waiting) {
+      this.#purge.run(PURGE_SLICE_MS);
+      if (this.#purge.waiting) return 0;
+    }
+    return this.#store.dueInMs(nowMs);
+  }
+
+  /** Starts a new epoch and tells which one is closed: its state can be kept. */
+  closeEpoch(): number {
+    return this.#store.closeEpoch();
+  }
+
+  /** Gives all references back, purges, commits, closes: only the one file is left. */
+  close(): void {
+    this.#rows.unrefAll();
+    try {
+      this.#purge.run(Number.POSITIVE_INFINITY);
+    } finally {
+      this.#store.close();
+      this.#lock.release();
+    }
+  }
+}
+
+/** Whether this process may write the file and make files beside it. */
+function isWritable(path: string): boolean {
+  for (const place of [path, dirname(path)]) {
+    try {
+      accessSync(place, constants.W_OK);
+      // root may write what nobody is allowed to: then the mode is what the owner meant.
+      if ((statSync(place).mode & 0o222) === 0) return false;
+    } catch {
+      return false;
+    }
+  }
+  return true;
+}
+
+/** Why a volume does not open, in words for its user. */
+function explain(error: unknown, path: string): unknown {
+  if (!(error instanceof SqliteError)) return error;
+  if (error.isDamage) {
+    return new OpenError(
+      "damaged",
+      path,
+      `${path}: the password is right, but its first pages are damaged; keep a copy before you try to repair it`,
+      { cause: error },
+    );
+  }
+  if (/no such table/.test(error.message)) {
+    return new OpenError("not-a-volume", path, `${path}: a SQLCipher database, but not a sqlfuse volume`, {
+      cause: error,
+    });
+  }
+  return new OpenError("unreadable", path, `${path}: cannot be opened (${error.message})`, { cause: error });
+}

@@ -1,0 +1,221 @@
+/**
+ * Extended attributes, and what hangs on them: POSIX ACLs that agree with st_mode, and the
+ * privileges that a change of a file takes away.
+ */
+import { FsError } from "../base/errno.ts";
+import type { Statement } from "../db/statement.ts";
+import {
+  ACL_ACCESS,
+  ACL_DEFAULT,
+  applyMode,
+  decodeAcl,
+  encodeAcl,
+  inherit as inheritAcl,
+  isMinimal,
+  modeOf,
+} from "./acl.ts";
+import type { Inode, Inodes } from "./inodes.ts";
+import { isDirectory, isSymlink, S_ISGID, S_ISUID, S_IXGRP } from "./mode.ts";
+import type { Store } from "./store.ts";
+import {
+  type Epoch,
+  type Ino,
+  XATTR_CREATE,
+  XATTR_LIST_MAX,
+  XATTR_NAME_MAX,
+  XATTR_REPLACE,
+  XATTR_SIZE_MAX,
+} from "./types.ts";
+
+const CAPABILITY = Buffer.from("security.capability");
+const NAMESPACES = ["user.", "trusted.", "security."];
+
+export class Xattrs {
+  readonly #store: Store;
+  readonly #inodes: Inodes;
+  readonly #select: Statement;
+  readonly #names: Statement;
+  readonly #born: Statement;
+  readonly #insert: Statement;
+  readonly #update: Statement;
+  readonly #delete: Statement;
+  readonly #deleteAll: Statement;
+  readonly #toPast: Statement;
+  readonly #allToPast: Statement;
+
+  constructor(store: Store, inodes: Inodes) {
+    this.#store = store;
+    this.#inodes = inodes;
+    const db = store.writer;
+    this.#select = db.prepare("SELECT value FROM xattr WHERE ino = ?1 AND name = ?2");
+    this.#names = db.prepare("SELECT name FROM xattr WHERE ino = ?1 ORDER BY name");
+    this.#born = db.prepare("SELECT born FROM xattr WHERE ino = ?1 AND name = ?2");
+    this.#insert = db.prepare("INSERT INTO xattr (ino, name, value, born) VALUES (?1, ?2, ?3, ?4)");
+    this.#update = db.prepare("UPDATE xattr SET value = ?3, born = ?4 WHERE ino = ?1 AND name = ?2");
+    this.#delete = db.prepare("DELETE FROM xattr WHERE ino = ?1 AND name = ?2");
+    this.#deleteAll = db.prepare("DELETE FROM xattr WHERE ino = ?1");
+    this.#toPast = db.prepare("INSERT INTO xattr_past SELECT *, ?3 FROM xattr WHERE ino = ?1 AND name = ?2");
+    this.#allToPast = db.prepare(
+      "INSERT INTO xattr_past SELECT *, ?2 FROM xattr WHERE ino = ?1 AND born < ?2",
+    );
+  }
+
+  /** The value, or undefined where there is none (ENODATA). */
+  get(ino: Ino, name: Uint8Array): Uint8Array | undefined {
+    return this.#store.query(ino, () => this.#value(ino, name));
+  }
+
+  /** The names, each followed by a NUL. */
+  list(ino: Ino): Uint8Array {
+    return this.#store.query(ino, () => {
+      const names: Uint8Array[] = [];
+      const rows = this.#names.bindInt(1, ino);
+      while (rows.step()) names.push(rows.blob(0), Uint8Array.of(0));
+      return Buffer.concat(names);
+    });
+  }
+
+  /**
+   * Sets an attribute. An access ACL changes st_mode too; with `aclKillSgid` it clears S_ISGID.
+   * @throws FsError ESTALE; EEXIST (XATTR_CREATE), ENODATA (XATTR_REPLACE), EINVAL (flags, ACL), ERANGE (name),
+   *   E2BIG (value), ENOSPC (list), EOPNOTSUPP (namespace, ACL of a symlink), EACCES (default ACL of a file);
+   *   EROFS, EIO
+   */
+  set(ino: Ino, name: Uint8Array, value: Uint8Array, flags: number, aclKillSgid: boolean): void {
+    this.#store.query(ino, () => {
+      const inode = this.#inodes.load(ino);
+      this.#checkName(inode, name);
+      if (value.length > XATTR_SIZE_MAX) throw new FsError("E2BIG");
+      if ((flags & ~(XATTR_CREATE | XATTR_REPLACE)) !== 0) throw new FsError("EINVAL");
+      const exists = this.#bornOf(ino, name) !== undefined;
+      if (exists && (flags & XATTR_CREATE) !== 0) throw new FsError("EEXIST");
+      if (!exists && (flags & XATTR_REPLACE) !== 0) throw new FsError("ENODATA");
+      if (!exists && this.list(ino).length + name.length + 1 > XATTR_LIST_MAX) throw new FsError("ENOSPC");
+      const access = ACL_ACCESS.equals(name);
+      const entries = access || ACL_DEFAULT.equals(name) ? decodeAcl(value) : undefined;
+      this.#store.change(ino, value.length, false, () => {
+        if (access && entries !== undefined && entries.length > 0) {
+          inode.mode = (inode.mode & ~0o777) | modeOf(entries);
+          if (aclKillSgid) inode.mode &= ~S_ISGID;
+        }
+        if (entries !== undefined && (entries.length === 0 || (access && isMinimal(entries))))
+          this.#drop(inode, name);
+        else this.#put(inode, name, value);
+        this.#changed(inode);
+      });
+    });
+  }
+
+  /** @throws FsError ESTALE; ENODATA, EOPNOTSUPP; EROFS, EIO */
+  remove(ino: Ino, name: Uint8Array): void {
+    this.#store.query(ino, () => {
+      const inode = this.#inodes.load(ino);
+      this.#checkName(inode, name);
+      if (this.#bornOf(ino, name) === undefined) {
+        // An ACL that is not there says what st_mode says: nothing to remove, and no error (as ext4).
+        if (ACL_ACCESS.equals(name) || ACL_DEFAULT.equals(name)) return;
+        throw new FsError("ENODATA");
+      }
+      this.#store.change(ino, 0, true, () => {
+        this.#drop(inode, name);
+        this.#changed(inode);
+      });
+    });
+  }
+
+  // --- for the other rooms; all inside a change of the caller, who saves the inode ---
+
+  /** Clears S_ISUID, S_ISGID where group-executable, and the file's capabilities. */
+  killPrivileges(inode: Inode): void {
+    inode.mode &= ~S_ISUID;
+    if ((inode.mode & S_IXGRP) !== 0) inode.mode &= ~S_ISGID;
+    this.#drop(inode, CAPABILITY);
+  }
+
+  /** After a chmod the access ACL says the same. */
+  followChmod(inode: Inode): void {
+    const value = this.#value(inode.ino, ACL_ACCESS);
+    if (value === undefined) return;
+    const entries = decodeAcl(value);
+    applyMode(entries, inode.mode);
+    this.#put(inode, ACL_ACCESS, encodeAcl(entries));
+  }
+
+  /** What a new file in `directory` starts with: its mode, and the ACLs to give it once it has a number. */
+  inherit(
+    directory: Ino,
+    mode: number,
+    umask: number,
+  ): { mode: number; give: ((inode: Inode) => void) | undefined } {
+    const defaults = isSymlink(mode) ? undefined : this.#value(directory, ACL_DEFAULT);
+    if (defaults === undefined) return { mode: mode & ~umask, give: undefined };
+    const entries = inheritAcl(decodeAcl(defaults), mode);
+    return {
+      mode: (mode & ~0o777) | modeOf(entries),
+      give: (inode) => {
+        if (!isMinimal(entries)) this.#put(inode, ACL_ACCESS, encodeAcl(entries));
+        if (isDirectory(mode)) this.#put(inode, ACL_DEFAULT, defaults);
+      },
+    };
+  }
+
+  /** An inode is purged: what belongs to the past goes there, the rest goes. */
+  dropAll(inode: Inode): void {
+    this.#allToPast.bindInt(1, inode.ino).bindInt(2, inode.born).run();
+    this.#deleteAll.bindInt(1, inode.ino).run();
+  }
+
+  #value(ino: Ino, name: Uint8Array): Uint8Array | undefined {
+    const row = this.#select.bindInt(1, ino).bindBlob(2, name);
+    if (!row.step()) return undefined;
+    const value = row.blob(0);
+    row.reset();
+    return value;
+  }
+
+  #bornOf(ino: Ino, name: Uint8Array): Epoch | undefined {
+    const row = this.#born.bindInt(1, ino).bindBlob(2, name);
+    if (!row.step()) return undefined;
+    const born = row.int(0) as Epoch;
+    row.reset();
+    return born;
+  }
+
+  #put(inode: Inode, name: Uint8Array, value: Uint8Array): void {
+    const epoch = this.#inodes.epochOf(inode);
+    const born = this.#bornOf(inode.ino, name);
+    if (born !== undefined && born < epoch) this.#past(inode.ino, name, epoch);
+    const row = born === undefined ? this.#insert : this.#update;
+    row.bindInt(1, inode.ino).bindBlob(2, name).bindBlob(3, value).bindInt(4, epoch).run();
+  }
+
+  #drop(inode: Inode, name: Uint8Array): void {
+    const born = this.#bornOf(inode.ino, name);
+    if (born === undefined) return;
+    const epoch = this.#inodes.epochOf(inode);
+    if (born < epoch) this.#past(inode.ino, name, epoch);
+    this.#delete.bindInt(1, inode.ino).bindBlob(2, name).run();
+  }
+
+  #past(ino: Ino, name: Uint8Array, epoch: Epoch): void {
+    this.#toPast.bindInt(1, ino).bindBlob(2, name).bindInt(3, epoch).run();
+  }
+
+  #checkName(inode: Inode, name: Uint8Array): void {
+    if (name.length === 0 || name.length > XATTR_NAME_MAX) throw new FsError("ERANGE");
+    if (ACL_ACCESS.equals(name) || ACL_DEFAULT.equals(name)) {
+      if (isSymlink(inode.mode)) throw new FsError("EOPNOTSUPP");
+      if (ACL_DEFAULT.equals(name) && !isDirectory(inode.mode)) throw new FsError("EACCES");
+      return;
+    }
+    const text = Buffer.from(name.buffer, name.byteOffset, name.byteLength).toString("latin1");
+    const known = NAMESPACES.some((prefix) => text.startsWith(prefix) && text.length > prefix.length);
+    if (!known) throw new FsError("EOPNOTSUPP");
+  }
+
+  #changed(inode: Inode): void {
+    const now = this.#store.clock.now();
+    [inode.ctimeSec, inode.ctimeNsec] = [now.sec, now.nsec];
+    this.#inodes.save(inode);
+  }
+}
