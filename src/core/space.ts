@@ -38,18 +38,20 @@ export class Space {
   readonly #pageCount: Statement;
   /** Bytes that may still be written before the disk is asked again. */
   #budget = 0;
-  /** Bytes estimated for the group so far. */
-  #group = 0;
+  /** Most bytes that the open group can have dirtied and not yet written: what exceeds the cache is spilled. */
+  #pending = 0;
+  readonly #cacheBytes: number;
 
-  constructor(db: Database, pageSize: number) {
+  constructor(db: Database, pageSize: number, cacheBytes: number) {
     this.#db = db;
     this.#pageSize = pageSize;
+    this.#cacheBytes = cacheBytes;
     this.#directory = dirname(db.path);
     this.#freelist = db.prepare("PRAGMA freelist_count");
     this.#pageCount = db.prepare("PRAGMA page_count");
   }
 
-  /** Bytes that an operation may dirty: its data with what encloses it, and the pages of its rows. */
+  /** Most bytes that an operation may dirty: its data with what encloses it, and a page for each of its rows. */
   cost(dataBytes: number): number {
     const ROW_PAGES = 6;
     return dataBytes + (dataBytes >> 3) + ROW_PAGES * this.#pageSize;
@@ -59,7 +61,7 @@ export class Space {
   take(bytes: number): boolean {
     if (bytes > this.#budget) return false;
     this.#budget -= bytes;
-    this.#group += bytes;
+    this.#pending = Math.min(this.#cacheBytes, this.#pending + bytes);
     return true;
   }
 
@@ -70,14 +72,9 @@ export class Space {
     this.#budget = Math.min(ASK_EVERY_BYTES, this.#largest(room));
   }
 
-  /** The group was committed: what it wrote is in the -wal, and the next one asks anew. */
+  /** The group ended: nothing of it waits to be written. */
   groupEnded(): void {
-    this.#group = 0;
-  }
-
-  /** Estimated bytes that the open group dirtied. */
-  get groupBytes(): number {
-    return this.#group;
+    this.#pending = 0;
   }
 
   /** What statfs tells: the disk's own figures and the bytes that this volume may still take. */
@@ -106,7 +103,7 @@ export class Space {
   /** The largest number of new bytes that fit. */
   #largest(room: Room): number {
     const fits = (bytes: number) => {
-      const wal = Math.max(0, bytes + this.#group - room.wal);
+      const wal = Math.max(0, bytes + this.#pending - room.wal);
       const main = room.growth + Math.max(0, bytes - room.freePages);
       return wal + main + room.reserve <= room.disk;
     };

@@ -34,7 +34,7 @@ export interface StoreOptions {
   readonly onLog: (line: string) => void;
 }
 
-/** A larger group is committed at once: it bounds the -wal and the time that one commit takes. */
+/** A group with more file data is committed at once: it bounds the -wal and the time that one commit takes. */
 const GROUP_BYTES = 32 * 2 ** 20;
 /** A longer -wal is copied to the main file right after a commit. */
 const WAL_BYTES = 64 * 2 ** 20;
@@ -56,6 +56,8 @@ export class Store {
   #reader: Database | undefined;
   /** Monotonic time at which the open group began. */
   #groupSinceMs: number | undefined;
+  /** Bytes of file data in the open group. */
+  #groupBytes = 0;
   /** Monotonic time of the last commit that is not yet copied to the main file. */
   #walSinceMs: number | undefined;
   /** Inodes that the open group changed. */
@@ -93,7 +95,7 @@ export class Store {
       this.#begin = this.writer.prepare("BEGIN IMMEDIATE");
       this.#commit = this.writer.prepare("COMMIT");
       this.#saveSerial = this.writer.prepare("UPDATE meta SET value = ?1 WHERE key = 'next_serial'");
-      this.#space = new Space(this.writer, this.#pageSize);
+      this.#space = new Space(this.writer, this.#pageSize, cacheBytes);
     } catch (error) {
       this.writer.close();
       throw error;
@@ -169,6 +171,7 @@ export class Store {
    */
   change<T>(ino: Ino, bytes: number, frees: boolean, apply: () => T): T {
     this.#admit(bytes, frees);
+    this.#groupBytes += bytes;
     const before = this.writer.totalChanges;
     let result: T;
     try {
@@ -180,7 +183,7 @@ export class Store {
       this.#lose(error);
       throw this.#translate(error, ino);
     }
-    if (this.#options.sync || this.#space.groupBytes > GROUP_BYTES) this.commit();
+    if (this.#options.sync || this.#groupBytes > GROUP_BYTES) this.commit();
     return result;
   }
 
@@ -225,9 +228,8 @@ export class Store {
       throw new FsError("EIO", "commit failed");
     }
     this.#savedSerial = this.#nextSerial;
-    this.#groupSinceMs = undefined;
     this.#changed.clear();
-    this.#space.groupEnded();
+    this.#groupEnded();
     this.#walSinceMs ??= this.clock.monotonicMs();
     if (this.writer.walFrames * this.#pageSize > WAL_BYTES) this.#copyWal(false);
   }
@@ -284,13 +286,18 @@ export class Store {
     }
   }
 
+  #groupEnded(): void {
+    this.#groupSinceMs = undefined;
+    this.#groupBytes = 0;
+    this.#space.groupEnded();
+  }
+
   /** The open group is gone or must go: a failed commit. */
   #lose(error: unknown): void {
     this.#failed = true;
     for (const ino of this.#changed) this.#lost.add(ino);
     this.#changed.clear();
-    this.#groupSinceMs = undefined;
-    this.#space.groupEnded();
+    this.#groupEnded();
     this.#options.onLog(
       `a commit failed and ${this.#lost.size} files lost their last changes; the volume is read-only until it is mounted again: ${String(error)}`,
     );

@@ -52,7 +52,7 @@ const INSTALL_HINT =
 
 /** Path of the engine: $SQLFUSE_LIBSQLCIPHER, else the addon that npm built. */
 function enginePath(): string {
-  const named = process.env["SQLFUSE_LIBSQLCIPHER"];
+  const named = process.env.SQLFUSE_LIBSQLCIPHER;
   if (named !== undefined && named !== "") return named;
   let root: string;
   try {
