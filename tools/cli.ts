@@ -1,6 +1,5 @@
 #!/usr/bin/env node
 /** The command line: which verbs there are, and that whatever goes wrong ends as one line and an exit code. */
-import { createRequire } from "node:module";
 import { Command, CommanderError } from "commander";
 import { addCreate } from "./create.ts";
 import { describeError, EXIT, exitCodeHelp, ToolError } from "./exitcodes.ts";
@@ -9,6 +8,7 @@ import { say, warn } from "./output.ts";
 import { addStatus } from "./status.ts";
 import { addSync } from "./sync.ts";
 import { addUnmount } from "./unmount.ts";
+import { versionLine } from "./version.ts";
 
 const OLDEST_NODE = [20, 19] as const;
 
@@ -68,19 +68,6 @@ function usageError(error: CommanderError, command: Command): ToolError {
   return new ToolError(EXIT.usage, `${what}; see: ${where} --help`);
 }
 
-async function version(): Promise<string> {
-  const manifest = createRequire(import.meta.url)("sqlfuse/package.json") as { version: string };
-  let engine: string;
-  try {
-    const { engineVersions } = await import("../src/db/database.ts");
-    const { cipher, sqlite } = engineVersions();
-    engine = `SQLCipher ${cipher}, SQLite ${sqlite}`;
-  } catch (error) {
-    engine = `no engine: ${describeError(error).message}`;
-  }
-  return `sqlfuse ${manifest.version} (${engine}, Node ${process.versions.node})`;
-}
-
 async function run(argv: readonly string[]): Promise<number> {
   const program = build();
   const first = argv[0];
@@ -89,7 +76,7 @@ async function run(argv: readonly string[]): Promise<number> {
     return EXIT.usage;
   }
   if (first === "--version" || first === "-V") {
-    say(await version());
+    say(await versionLine());
     return EXIT.ok;
   }
   try {

@@ -220,7 +220,10 @@ function unwritable(path: string): boolean {
       return true;
     }
   }
-  return false;
+  // Root may write anything: there the mode of the file says what its owner means.
+  if ((statSync(path).mode & 0o222) !== 0) return false;
+  warn(`${path}: nobody may write it, by its mode, so the volume is mounted read-only`);
+  return true;
 }
 
 async function refuseMounted(path: string, readOnly: boolean): Promise<void> {
