@@ -100,7 +100,7 @@ function attrReply(server: Server, reply: Reply, stat: Stat): number {
 /** Lays out an entry and takes the reference that the kernel counts for it. */
 function encodeEntry(server: Server, reply: Reply, base: number, stat: Stat): void {
   const { at } = k.EntryOut;
-  server.volume.ref(stat.ino);
+  server.volume.inodes.ref(stat.ino);
   server.granted.push(stat.ino);
   reply.u64(base + at.nodeid, stat.ino);
   reply.u64(base + at.generation, stat.generation);
@@ -117,11 +117,11 @@ function entryReply(server: Server, reply: Reply, stat: Stat): number {
 }
 
 export function getattr(server: Server, request: Request, reply: Reply): number {
-  return attrReply(server, reply, server.volume.getattr(request.nodeid));
+  return attrReply(server, reply, server.volume.attributes.getattr(request.nodeid));
 }
 
 export function statx(server: Server, request: Request, reply: Reply): number {
-  const stat = server.volume.getattr(request.nodeid);
+  const stat = server.volume.attributes.getattr(request.nodeid);
   const { at } = k.Statx;
   const base = k.StatxOut.at.stat;
   const time = (where: number, sec: number, nsec: number): void => {
@@ -163,7 +163,7 @@ export function setattr(server: Server, request: Request, reply: Reply): number 
   else if (valid & k.FATTR_MTIME) change.mtime = time(request, at.mtime, at.mtimensec);
   if (valid & k.FATTR_CTIME) change.ctime = time(request, at.ctime, at.ctimensec);
   if (valid & k.FATTR_KILL_SUIDGID) change.killSuidgid = true;
-  return attrReply(server, reply, server.volume.setattr(request.nodeid, change));
+  return attrReply(server, reply, server.volume.attributes.setattr(request.nodeid, change));
 }
 
 function time(request: Request, sec: number, nsec: number): { sec: number; nsec: number } {
@@ -173,7 +173,7 @@ function time(request: Request, sec: number, nsec: number): { sec: number; nsec:
 // --- names
 
 export function lookup(server: Server, request: Request, reply: Reply): number {
-  const stat = server.volume.lookup(request.nodeid, request.name(0));
+  const stat = server.volume.tree.lookup(request.nodeid, request.name(0));
   if (stat !== undefined) return entryReply(server, reply, stat);
   // Node 0 with a timeout lets the kernel remember the absence. It is the only one that makes names, so it
   // knows when that ends.
@@ -183,7 +183,7 @@ export function lookup(server: Server, request: Request, reply: Reply): number {
 }
 
 export function forget(server: Server, request: Request): number {
-  server.volume.unref(request.nodeid, request.u64(k.ForgetIn.at.nlookup));
+  server.volume.inodes.unref(request.nodeid, request.u64(k.ForgetIn.at.nlookup));
   return 0;
 }
 
@@ -191,7 +191,7 @@ export function batchForget(server: Server, request: Request): number {
   const count = request.u32(k.BatchForgetIn.at.count);
   for (let i = 0, at = k.BatchForgetIn.size; i < count; i++, at += k.ForgetOne.size) {
     const nodeid = request.u64(at + k.ForgetOne.at.nodeid) as Ino;
-    server.volume.unref(nodeid, request.u64(at + k.ForgetOne.at.nlookup));
+    server.volume.inodes.unref(nodeid, request.u64(at + k.ForgetOne.at.nlookup));
   }
   return 0;
 }
@@ -205,7 +205,7 @@ export function mknod(server: Server, request: Request, reply: Reply): number {
   const name = request.name(k.MknodIn.size);
   const mode = request.u32(at.mode);
   const who = caller(server, request, request.u32(at.umask));
-  const stat = server.volume.mknod(request.nodeid, name, mode, request.u32(at.rdev), who);
+  const stat = server.volume.tree.mknod(request.nodeid, name, mode, request.u32(at.rdev), who);
   server.touch(request.nodeid, name);
   return entryReply(server, reply, stat);
 }
@@ -213,7 +213,7 @@ export function mknod(server: Server, request: Request, reply: Reply): number {
 export function mkdir(server: Server, request: Request, reply: Reply): number {
   const name = request.name(k.MkdirIn.size);
   const who = caller(server, request, request.u32(k.MkdirIn.at.umask));
-  const stat = server.volume.mkdir(request.nodeid, name, request.u32(k.MkdirIn.at.mode), who);
+  const stat = server.volume.tree.mkdir(request.nodeid, name, request.u32(k.MkdirIn.at.mode), who);
   server.touch(request.nodeid, name);
   return entryReply(server, reply, stat);
 }
@@ -221,7 +221,7 @@ export function mkdir(server: Server, request: Request, reply: Reply): number {
 export function symlink(server: Server, request: Request, reply: Reply): number {
   const name = request.name(0);
   const target = request.text(name.length + 1);
-  const stat = server.volume.symlink(request.nodeid, name, target, caller(server, request, 0));
+  const stat = server.volume.tree.symlink(request.nodeid, name, target, caller(server, request, 0));
   server.touch(request.nodeid, name);
   return entryReply(server, reply, stat);
 }
@@ -230,7 +230,7 @@ export function symlink(server: Server, request: Request, reply: Reply): number 
 export function tmpfile(server: Server, request: Request, reply: Reply): number {
   const { at } = k.CreateIn;
   const who = caller(server, request, request.u32(at.umask));
-  const stat = server.volume.tmpfile(request.nodeid, request.u32(at.mode), who);
+  const stat = server.volume.tree.tmpfile(request.nodeid, request.u32(at.mode), who);
   encodeEntry(server, reply, k.CreateOut.at.entry, stat);
   const open = k.CreateOut.at.open;
   reply.zero(open, k.OpenOut.size);
@@ -240,21 +240,21 @@ export function tmpfile(server: Server, request: Request, reply: Reply): number 
 
 export function link(server: Server, request: Request, reply: Reply): number {
   const name = request.name(k.LinkIn.size);
-  const stat = server.volume.link(request.u64(k.LinkIn.at.oldnodeid) as Ino, request.nodeid, name);
+  const stat = server.volume.tree.link(request.u64(k.LinkIn.at.oldnodeid) as Ino, request.nodeid, name);
   server.touch(request.nodeid, name);
   return entryReply(server, reply, stat);
 }
 
 export function unlink(server: Server, request: Request): number {
   const name = request.name(0);
-  server.volume.unlink(request.nodeid, name);
+  server.volume.tree.unlink(request.nodeid, name);
   server.touch(request.nodeid, name);
   return 0;
 }
 
 export function rmdir(server: Server, request: Request): number {
   const name = request.name(0);
-  server.volume.rmdir(request.nodeid, name);
+  server.volume.tree.rmdir(request.nodeid, name);
   server.touch(request.nodeid, name);
   return 0;
 }
@@ -272,14 +272,14 @@ export function rename2(server: Server, request: Request): number {
 function move(server: Server, request: Request, namesAt: number, newParent: Ino, flags: number): number {
   const name = request.name(namesAt);
   const newName = request.name(namesAt + name.length + 1);
-  server.volume.rename(request.nodeid, name, newParent, newName, flags);
+  server.volume.tree.rename(request.nodeid, name, newParent, newName, flags);
   server.touch(request.nodeid, name);
   server.touch(newParent, newName);
   return 0;
 }
 
 export function readlink(server: Server, request: Request, reply: Reply): number {
-  const target = server.volume.readlink(request.nodeid);
+  const target = server.volume.tree.readlink(request.nodeid);
   reply.body.set(target, 0);
   return target.length;
 }
@@ -319,12 +319,12 @@ export function readdir(server: Server, request: Request, reply: Reply): number 
   let off = request.u64(k.ReadIn.at.offset);
   let used = 0;
   for (; off < DOTS; off++) {
-    const dirIno = off === 0 ? ino : server.volume.parentOf(ino);
+    const dirIno = off === 0 ? ino : server.volume.tree.parentOf(ino);
     const next = encodeDirent(reply, used, limit, dirIno, off + 1, DIR_TYPE, DOT[off as 0 | 1]);
     if (next < 0) return used;
     used = next;
   }
-  server.volume.readdir(ino, off - DOTS, (entry) => {
+  server.volume.tree.readdir(ino, off - DOTS, (entry) => {
     const next = encodeDirent(reply, used, limit, entry.ino, entry.cookie + DOTS, entry.type, entry.name);
     if (next < 0) return false;
     used = next;
@@ -340,7 +340,7 @@ export function readdirplus(server: Server, request: Request, reply: Reply): num
   let off = request.u64(k.ReadIn.at.offset);
   let used = 0;
   for (; off < DOTS; off++) {
-    const dirIno = off === 0 ? ino : server.volume.parentOf(ino);
+    const dirIno = off === 0 ? ino : server.volume.tree.parentOf(ino);
     const name = DOT[off as 0 | 1];
     const next = encodeDirent(reply, used + direntAt, limit, dirIno, off + 1, DIR_TYPE, name);
     if (next < 0) return used;
@@ -348,7 +348,7 @@ export function readdirplus(server: Server, request: Request, reply: Reply): num
     reply.zero(used, k.EntryOut.size);
     used = next;
   }
-  server.volume.readdirplus(ino, off - DOTS, (entry, stat) => {
+  server.volume.tree.readdirplus(ino, off - DOTS, (entry, stat) => {
     const cookie = entry.cookie + DOTS;
     const next = encodeDirent(reply, used + direntAt, limit, entry.ino, cookie, entry.type, entry.name);
     if (next < 0) return false;
@@ -363,7 +363,7 @@ export function readdirplus(server: Server, request: Request, reply: Reply): num
 
 export function read(server: Server, request: Request, reply: Reply): number {
   const size = Math.min(request.u32(k.ReadIn.at.size), server.agreed.maxTransfer);
-  const n = server.volume.read(request.nodeid, request.u64(k.ReadIn.at.offset), size, reply.body);
+  const n = server.volume.files.read(request.nodeid, request.u64(k.ReadIn.at.offset), size, reply.body);
   server.counters[COUNTER.bytesRead]! += n;
   return n;
 }
@@ -372,7 +372,7 @@ export function write(server: Server, request: Request, reply: Reply): number {
   const { at } = k.WriteIn;
   const data = request.data(k.WriteIn.size, request.u32(at.size));
   const killSuidgid = (request.u32(at.write_flags) & k.WRITE_KILL_SUIDGID) !== 0;
-  const n = server.volume.write(request.nodeid, request.u64(at.offset), data, killSuidgid);
+  const n = server.volume.files.write(request.nodeid, request.u64(at.offset), data, killSuidgid);
   server.counters[COUNTER.bytesWritten]! += n;
   reply.u32(k.WriteOut.at.size, n);
   reply.u32(k.WriteOut.at.padding, 0);
@@ -397,14 +397,14 @@ function killsPriv(server: Server, request: Request): boolean {
 export function fallocate(server: Server, request: Request): number {
   const { at } = k.FallocateIn;
   const offset = request.u64(at.offset);
-  server.volume.fallocate(request.nodeid, request.u32(at.mode), offset, request.u64(at.length));
-  if (killsPriv(server, request)) server.volume.setattr(request.nodeid, { killSuidgid: true });
+  server.volume.files.fallocate(request.nodeid, request.u32(at.mode), offset, request.u64(at.length));
+  if (killsPriv(server, request)) server.volume.attributes.setattr(request.nodeid, { killSuidgid: true });
   return 0;
 }
 
 export function lseek(server: Server, request: Request, reply: Reply): number {
   const { at } = k.LseekIn;
-  const offset = server.volume.lseek(request.nodeid, request.u64(at.offset), request.u32(at.whence));
+  const offset = server.volume.files.lseek(request.nodeid, request.u64(at.offset), request.u32(at.whence));
   reply.u64(k.LseekOut.at.offset, offset);
   return k.LseekOut.size;
 }
@@ -416,7 +416,7 @@ function copy(server: Server, request: Request): number {
   const length = Math.min(request.u64(at.len), COPY_MAX);
   const fromOffset = request.u64(at.off_in);
   const toOffset = request.u64(at.off_out);
-  return server.volume.copyFileRange(
+  return server.volume.files.copyFileRange(
     request.nodeid,
     fromOffset,
     to,
@@ -457,13 +457,13 @@ function bytesReply(reply: Reply, size: number, value: Uint8Array): number {
 }
 
 export function getxattr(server: Server, request: Request, reply: Reply): number {
-  const value = server.volume.getxattr(request.nodeid, request.text(k.GetxattrIn.size));
+  const value = server.volume.xattrs.get(request.nodeid, request.text(k.GetxattrIn.size));
   if (value === undefined) return -E.ENODATA;
   return bytesReply(reply, request.u32(k.GetxattrIn.at.size), value);
 }
 
 export function listxattr(server: Server, request: Request, reply: Reply): number {
-  return bytesReply(reply, request.u32(k.GetxattrIn.at.size), server.volume.listxattr(request.nodeid));
+  return bytesReply(reply, request.u32(k.GetxattrIn.at.size), server.volume.xattrs.list(request.nodeid));
 }
 
 export function setxattr(server: Server, request: Request): number {
@@ -473,11 +473,11 @@ export function setxattr(server: Server, request: Request): number {
   const valueAt = (ext ? longSize : k.SetxattrInCompat.size) + name.length + 1;
   const value = request.data(valueAt, request.u32(at.size));
   const killSgid = ext && (request.u32(at.setxattr_flags) & k.SETXATTR_ACL_KILL_SGID) !== 0;
-  server.volume.setxattr(request.nodeid, name, value, request.u32(at.flags), killSgid);
+  server.volume.xattrs.set(request.nodeid, name, value, request.u32(at.flags), killSgid);
   return 0;
 }
 
 export function removexattr(server: Server, request: Request): number {
-  server.volume.removexattr(request.nodeid, request.text(0));
+  server.volume.xattrs.remove(request.nodeid, request.text(0));
   return 0;
 }

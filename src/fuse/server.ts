@@ -4,8 +4,17 @@ import type { Volume } from "../core/volume.ts";
 import type { Agreement, Offer } from "./init.ts";
 import type { Reply, Request } from "./message.ts";
 
-/** The public face of a volume: a test may stand in for it. */
-export type ServedVolume = Pick<Volume, keyof Volume>;
+type Face<T> = Pick<T, keyof T>;
+
+/** What is used of a volume, without its private parts: a test may stand in for it. */
+export interface ServedVolume
+  extends Pick<Volume, "statfs" | "fsync" | "commit" | "failed" | "uncommittedMs" | "idle"> {
+  readonly tree: Face<Volume["tree"]>;
+  readonly attributes: Face<Volume["attributes"]>;
+  readonly files: Face<Volume["files"]>;
+  readonly xattrs: Face<Volume["xattrs"]>;
+  readonly inodes: Pick<Volume["inodes"], "ref" | "unref" | "references" | "referenced">;
+}
 
 /** A name in a directory that the open group changed. */
 export interface TouchedName {

@@ -91,6 +91,7 @@ export class Session implements Server {
   readonly #reply: Reply;
   #touched: TouchedName[] = [];
   #failed = false;
+  #stopped = false;
 
   constructor(device: Device, volume: ServedVolume, options: SessionOptions = {}) {
     const pageSize = options.pageSize ?? 4096;
@@ -115,11 +116,14 @@ export class Session implements Server {
     this.#reply = new Reply(MAX_TRANSFER + Math.max(pageSize, OutHeader.size));
   }
 
-  /** Serves until the kernel lets go. "aborted": somebody cut the connection, the mount may still be there. */
-  run(): "unmounted" | "aborted" {
+  /**
+   * Serves until the kernel lets go or `stop` is called. "aborted": somebody cut the connection; then, and when
+   * stopped, the mount may still be there.
+   */
+  run(): "unmounted" | "aborted" | "stopped" {
     let spins = 0;
     let burst = 0;
-    for (;;) {
+    while (!this.#stopped) {
       const received = this.#device.read(this.#request.bytes);
       if (received > 0) {
         spins = 0;
@@ -146,6 +150,12 @@ export class Session implements Server {
         throw new Error(`reading requests failed with errno ${-received}`);
       }
     }
+    return "stopped";
+  }
+
+  /** Ends `run` before it takes another request. Called from `onWake`. */
+  stop(): void {
+    this.#stopped = true;
   }
 
   /** Gives the volume its turn. Milliseconds until it wants the next one. */
@@ -155,7 +165,7 @@ export class Session implements Server {
     const ageMs = this.volume.uncommittedMs(nowMs);
     if (ageMs === 0) this.settled();
     this.counters[COUNTER.uncommittedSince] = ageMs === 0 ? 0 : Date.now() - ageMs;
-    this.counters[COUNTER.references] = this.volume.references;
+    this.counters[COUNTER.references] = this.volume.inodes.references;
     this.#lookForFailure();
     return sleepMs;
   }
@@ -195,7 +205,7 @@ export class Session implements Server {
 
   /** The kernel did not take the reply (its connection is gone): then it counts no references for it either. */
   #undelivered(error: number): void {
-    for (const ino of this.granted) this.volume.unref(ino, 1);
+    for (const ino of this.granted) this.volume.inodes.unref(ino, 1);
     if (error !== -E.ENOENT && error !== -E.ENODEV) this.#onLog(`a reply was not taken: errno ${-error}`);
   }
 
@@ -221,7 +231,7 @@ export class Session implements Server {
     const names = this.#touched;
     this.#touched = [];
     this.#options.onFailed?.({
-      inos: [...this.volume.referenced()],
+      inos: [...this.volume.inodes.referenced()],
       names,
       incEpoch: this.agreed.incEpoch,
     });

@@ -39,14 +39,13 @@ const ROOT: Attr = {
 };
 
 /** A volume in which there is nothing. */
-const EMPTY: Partial<ServedVolume> = {
-  getattr: () => ROOT,
-  getxattr: () => undefined,
-  lookup: () => undefined,
-  unref: () => {},
+const EMPTY = {
+  tree: { lookup: () => undefined },
+  attributes: { getattr: () => ROOT },
+  xattrs: { get: () => undefined },
+  inodes: { unref: () => {}, references: 0 },
   idle: () => Number.POSITIVE_INFINITY,
   uncommittedMs: () => 0,
-  references: 0,
   failed: false,
 };
 
@@ -100,5 +99,5 @@ if (isMainThread) {
   const { fd } = workerData as { fd: number };
   const { parentPort } = await import("node:worker_threads");
   parentPort?.postMessage("serving");
-  new Session(new Connection(fd, eventfd()), EMPTY as ServedVolume).run();
+  new Session(new Connection(fd, eventfd()), EMPTY as unknown as ServedVolume).run();
 }

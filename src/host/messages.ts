@@ -1,0 +1,49 @@
+/** What the main thread and the worker that serves a mount say to each other: plain tagged objects. */
+import type { OpenReason } from "../core/errors.ts";
+import type { KeyMessage } from "../db/key.ts";
+import type { Lost } from "../fuse/session.ts";
+
+/** How the worker is started. */
+export interface WorkerOrder {
+  readonly path: string;
+  readonly key: KeyMessage;
+  readonly readOnly: boolean;
+  readonly noatime: boolean;
+  readonly sync: boolean;
+  readonly commitIntervalMs: number;
+  readonly cacheBytes: number | undefined;
+  readonly writeback: boolean;
+  readonly defaultPermissions: boolean;
+  readonly uid: number | undefined;
+  readonly gid: number | undefined;
+  readonly timeoutSec: number | undefined;
+  readonly trace: boolean;
+  /** `COUNTERS` figures that the worker writes and the main thread reads. */
+  readonly counters: SharedArrayBuffer;
+  /** Rung by the main thread after it posted something. */
+  readonly wakeFd: number;
+}
+
+export type ToWorker =
+  | { readonly type: "serve"; readonly fd: number }
+  | { readonly type: "sync"; readonly id: number }
+  /** Stop serving, although the kernel has not let go. */
+  | { readonly type: "stop" };
+
+export type FromWorker =
+  | { readonly type: "opened"; readonly readOnly: boolean }
+  | { readonly type: "refused"; readonly refusal: Refusal }
+  | { readonly type: "ready" }
+  | { readonly type: "log"; readonly line: string }
+  | { readonly type: "failed"; readonly lost: Lost }
+  | { readonly type: "synced"; readonly id: number; readonly error?: string }
+  | { readonly type: "closed"; readonly clean: boolean };
+
+/** An error of opening, as it survives the way between threads. */
+export interface Refusal {
+  readonly name: string;
+  readonly message: string;
+  readonly reason?: OpenReason;
+  readonly path?: string;
+  readonly pid?: number;
+}

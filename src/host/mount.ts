@@ -1,0 +1,321 @@
+/**
+ * A mounted volume, seen from the main thread: it makes the mount, keeps the worker that serves it, and ends
+ * both. It never touches the database.
+ */
+import { Worker } from "node:worker_threads";
+import { OpenError } from "../core/errors.ts";
+import type { Key } from "../db/key.ts";
+import { incEpoch, invalEntry, invalInode } from "../fuse/notify.ts";
+import { COUNTER, COUNTERS } from "../fuse/server.ts";
+import type { Lost } from "../fuse/session.ts";
+import { close, eventfd, forbidDump, write, writeAsync } from "../native/libc.ts";
+import { type Attachment, adopt, attach, detach } from "./attachment.ts";
+import { HostError } from "./errors.ts";
+import type { FromWorker, Refusal, ToWorker, WorkerOrder } from "./messages.ts";
+import { inheritedFd } from "./mountpoint.ts";
+import { mountedAt } from "./mounts.ts";
+
+export interface MountOptions {
+  /** The database file, absolute, symlinks resolved. */
+  readonly path: string;
+  /** Absolute; or /dev/fd/N, where N is the descriptor of a mount that is already made. */
+  readonly mountpoint: string;
+  readonly readOnly: boolean;
+  readonly allowOther: boolean;
+  /** The kernel checks modes, owners and ACLs. */
+  readonly defaultPermissions: boolean;
+  readonly suid: boolean;
+  readonly dev: boolean;
+  readonly exec: boolean;
+  /** Presented as the owner of every inode. */
+  readonly uid?: number;
+  readonly gid?: number;
+  readonly noatime: boolean;
+  /** One durable commit per operation. */
+  readonly sync: boolean;
+  readonly commitIntervalMs: number;
+  /** Writes answered from the page cache: a weaker promise. */
+  readonly writeback: boolean;
+  /** Shown as the source in /proc/mounts. */
+  readonly fsname: string;
+  /** One log line each way per request. */
+  readonly trace: boolean;
+  readonly cacheBytes?: number;
+  /** For how long the kernel may keep names and attributes; default: for ever. */
+  readonly attrTimeoutSec?: number;
+}
+
+export interface MountStatus {
+  readonly pid: number;
+  readonly path: string;
+  readonly mountpoint: string;
+  readonly readOnly: boolean;
+  /** ISO 8601. */
+  readonly since: string;
+  readonly requests: number;
+  readonly bytesRead: number;
+  readonly bytesWritten: number;
+  /** Requests answered with EIO. */
+  readonly errors: number;
+  /** Inodes that the kernel holds. */
+  readonly lookups: number;
+  /** Age of the oldest change that is not committed. */
+  readonly uncommittedMs: number;
+  /** A commit failed: the mount acts read-only. */
+  readonly failed: boolean;
+  /** FUSE protocol version, as "7.44". */
+  readonly protocol: string;
+}
+
+const RING = new Uint8Array(new BigUint64Array([1n]).buffer);
+
+export class Mount {
+  readonly closed: Promise<{ clean: boolean }>;
+  readonly #options: MountOptions;
+  readonly #log: (line: string) => void;
+  readonly #worker: Worker;
+  readonly #wakeFd: number;
+  readonly #counters: Float64Array;
+  readonly #since = new Date().toISOString();
+  readonly #syncs = new Map<number, (error: string | undefined) => void>();
+  #attachment: Attachment | undefined;
+  #detached = false;
+  #readOnly: boolean;
+  #lastSync = 0;
+  /** What the worker said at its end; undefined while it serves, and for ever when it crashed. */
+  #clean: boolean | undefined;
+  #ended = false;
+  /** Waits for the next step of the worker's start. */
+  #onStep: ((step: Step) => void) | undefined;
+  #announced: Promise<void> = Promise.resolve();
+
+  /**
+   * Opens the volume and mounts it; resolves when the mount answers. The calling process keeps it: its working
+   * directory becomes "/" (it could be inside the mount, and would keep it busy), and it cannot be dumped.
+   * @throws OpenError, HostError
+   */
+  static async start(options: MountOptions, key: Key, log: (line: string) => void): Promise<Mount> {
+    process.chdir("/");
+    forbidDump();
+    const mount = new Mount(options, key, log);
+    try {
+      await mount.#start();
+    } catch (error) {
+      // Opened and not mounted, or mounted and not answering: either way nothing is left.
+      await mount.close();
+      throw error;
+    }
+    return mount;
+  }
+
+  private constructor(options: MountOptions, key: Key, log: (line: string) => void) {
+    this.#options = options;
+    this.#readOnly = options.readOnly;
+    this.#log = log;
+    this.#wakeFd = eventfd();
+    const counters = new SharedArrayBuffer(COUNTERS * Float64Array.BYTES_PER_ELEMENT);
+    this.#counters = new Float64Array(counters);
+    const { bytes, salt, cipher } = key.toMessage();
+    // Shared, not copied: whoever zeroes it zeroes the only one.
+    const shared = new Uint8Array(new SharedArrayBuffer(bytes.length));
+    shared.set(bytes);
+    bytes.fill(0);
+    const order: WorkerOrder = {
+      path: options.path,
+      key: { bytes: shared, salt, cipher },
+      readOnly: options.readOnly,
+      noatime: options.noatime,
+      sync: options.sync,
+      commitIntervalMs: options.commitIntervalMs,
+      cacheBytes: options.cacheBytes,
+      writeback: options.writeback,
+      defaultPermissions: options.defaultPermissions,
+      uid: options.uid,
+      gid: options.gid,
+      timeoutSec: options.attrTimeoutSec,
+      trace: options.trace,
+      counters,
+      wakeFd: this.#wakeFd,
+    };
+    this.#worker = new Worker(new URL("./worker.js", import.meta.url), { workerData: order });
+    this.#worker.on("message", (message: FromWorker) => this.#hear(message));
+    this.#worker.on("error", (error) => {
+      shared.fill(0);
+      this.#log(`the serving thread crashed: ${error instanceof Error ? error.stack : String(error)}`);
+      this.#onStep?.({ type: "crashed", error });
+    });
+    this.closed = new Promise((resolve) => {
+      this.#worker.once("exit", () => void this.#onExit().then(resolve));
+    });
+  }
+
+  async #start(): Promise<void> {
+    const opened = await this.#step();
+    if (opened.type !== "opened") throw thrownBy(opened);
+    this.#readOnly = opened.readOnly;
+    const inherited = inheritedFd(this.#options.mountpoint);
+    this.#attachment =
+      inherited === undefined
+        ? attach({ ...this.#options, readOnly: this.#readOnly })
+        : adopt(inherited, this.#options.mountpoint);
+    this.#post({ type: "serve", fd: this.#attachment.fd });
+    const ready = await this.#step();
+    if (ready.type !== "ready") throw thrownBy(ready);
+  }
+
+  #step(): Promise<Step> {
+    return new Promise((resolve) => {
+      this.#onStep = (step) => {
+        this.#onStep = undefined;
+        resolve(step);
+      };
+    });
+  }
+
+  #post(message: ToWorker): void {
+    this.#worker.postMessage(message);
+    write(this.#wakeFd, RING, RING.length);
+  }
+
+  #hear(message: FromWorker): void {
+    switch (message.type) {
+      case "opened":
+      case "ready":
+      case "refused":
+        this.#onStep?.(message);
+        break;
+      case "log":
+        this.#log(message.line);
+        break;
+      case "failed":
+        this.#log(`${this.#options.path}: a commit failed; the mount is read-only from now on`);
+        this.#announced = this.#announce(message.lost);
+        break;
+      case "synced":
+        this.#syncs.get(message.id)?.(message.error);
+        this.#syncs.delete(message.id);
+        break;
+      case "closed":
+        this.#clean = message.clean;
+        this.#onStep?.(message);
+        break;
+    }
+  }
+
+  /**
+   * Tells the kernel to forget what a lost group had made it believe. Each write may wait until the worker has
+   * answered another request, so it is neither on the worker's thread nor on this one.
+   */
+  async #announce(lost: Lost): Promise<void> {
+    const fd = this.#attachment?.fd;
+    if (fd === undefined) return;
+    // What it has forgotten already it answers with ENOENT, which is just as well.
+    if (lost.incEpoch) await writeAsync(fd, incEpoch());
+    for (const { parent, name } of lost.names) await writeAsync(fd, invalEntry(parent, name));
+    for (const ino of lost.inos) await writeAsync(fd, invalInode(ino));
+  }
+
+  async #onExit(): Promise<{ clean: boolean }> {
+    this.#ended = true;
+    this.#onStep?.({ type: "crashed", error: new Error("the serving thread ended") });
+    for (const settle of this.#syncs.values()) settle(this.#clean === true ? undefined : "the mount ended");
+    this.#syncs.clear();
+    await this.#announced;
+    const { fd, mountpoint, device } = this.#attachment ?? {};
+    if (fd !== undefined && mountpoint !== undefined) {
+      // After a crash or a stop the kernel still shows the mount, and all that it could say is "not connected".
+      const left = device !== undefined && mountedAt(mountpoint)?.device === device;
+      if (left && !this.#detached) this.#tryDetach(mountpoint);
+      close(fd);
+    }
+    close(this.#wakeFd);
+    return { clean: this.#clean === true };
+  }
+
+  #tryDetach(mountpoint: string): void {
+    try {
+      detach(mountpoint, true);
+    } catch (error) {
+      this.#log(error instanceof Error ? error.message : String(error));
+    }
+  }
+
+  get mountpoint(): string {
+    return this.#attachment?.mountpoint ?? this.#options.mountpoint;
+  }
+
+  status(): MountStatus {
+    const figure = (counter: keyof typeof COUNTER): number => this.#counters[COUNTER[counter]] ?? 0;
+    const since = figure("uncommittedSince");
+    return {
+      pid: process.pid,
+      path: this.#options.path,
+      mountpoint: this.mountpoint,
+      readOnly: this.#readOnly,
+      since: this.#since,
+      requests: figure("requests"),
+      bytesRead: figure("bytesRead"),
+      bytesWritten: figure("bytesWritten"),
+      errors: figure("errors"),
+      lookups: figure("references"),
+      uncommittedMs: since === 0 ? 0 : Math.max(0, Math.round(Date.now() - since)),
+      failed: figure("failed") !== 0,
+      protocol: `7.${figure("minor")}`,
+    };
+  }
+
+  /** Commits everything durably. After the end it tells whether the last commit succeeded. */
+  async sync(): Promise<void> {
+    let error: string | undefined;
+    if (this.#ended || this.#clean !== undefined) {
+      if (!(await this.closed).clean) error = "the mount ended";
+    } else {
+      const id = ++this.#lastSync;
+      error = await new Promise<string | undefined>((resolve) => {
+        this.#syncs.set(id, resolve);
+        this.#post({ type: "sync", id });
+      });
+    }
+    if (error !== undefined)
+      throw new HostError("engine", `${this.#options.path}: cannot be committed: ${error}`);
+  }
+
+  /**
+   * Asks the kernel to take the mount away; `lazy`: even while it is in use. `closed` tells when all is committed.
+   * @throws HostError busy, not-mounted
+   */
+  async unmount(lazy: boolean): Promise<void> {
+    detach(this.mountpoint, lazy);
+    this.#detached = true;
+  }
+
+  /** Stops serving at once, whoever still uses the mount; commits and closes the file. */
+  async close(): Promise<void> {
+    if (!this.#ended) this.#post({ type: "stop" });
+    await this.closed;
+  }
+}
+
+type Step =
+  | Extract<FromWorker, { type: "opened" | "refused" | "ready" | "closed" }>
+  | { readonly type: "crashed"; readonly error: unknown };
+
+/** Why a step of the start did not come. */
+function thrownBy(step: Step): Error {
+  switch (step.type) {
+    case "refused":
+      return rebuilt(step.refusal);
+    case "crashed":
+      return step.error instanceof Error ? step.error : new Error(String(step.error));
+    default:
+      return new HostError("no-fuse", "the kernel ended the mount before it was used; dmesg may tell why");
+  }
+}
+
+function rebuilt({ name, message, reason, path, pid }: Refusal): Error {
+  if (reason !== undefined && path !== undefined)
+    return new OpenError(reason, path, message, pid === undefined ? {} : { pid });
+  const error = new Error(message);
+  error.name = name;
+  return error;
+}

@@ -1,0 +1,123 @@
+/**
+ * The thread that serves one mount: it opens the volume, answers the kernel, and closes the volume when the
+ * kernel lets go. From "serve" on its event loop stands still; what the main thread has to say is fetched when
+ * it rings.
+ */
+import { type MessagePort, parentPort, receiveMessageOnPort, workerData } from "node:worker_threads";
+import { assert } from "../base/assert.ts";
+import { OpenError } from "../core/errors.ts";
+import { Volume } from "../core/volume.ts";
+import { Key } from "../db/key.ts";
+import { Connection } from "../fuse/device.ts";
+import { Session } from "../fuse/session.ts";
+import { pageSize } from "../native/libc.ts";
+import type { FromWorker, Refusal, ToWorker, WorkerOrder } from "./messages.ts";
+
+assert(parentPort !== null, "worker.ts runs as a worker");
+const port: MessagePort = parentPort;
+const order = workerData as WorkerOrder;
+
+function tell(message: FromWorker): void {
+  port.postMessage(message);
+}
+
+function log(line: string): void {
+  tell({ type: "log", line });
+}
+
+function textOf(error: unknown): string {
+  return error instanceof Error ? (error.stack ?? error.message) : String(error);
+}
+
+function refusalOf(error: unknown): Refusal {
+  if (!(error instanceof Error)) return { name: "Error", message: String(error) };
+  const { name, message } = error;
+  if (!(error instanceof OpenError)) return { name, message };
+  const refusal = { name, message, reason: error.reason, path: error.path };
+  return error.pid === undefined ? refusal : { ...refusal, pid: error.pid };
+}
+
+function openVolume(key: Key): Volume | undefined {
+  const { path, readOnly, noatime, sync, commitIntervalMs, cacheBytes } = order;
+  try {
+    return Volume.open(path, key, {
+      readOnly,
+      noatime,
+      sync,
+      commitIntervalMs,
+      onLog: log,
+      ...(cacheBytes === undefined ? {} : { cacheBytes }),
+    });
+  } catch (error) {
+    tell({ type: "refused", refusal: refusalOf(error) });
+    return undefined;
+  }
+}
+
+function serve(volume: Volume, fd: number): boolean {
+  const session: Session = new Session(new Connection(fd, order.wakeFd), volume, {
+    writeback: order.writeback,
+    defaultPermissions: order.defaultPermissions,
+    uid: order.uid,
+    gid: order.gid,
+    timeoutSec: order.timeoutSec,
+    pageSize: pageSize(),
+    counters: new Float64Array(order.counters),
+    onLog: log,
+    onTrace: order.trace ? log : undefined,
+    onReady: () => tell({ type: "ready" }),
+    onFailed: (lost) => tell({ type: "failed", lost }),
+    onWake: () => {
+      for (let got = receiveMessageOnPort(port); got !== undefined; got = receiveMessageOnPort(port))
+        obey(got.message as ToWorker);
+    },
+  });
+  const obey = (message: ToWorker): void => {
+    if (message.type === "stop") session.stop();
+    if (message.type === "sync") tell({ type: "synced", id: message.id, ...commit(volume) });
+  };
+  try {
+    const end = session.run();
+    if (end === "aborted") log("the connection to the kernel was aborted");
+    return true;
+  } catch (error) {
+    log(textOf(error));
+    return false;
+  }
+}
+
+function commit(volume: Volume): { error?: string } {
+  try {
+    volume.commit();
+    return {};
+  } catch (error) {
+    return { error: error instanceof Error ? error.message : String(error) };
+  }
+}
+
+function closeVolume(volume: Volume): boolean {
+  const failed = volume.failed;
+  try {
+    volume.close();
+    return !failed;
+  } catch (error) {
+    log(`closing: ${textOf(error)}`);
+    return false;
+  }
+}
+
+const key = Key.fromMessage(order.key);
+const volume = openVolume(key);
+if (volume === undefined) {
+  key.wipe();
+} else {
+  tell({ type: "opened", readOnly: volume.readOnly });
+  port.once("message", (message: ToWorker) => {
+    // "stop" here: the mount could not be made.
+    const served = message.type === "serve" ? serve(volume, message.fd) : true;
+    const closed = closeVolume(volume);
+    key.wipe();
+    tell({ type: "closed", clean: served && closed });
+    port.close();
+  });
+}
