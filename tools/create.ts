@@ -34,7 +34,8 @@ export function addCreate(program: Command): void {
     .addHelpText(
       "after",
       `
-The password is asked for, twice, unless an option or SQLFUSE_PASSWORD gives it. Nobody can recover it.
+The password is asked for, twice, unless an option or SQLFUSE_PASSWORD gives it. Nobody can
+recover a lost one.
 
 Examples:
   sqlfuse create vault.sqlite
