@@ -23,7 +23,11 @@ export class FsError extends Error {
   readonly errno: number;
 
   constructor(code: ErrnoName, detail = "") {
+    // A refusal is an answer, not a fault: capturing its stack would cost ten times the rest of the request.
+    const limit = Error.stackTraceLimit;
+    Error.stackTraceLimit = 0;
     super(detail === "" ? code : `${code}: ${detail}`);
+    Error.stackTraceLimit = limit;
     this.name = "FsError";
     this.code = code;
     this.errno = E[code];

@@ -1,6 +1,6 @@
 /** Makes a volume: a new file, whole or not there at all. */
 import { randomBytes } from "node:crypto";
-import { closeSync, fsyncSync, openSync, rmSync } from "node:fs";
+import { closeSync, existsSync, fsyncSync, linkSync, openSync, renameSync, rmSync } from "node:fs";
 import { dirname } from "node:path";
 import { type Clock, systemClock } from "../base/clock.ts";
 import { Database } from "../db/database.ts";
@@ -54,39 +54,60 @@ export function createVolume(path: string, password: Buffer, options: CreateOpti
       `page size ${cipher.pageSize}: a compatible volume has pages of ${STOCK_CIPHER.pageSize}`,
     );
   }
-  try {
-    closeSync(openSync(path, "wx", 0o600));
-  } catch (cause) {
-    const code = (cause as NodeJS.ErrnoException).code ?? "error";
-    if (code === "EEXIST") {
-      throw new OpenError("exists", path, `${path}: exists already; choose another name or remove it first`, {
-        cause,
-      });
-    }
-    if (code === "ENOENT")
-      throw new OpenError("missing", path, `${path}: its directory does not exist`, { cause });
-    if (code === "ENOSPC" || code === "EDQUOT") throw noSpace(path, cause);
-    throw new OpenError("unreadable", path, `${path}: cannot be made (${code})`, { cause });
-  }
+  if (existsSync(path)) throw alreadyThere(path);
+  // Made under another name, so that whatever stops this, the name holds a whole volume or nothing.
+  const draft = `${path}.new-${randomBytes(4).toString("hex")}`;
   const key = Key.derive(password, randomBytes(SALT_BYTES), cipher);
   try {
-    fill(path, key, blockSize, options);
-    for (const place of [path, dirname(path)]) {
-      const fd = openSync(place, "r");
-      fsyncSync(fd);
-      closeSync(fd);
-    }
+    closeSync(openSync(draft, "wx", 0o600));
+    fill(draft, key, blockSize, options);
+    sync(draft);
+    publish(draft, path);
+    sync(dirname(path));
   } catch (error) {
-    for (const end of ["", "-wal", "-shm", "-journal"]) rmSync(path + end, { force: true });
-    if (error instanceof SqliteError && error.isFull) throw noSpace(path, error);
-    throw error;
+    throw explain(error, path);
   } finally {
     key.wipe();
+    for (const end of ["", "-wal", "-shm", "-journal"]) rmSync(draft + end, { force: true });
   }
 }
 
-function noSpace(path: string, cause: unknown): OpenError {
-  return new OpenError("no-space", path, `${path}: no space left on its disk; nothing was made`, { cause });
+/** Gives the draft its name, which nobody else may have taken meanwhile. */
+function publish(draft: string, path: string): void {
+  try {
+    linkSync(draft, path);
+  } catch (error) {
+    const code = (error as NodeJS.ErrnoException).code;
+    if (code === "EEXIST") throw error;
+    // A filesystem without hard links: rename would replace a file, so the name is looked at once more.
+    if (existsSync(path)) throw alreadyThere(path);
+    renameSync(draft, path);
+  }
+}
+
+function sync(path: string): void {
+  const fd = openSync(path, "r");
+  fsyncSync(fd);
+  closeSync(fd);
+}
+
+function alreadyThere(path: string): OpenError {
+  return new OpenError("exists", path, `${path}: exists already; choose another name or remove it first`);
+}
+
+/** Why a volume could not be made, in words for its user. */
+function explain(cause: unknown, path: string): unknown {
+  if (cause instanceof OpenError) return cause;
+  const code = (cause as NodeJS.ErrnoException).code;
+  const full = cause instanceof SqliteError ? cause.isFull : code === "ENOSPC" || code === "EDQUOT";
+  if (full)
+    return new OpenError("no-space", path, `${path}: no space left on its disk; nothing was made`, { cause });
+  if (code === "EEXIST") return alreadyThere(path);
+  if (code === "ENOENT")
+    return new OpenError("missing", path, `${path}: its directory does not exist`, { cause });
+  if (typeof code === "string")
+    return new OpenError("unreadable", path, `${path}: cannot be made (${code})`, { cause });
+  return cause;
 }
 
 function fill(path: string, key: Key, blockSize: number, options: CreateOptions): void {

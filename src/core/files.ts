@@ -119,9 +119,10 @@ export class Files {
 
   /**
    * fallocate(2). Allocated blocks read as zeros; whether the disk has room for them is asked now.
+   * With `killSuidgid` privileges are cleared.
    * @throws FsError ESTALE, EISDIR, EINVAL, EFBIG, EOPNOTSUPP (mode), EROFS, ENOSPC, EIO; DamageError
    */
-  fallocate(ino: Ino, mode: number, offset: number, length: number): void {
+  fallocate(ino: Ino, mode: number, offset: number, length: number, killSuidgid: boolean): void {
     const keepSize = (mode & FALLOC_FL_KEEP_SIZE) !== 0;
     const kind = mode & ~FALLOC_FL_KEEP_SIZE;
     if (kind !== 0 && kind !== FALLOC_FL_ZERO_RANGE && !(kind === FALLOC_FL_PUNCH_HOLE && keepSize)) {
@@ -144,7 +145,7 @@ export class Files {
             true,
           );
           if (!keepSize) inode.size = Math.max(inode.size, offset + length);
-          this.#xattrs.killPrivileges(inode);
+          if (killSuidgid) this.#xattrs.killPrivileges(inode);
           this.#modified(inode);
         });
         return;
@@ -169,7 +170,7 @@ export class Files {
           else this.#allocate(inode, firstWhole, endWhole, false);
         }
         if (!frees && !keepSize) inode.size = Math.max(inode.size, to);
-        this.#xattrs.killPrivileges(inode);
+        if (killSuidgid) this.#xattrs.killPrivileges(inode);
         this.#modified(inode);
       });
     });

@@ -346,7 +346,12 @@ export class Inodes {
     this.#orphans.clear();
   }
 
-  /** Inodes that are referenced. */
+  /** The inodes that are referenced. */
+  referenced(): IterableIterator<Ino> {
+    return this.#references.keys();
+  }
+
+  /** Number of inodes that are referenced. */
   get references(): number {
     return this.#references.size;
   }

@@ -10,7 +10,7 @@ import type { Ino } from "./types.ts";
 import type { Xattrs } from "./xattrs.ts";
 
 /** Blocks dropped between two looks at the clock. */
-const STEP_BLOCKS = 32;
+const STEP_BLOCKS = 16;
 
 export class Purge {
   readonly #store: Store;

@@ -44,7 +44,7 @@ export interface VolumeOptions {
 const DEFAULT_CACHE_BYTES = 64 * 2 ** 20;
 const DEFAULT_COMMIT_INTERVAL_MS = 1000;
 /** One slice of purging in `idle`. */
-const PURGE_SLICE_MS = 4;
+const PURGE_SLICE_MS = 1;
 
 export class Volume {
   readonly path: string;
@@ -56,7 +56,7 @@ export class Volume {
   readonly files: Files;
   readonly xattrs: Xattrs;
   /** References that keep unlinked inodes alive. */
-  readonly inodes: Pick<Inodes, "ref" | "unref" | "unrefAll" | "references">;
+  readonly inodes: Pick<Inodes, "ref" | "unref" | "unrefAll" | "referenced" | "references">;
   readonly #store: Store;
   readonly #lock: FileLock;
   readonly #rows: Inodes;
@@ -231,16 +231,14 @@ export class Volume {
 
 /** Whether this process may write the file and make files beside it. */
 function isWritable(path: string): boolean {
-  for (const place of [path, dirname(path)]) {
-    try {
-      accessSync(place, constants.W_OK);
-      // root may write what nobody is allowed to: then the mode is what the owner meant.
-      if ((statSync(place).mode & 0o222) === 0) return false;
-    } catch {
-      return false;
-    }
+  try {
+    accessSync(path, constants.W_OK);
+    accessSync(dirname(path), constants.W_OK);
+    // root may write what nobody is allowed to: then the file's mode is what its owner meant.
+    return (statSync(path).mode & 0o222) !== 0;
+  } catch {
+    return false;
   }
-  return true;
 }
 
 /** Why a volume does not open, in words for its user. */

@@ -21,7 +21,7 @@ import {
   unregisterWalHook,
 } from "../native/sqlite3.ts";
 import { SqliteError } from "./errors.ts";
-import type { Key } from "./key.ts";
+import { Key, SALT_BYTES, STOCK_CIPHER } from "./key.ts";
 import { Statement } from "./statement.ts";
 
 export interface DatabaseOptions {
@@ -48,6 +48,17 @@ function gate(db: Database): void {
     throw new EngineError(`SQLite ${version} is too old: ${OLDEST_SQLITE.join(".")} is needed`);
   if (!cipher.startsWith("4.")) throw new EngineError(`SQLCipher 4 is needed, found: ${cipher || "none"}`);
   gated = true;
+}
+
+/** Versions of the engine, for people. @throws EngineError */
+export function engineVersions(): { readonly cipher: string; readonly sqlite: string } {
+  const key = Key.derive(Buffer.alloc(1), Buffer.alloc(SALT_BYTES), STOCK_CIPHER, 1);
+  const db = new Database(":memory:", key, { mode: "create" });
+  try {
+    return { cipher: db.pragma("cipher_version") ?? "", sqlite: sqlite3().libversion() };
+  } finally {
+    db.close();
+  }
 }
 
 export class Database {

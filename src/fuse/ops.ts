@@ -396,9 +396,10 @@ function killsPriv(server: Server, request: Request): boolean {
 
 export function fallocate(server: Server, request: Request): number {
   const { at } = k.FallocateIn;
-  const offset = request.u64(at.offset);
-  server.volume.files.fallocate(request.nodeid, request.u32(at.mode), offset, request.u64(at.length));
-  if (killsPriv(server, request)) server.volume.attributes.setattr(request.nodeid, { killSuidgid: true });
+  const mode = request.u32(at.mode);
+  const length = request.u64(at.length);
+  const kill = killsPriv(server, request);
+  server.volume.files.fallocate(request.nodeid, mode, request.u64(at.offset), length, kill);
   return 0;
 }
 

@@ -45,11 +45,6 @@ export const SQLITE_PREPARE_PERSISTENT = 1;
 /** Destructor argument of sqlite3_bind_blob: the bytes stay valid until the statement is rebound. */
 export const SQLITE_STATIC = 0;
 
-const INSTALL_HINT =
-  "run `npm rebuild @journeyapps/sqlcipher` where sqlfuse is installed (npm 12 and later block build scripts: " +
-  "`npm install-scripts approve @journeyapps/sqlcipher` first, or for a global install " +
-  "`npm install -g --allow-scripts=@journeyapps/sqlcipher sqlfuse`)";
-
 /** Path of the engine: $SQLFUSE_LIBSQLCIPHER, else the addon that npm built. */
 function enginePath(): string {
   const named = process.env.SQLFUSE_LIBSQLCIPHER;
@@ -61,8 +56,12 @@ function enginePath(): string {
     throw new EngineError("@journeyapps/sqlcipher is not installed: run `npm install`", { cause });
   }
   const path = join(root, "build", "Release", "node_sqlite3.node");
-  if (!existsSync(path))
-    throw new EngineError(`the SQLCipher engine was not built (${path} is missing): ${INSTALL_HINT}`);
+  if (!existsSync(path)) {
+    throw new EngineError(
+      "the database engine is not built (npm did not run its install script): " +
+        `run "npm --prefix ${root} run install" (needs python3, make, g++ and OpenSSL's headers)`,
+    );
+  }
   return path;
 }
 
@@ -72,7 +71,7 @@ function load() {
   try {
     lib = koffi.load(path);
   } catch (cause) {
-    throw new EngineError(`cannot load the SQLCipher engine ${path}: ${INSTALL_HINT}`, { cause });
+    throw new EngineError(`the database engine ${path} cannot be loaded: ${String(cause)}`, { cause });
   }
   const hook = koffi.proto("int sqlfuse_wal_hook(void *context, void *db, const char *name, int frames)");
   return {
