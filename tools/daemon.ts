@@ -46,6 +46,8 @@ export async function startDaemon(
   daemon: DaemonOptions,
 ): Promise<number> {
   const log = openLog(daemon);
+  const { inheritedFd } = await import("../src/host/mountpoint.ts");
+  const inherited = inheritedFd(options.mountpoint);
   const environment = { ...process.env };
   delete environment[PASSWORD_VARIABLE];
   const cli = fileURLToPath(new URL("./cli.js", import.meta.url));
@@ -54,7 +56,7 @@ export async function startDaemon(
     detached: true,
     cwd: "/",
     env: environment,
-    stdio: ["pipe", log, log, "ipc"],
+    stdio: ["pipe", log, log, "ipc", ...(inherited === undefined ? [] : [inherited])],
   });
   closeSync(log);
   const ended = new Promise<{ code: number | null; signal: NodeJS.Signals | null }>((resolve, reject) => {
@@ -74,7 +76,9 @@ export async function startDaemon(
   };
   for (const signal of SIGNALS) process.on(signal, forward);
   try {
-    child.send({ options, removeMountpoint: daemon.removeMountpoint } satisfies Order, () => {});
+    const mountpoint = inherited === undefined ? options.mountpoint : "/dev/fd/4";
+    const order: Order = { options: { ...options, mountpoint }, removeMountpoint: daemon.removeMountpoint };
+    child.send(order, () => {});
     await new Promise<void>((resolve) => {
       child.stdin?.on("error", () => resolve()); // it died first: `ended` tells why
       child.stdin?.end(password, () => resolve());

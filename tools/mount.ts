@@ -179,6 +179,8 @@ function findFile(file: string): string {
 /** Its absolute name with symlinks resolved, as the mount table shows it. A dead mount there is no obstacle. */
 function findMountpoint(file: string, mountpoint: string | undefined): string {
   if (mountpoint === undefined) return resolvePoint(defaultMountpoint(file));
+  // mount.fuse3 with drop_privileges: the descriptor of a mount that is made already.
+  if (/^\/dev\/fd\/\d+$/.test(mountpoint)) return mountpoint;
   try {
     statSync(mountpoint);
   } catch (error) {

@@ -1,5 +1,4 @@
 /** `sqlfuse unmount MOUNTPOINT|FILE`: returns when everything is committed and the file is closed. */
-import { spawnSync } from "node:child_process";
 import type { Command } from "commander";
 import type { MountedVolume } from "../src/host/mounts.ts";
 import { EXIT, ToolError } from "./exitcodes.ts";
@@ -36,7 +35,7 @@ async function unmountVolume(volume: MountedVolume, lazy: boolean): Promise<void
   const { mountpoint, pid } = volume;
   if (pid === undefined) {
     // The process that served it is gone: nothing to commit, only the mount table to clean.
-    await unmountBySystem(mountpoint, true);
+    await detachHere(mountpoint, true);
     return;
   }
   const identity = processIdentity(pid);
@@ -46,7 +45,7 @@ async function unmountVolume(volume: MountedVolume, lazy: boolean): Promise<void
   } catch (error) {
     if (reasonOf(error) === "busy") throw busy(mountpoint);
     // Somebody else's daemon, or one that does not answer: the kernel can be asked without it.
-    if (reasonOf(error) !== "not-mounted") await unmountBySystem(mountpoint, lazy);
+    await detachHere(mountpoint, lazy);
   }
   if (lazy) {
     warn(`${mountpoint}: detached; pid ${pid} commits and ends when nobody uses it any more`);
@@ -57,16 +56,13 @@ async function unmountVolume(volume: MountedVolume, lazy: boolean): Promise<void
   );
 }
 
-async function unmountBySystem(mountpoint: string, lazy: boolean): Promise<void> {
-  const [command, ...flags] =
-    process.geteuid?.() === 0
-      ? ["umount", ...(lazy ? ["-l"] : [])]
-      : ["fusermount3", "-u", ...(lazy ? ["-z"] : [])];
-  const result = spawnSync(command ?? "", [...flags, mountpoint], { encoding: "utf8" });
-  if (result.status === 0) return;
-  const text = (result.error?.message ?? result.stderr).trim().replace(/\s*\n\s*/g, "; ");
-  if (/busy/.test(text)) throw busy(mountpoint);
-  throw new ToolError(EXIT.other, `${mountpoint}: cannot be unmounted: ${text}`);
+async function detachHere(mountpoint: string, lazy: boolean): Promise<void> {
+  const { detach } = await import("../src/host/attachment.ts");
+  try {
+    detach(mountpoint, lazy);
+  } catch (error) {
+    throw reasonOf(error) === "busy" && !lazy ? busy(mountpoint) : error;
+  }
 }
 
 function busy(mountpoint: string): ToolError {
