@@ -385,7 +385,7 @@ describe("bad input is refused on one line, with its own code, and changes nothi
     refused(10, /other: /, [...log(), other, point]);
     writeFileSync(other, "");
     refused(10, /other: /, [...log(), other, point]);
-    writeFileSync(other, randomBytes(100_000));
+    writeFileSync(other, randomBytes(6 * 16_384));
     refused(12, /other: /, [...log(), other, point]);
   });
 
@@ -469,7 +469,7 @@ describe("more that cannot be mounted", () => {
     chownSync(file, 65_534, 65_534);
     chownSync(point, 65_534, 65_534);
     chmodSync(file, 0o400);
-    const outcome = sqlfuse(["mount", "--log-file", "/dev/null", file, point], {
+    const outcome = sqlfuse(["mount", "--log-file", "/dev/null", "-o", "uid=65534,gid=65534", file, point], {
       password: PASSWORD,
       unprivileged: true,
     });
@@ -479,9 +479,13 @@ describe("more that cannot be mounted", () => {
     expect(outcome.code).toBe(0);
     expect(outcome.stdout).toContain("mounted read-only at");
     const before = fingerprint(file);
-    const touched = spawnSync("setpriv", ["--reuid=65534", "--clear-groups", "touch", join(point, "x")], {
-      encoding: "utf8",
-    });
+    const touched = spawnSync(
+      "setpriv",
+      ["--reuid=65534", "--regid=65534", "--clear-groups", "touch", join(point, "x")],
+      {
+        encoding: "utf8",
+      },
+    );
     expect(touched.stderr).toMatch(/Read-only file system/);
     expect(sqlfuse(["unmount", point], { unprivileged: true }).code).toBe(0);
     expect(fingerprint(file)).toBe(before);
