@@ -1,0 +1,44 @@
+/**
+ * Runs the POSIX suite, first on a filesystem of the kernel's own, which proves the cases, then on a mount.
+ * SQLFUSE_POSIX_DIR=/some/directory runs it there instead of on tmpfs: any filesystem can be the control.
+ */
+import { chmodSync, mkdtempSync, rmSync } from "node:fs";
+import { join } from "node:path";
+import { afterAll, describe, test } from "vitest";
+import { SUITE } from "./suite.ts";
+import { runCase, Skip, Tools } from "./tools.ts";
+
+/** Declares every case of the suite below the directory that `base` gives when the first one runs. */
+function declare(kind: "control" | "mount", base: () => string): void {
+  const tools = new Tools(kind);
+  const skipped: string[] = [];
+  let number = 0;
+  for (const [area, cases] of Object.entries(SUITE)) {
+    describe(area, () => {
+      for (const [name, work] of Object.entries(cases)) {
+        const own = number++;
+        test(name, (context) => {
+          try {
+            runCase(base(), own, work, tools);
+          } catch (error) {
+            if (!(error instanceof Skip)) throw error;
+            skipped.push(`${area}: ${name}: ${error.message}`);
+            context.skip(error.message);
+          }
+        });
+      }
+    });
+  }
+  afterAll(() => {
+    if (skipped.length > 0)
+      console.warn(`${kind}: ${skipped.length} cases skipped\n  ${skipped.join("\n  ")}`);
+  });
+}
+
+describe("the control filesystem", () => {
+  const parent = process.env.SQLFUSE_POSIX_DIR ?? "/dev/shm";
+  const directory = mkdtempSync(join(parent, "sqlfuse-posix-"));
+  chmodSync(directory, 0o755);
+  afterAll(() => rmSync(directory, { recursive: true, force: true }));
+  declare("control", () => directory);
+});
