@@ -19,7 +19,7 @@ export const EXIT = {
   noSpace: 28,
 } as const;
 
-export type ExitCode = (typeof EXIT)[keyof typeof EXIT];
+type ExitCode = (typeof EXIT)[keyof typeof EXIT];
 
 const MEANINGS: Record<keyof typeof EXIT, string> = {
   ok: "done; also a mount that ended by unmount, SIGINT, SIGTERM or SIGHUP",

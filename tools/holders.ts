@@ -4,12 +4,12 @@
  */
 import { readdirSync, readFileSync, readlinkSync } from "node:fs";
 
-export interface Holder {
+interface Holder {
   readonly pid: number;
   readonly command: string;
 }
 
-export function holdersOf(mountpoint: string): Holder[] {
+function holdersOf(mountpoint: string): Holder[] {
   return numbersIn("/proc")
     .filter((pid) => pid !== process.pid && holds(pid, mountpoint))
     .map((pid) => ({ pid, command: commandOf(pid) }));

@@ -1,7 +1,7 @@
 /**
  * Checks what no compiler checks, and fails `npm run check` when it does not hold:
  * - imports point down the layers of DECISIONS.md only, and `koffi` is imported in src/native alone;
- * - there are no import cycles;
+ * - there are no import cycles (types are erased, so `import type` closes none);
  * - each src/..., test/..., tools/... or docs/... path that a document or a comment names is there.
  * Files that nobody imports are found by knip.
  */
@@ -31,12 +31,21 @@ function layerOf(file: string): string | undefined {
   return /^src\/([a-z]+)\//.exec(file)?.[1];
 }
 
-/** What a file imports, as the text between the quotes. Comments are left out: an example in one is no edge. */
-function importsOf(text: string): string[] {
+interface Import {
+  readonly specifier: string;
+  /** `import type` and `export type`: gone after compilation. */
+  readonly typeOnly: boolean;
+}
+
+/** What a file imports. Comments are left out: an example in one is no edge. */
+function importsOf(text: string): Import[] {
   const code = text.replace(/\/\*[\s\S]*?\*\//g, "").replace(/^\s*\/\/.*$/gm, "");
-  const found: string[] = [];
-  for (const match of code.matchAll(/(?:^|[\s;}])(?:from|import)\s*\(?\s*"([^"\n]+)"/g))
-    found.push(match[1] ?? "");
+  const found: Import[] = [];
+  for (const match of code.matchAll(/(?:^|[\s;}])(?:from|import)\s*\(?\s*"([^"\n]+)"/g)) {
+    const before = code.slice(0, match.index);
+    const statement = before.slice(Math.max(before.lastIndexOf("import "), before.lastIndexOf("export ")));
+    found.push({ specifier: match[1] ?? "", typeOnly: /^(import|export) type\b/.test(statement) });
+  }
   return found;
 }
 
@@ -48,7 +57,7 @@ for (const file of files) {
   const from = layerOf(file);
   if (from === undefined || !LAYERS.includes(from)) problems.push(`${file}: belongs to no layer`);
   const targets: string[] = [];
-  for (const specifier of importsOf(text)) {
+  for (const { specifier, typeOnly } of importsOf(text)) {
     if (specifier === "koffi" && from !== "native")
       problems.push(`${file}: imports koffi (only src/native may)`);
     if (!specifier.startsWith(".")) continue;
@@ -57,7 +66,7 @@ for (const file of files) {
       problems.push(`${file}: imports ${specifier}, which does not exist`);
       continue;
     }
-    targets.push(target);
+    if (!typeOnly) targets.push(target);
     const to = layerOf(target);
     if (from === undefined || to === undefined) continue;
     if (LAYERS.indexOf(to) > LAYERS.indexOf(from))
