@@ -2,6 +2,7 @@
 import { lstatSync, statSync } from "node:fs";
 import { dirname, resolve } from "node:path";
 import type { Command } from "commander";
+import { requireEngine } from "./engine.ts";
 import { EXIT, ToolError } from "./exitcodes.ts";
 import { quote, say, warn } from "./output.ts";
 import { addPasswordOptions, type PasswordOptions, readPassword } from "./password.ts";
@@ -56,6 +57,7 @@ async function create(file: string, flags: CreateFlags): Promise<void> {
   const rootMode = parseMode(flags.rootMode);
   const path = resolve(file);
   refuseUnusable(file, path);
+  await requireEngine();
 
   const password = await readPassword(flags, { path: file, confirm: true, warn });
   // What is begun is finished: half a volume would be in the way of the next attempt.

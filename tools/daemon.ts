@@ -25,7 +25,7 @@ interface Order {
 }
 /** To the parent: how it went. */
 type Report =
-  | { readonly type: "ready" }
+  | { readonly type: "ready"; readonly mountpoint: string }
   | { readonly type: "error"; readonly message: string; readonly code: number };
 
 /** How long a busy mount's users get, after a signal, to let go of it. */
@@ -39,12 +39,12 @@ export interface DaemonOptions {
   readonly logFileGiven: boolean;
 }
 
-/** Zeroes `password`. Returns the pid of the process that serves the mount. */
+/** Zeroes `password`. Returns where it is mounted, and the pid of the process that serves it. */
 export async function startDaemon(
   options: MountOptions,
   password: Buffer,
   daemon: DaemonOptions,
-): Promise<number> {
+): Promise<{ pid: number; mountpoint: string }> {
   const log = openLog(daemon);
   const { inheritedFd } = await import("../src/host/mountpoint.ts");
   const inherited = inheritedFd(options.mountpoint);
@@ -79,16 +79,17 @@ export async function startDaemon(
     const mountpoint = inherited === undefined ? options.mountpoint : "/dev/fd/4";
     const order: Order = { options: { ...options, mountpoint }, removeMountpoint: daemon.removeMountpoint };
     child.send(order, () => {});
-    await new Promise<void>((resolve) => {
+    const given = new Promise<void>((resolve) => {
       child.stdin?.on("error", () => resolve()); // it died first: `ended` tells why
       child.stdin?.end(password, () => resolve());
     });
+    await Promise.race([given, ended]);
     password.fill(0);
     await Promise.race([reported, ended]);
     if (report?.type === "ready" && child.pid !== undefined) {
       if (child.connected) child.disconnect();
       child.unref();
-      return child.pid;
+      return { pid: child.pid, mountpoint: report.mountpoint };
     }
     const { code, signal } = await ended;
     if (report?.type === "error") throw new ToolError(report.code, report.message);
@@ -140,7 +141,9 @@ async function serveOrder(): Promise<never> {
   return serve(options, password, {
     removeMountpoint,
     log: (line) => logLine(`${options.mountpoint}: ${line}`),
-    ready: () => void report({ type: "ready" }).then(() => process.connected && process.disconnect()),
+    ready: (mountpoint) => {
+      void report({ type: "ready", mountpoint }).then(() => process.connected && process.disconnect());
+    },
   });
 }
 
@@ -171,7 +174,7 @@ export interface ServeOptions {
   readonly removeMountpoint: boolean;
   readonly log: (line: string) => void;
   /** Called when the mount answers. */
-  readonly ready?: () => void;
+  readonly ready?: (mountpoint: string) => void;
 }
 
 /**
@@ -200,7 +203,7 @@ export async function serve(options: MountOptions, password: Buffer, how: ServeO
   stop.attach(mount);
   const control = await serveControl(mount);
   log(`mounted ${options.path}${options.readOnly ? " read-only" : ""}`);
-  how.ready?.();
+  how.ready?.(mount.mountpoint);
 
   const { clean } = await mount.closed;
   await control.close();

@@ -9,6 +9,7 @@ import type { Command } from "commander";
 import { Option } from "commander";
 import type { MountOptions } from "../src/host/mount.ts";
 import { logTo, serve, serveChild, startDaemon } from "./daemon.ts";
+import { requireEngine } from "./engine.ts";
 import { EXIT, exitCodeHelp, ToolError } from "./exitcodes.ts";
 import {
   applyMountOptions,
@@ -87,6 +88,7 @@ async function mount(file: string, mountpoint: string | undefined, flags: MountF
   const options = mountOptions(path, point, settings, flags.trace === true);
   await refuseMounted(path, settings.readOnly);
 
+  await requireEngine();
   const { prepareMountpoint } = await import("../src/host/mountpoint.ts");
   const { created } = prepareMountpoint(point, path);
   try {
@@ -101,14 +103,14 @@ async function mount(file: string, mountpoint: string | undefined, flags: MountF
         log: logFile === undefined ? warn : logTo(logFile),
       });
     }
-    const pid = await startDaemon(options, password, {
+    const mounted = await startDaemon(options, password, {
       removeMountpoint: created,
       logFile: logFile ?? defaultLogFile(),
       logFileGiven: logFile !== undefined,
     });
-    say(
-      `${file}: mounted${settings.readOnly ? " read-only" : ""} at ${point} by pid ${pid}; unmount it with: sqlfuse unmount ${quote(point)}`,
-    );
+    const how = settings.readOnly ? "mounted read-only" : "mounted";
+    const unmount = `unmount it with: sqlfuse unmount ${quote(mounted.mountpoint)}`;
+    say(`${file}: ${how} at ${mounted.mountpoint} by pid ${mounted.pid}; ${unmount}`);
   } catch (error) {
     // Nothing was mounted, so nothing is left: but a directory that is not empty is somebody's, and stays.
     if (created) tryRmdir(point);

@@ -1,0 +1,81 @@
+/** What `npm pack` would publish, installed as npm would lay it out, but without the network. */
+import { spawnSync } from "node:child_process";
+import { copyFileSync, mkdirSync, mkdtempSync, readdirSync, rmSync, symlinkSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { PASSWORD } from "./run.ts";
+
+const root = fileURLToPath(new URL("../..", import.meta.url));
+let directory: string;
+let modules: string;
+let installed: string;
+
+beforeAll(() => {
+  directory = mkdtempSync(join(tmpdir(), "package-"));
+  const pack = spawnSync("npm", ["pack", "--ignore-scripts", "--pack-destination", directory], {
+    cwd: root,
+    encoding: "utf8",
+  });
+  expect(pack.status, pack.stderr).toBe(0);
+  const tarball = readdirSync(directory).find((name) => name.endsWith(".tgz")) ?? "";
+  modules = join(directory, "node_modules");
+  installed = join(modules, "sqlfuse");
+  mkdirSync(installed, { recursive: true });
+  const untar = spawnSync("tar", ["-xzf", join(directory, tarball), "--strip-components=1", "-C", installed]);
+  expect(untar.status).toBe(0);
+  for (const name of readdirSync(join(root, "node_modules"))) {
+    if (!name.startsWith(".")) symlinkSync(join(root, "node_modules", name), join(modules, name));
+  }
+});
+afterAll(() => rmSync(directory, { recursive: true, force: true }));
+
+function run(...args: string[]): { status: number | null; stdout: string; stderr: string } {
+  return spawnSync(process.execPath, [join(installed, "dist/tools/cli.js"), ...args], {
+    cwd: directory,
+    encoding: "utf8",
+    env: { ...process.env, SQLFUSE_PASSWORD: PASSWORD },
+  });
+}
+
+describe("the package", () => {
+  test("holds what runs, the tables, and what a person reads; no tests and no tools of developers", () => {
+    const names = readdirSync(installed, { recursive: true, encoding: "utf8" });
+    for (const name of [
+      "dist/tools/cli.js",
+      "dist/src/index.js",
+      "dist/src/index.d.ts",
+      "dist/src/host/worker.js",
+    ])
+      expect(names).toContain(name);
+    for (const name of ["dist/schema.sql", "schema.sql", "README.md", "LICENSE", "package.json"])
+      expect(names).toContain(name);
+    expect(names.filter((name) => /(^|\/)(test|dev)(\/|$)|\.map$|\.built$/.test(name))).toEqual([]);
+  });
+
+  test("makes, mounts and unmounts a volume from where it is installed", () => {
+    expect(run("--version").stdout).toMatch(/^sqlfuse \d/);
+    expect(run("create", "v.sqlite")).toMatchObject({ status: 0, stderr: "" });
+    expect(run("mount", "--log-file", "log", "v.sqlite")).toMatchObject({ status: 0, stderr: "" });
+    expect(run("unmount", "v")).toMatchObject({ status: 0, stderr: "" });
+  });
+
+  test("without a built engine every command that needs it ends with 19 and names the command that builds it", () => {
+    const engine = join(modules, "@journeyapps");
+    rmSync(engine);
+    mkdirSync(join(engine, "sqlcipher"), { recursive: true });
+    copyFileSync(
+      join(root, "node_modules/@journeyapps/sqlcipher/package.json"),
+      join(engine, "sqlcipher/package.json"),
+    );
+    const { status, stderr } = run("create", "w.sqlite");
+    expect(stderr).toMatch(/^sqlfuse: .*\n$/);
+    expect(stderr).toContain(`"npm --prefix ${join(engine, "sqlcipher")} run install"`);
+    expect(status).toBe(19);
+    expect(run("mount", "--log-file", "log", "v.sqlite")).toMatchObject({ status: 19, stderr });
+    expect(run("--version")).toMatchObject({ status: 0 });
+    expect(readdirSync(directory)).not.toContain("w.sqlite");
+    expect(readdirSync(directory)).not.toContain("v");
+  });
+});
