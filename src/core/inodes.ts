@@ -158,6 +158,13 @@ export class Inodes {
     return inode;
   }
 
+  /** As load; an inode that only waits for the purge is gone. @throws FsError ESTALE */
+  loadLiving(ino: Ino): Inode {
+    const inode = this.load(ino);
+    if (inode.nlink === 0 && !this.#references.has(ino)) throw new FsError("ESTALE");
+    return inode;
+  }
+
   /** @throws FsError ESTALE, ENOTDIR */
   loadDirectory(ino: Ino): Inode {
     const inode = this.load(ino);

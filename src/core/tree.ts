@@ -97,10 +97,11 @@ export class Tree {
         row.reset();
         return inode;
       }
+      // "." finds an inode of any type: that is how a file handle (NFS) is turned into one.
+      if (name.length === 1 && isDots(name)) return this.#inodes.loadLiving(parent);
       const directory = this.#inodes.loadDirectory(parent);
       if (name.length > NAME_MAX) throw new FsError("ENAMETOOLONG");
-      if (isDots(name)) return name.length === 1 ? directory : this.#inodes.load(directory.parent);
-      return undefined;
+      return isDots(name) ? this.#inodes.load(directory.parent) : undefined;
     });
   }
 
@@ -301,7 +302,7 @@ export class Tree {
   ): void {
     const moved = this.#inodes.load(entry.ino);
     const replaced = target === undefined ? undefined : this.#inodes.load(target.ino);
-    this.#store.change(from.ino, 0, target !== undefined, () => {
+    this.#store.change(from.ino, 0, true, () => {
       const now = this.#store.clock.now();
       if (target !== undefined && replaced !== undefined) {
         this.#deleteEntry(to.ino, newName, target);
