@@ -71,8 +71,9 @@ export class Request {
     return this.u64(InHeader.at.unique - BODY);
   }
 
+  /** The inode that the request is about. @throws FsError ESTALE */
   get nodeid(): Ino {
-    return this.u64(InHeader.at.nodeid - BODY) as Ino;
+    return this.ino(InHeader.at.nodeid - BODY);
   }
 
   get uid(): number {
@@ -94,12 +95,19 @@ export class Request {
 
   /**
    * Exact up to 2^53. A larger number comes out rounded and still larger than any file: the core refuses it
-   * (EFBIG, ESTALE), so no caller need tell the two apart.
+   * (EFBIG), so no caller need tell the two apart.
    */
   u64(at: number): number {
     if (at + 8 > this.#length) throw malformed("message too short");
     const index = (BODY + at) >>> 2;
     return (this.#words[index + HIGH] as number) * TWO_32 + (this.#words[index + LOW] as number);
+  }
+
+  /** An inode number. ESTALE where no inode can have it. */
+  ino(at: number): Ino {
+    const value = this.u64(at);
+    if (value > Number.MAX_SAFE_INTEGER) throw new FsError("ESTALE");
+    return value as Ino;
   }
 
   i64(at: number): number {

@@ -190,7 +190,7 @@ export function forget(server: Server, request: Request): number {
 export function batchForget(server: Server, request: Request): number {
   const count = request.u32(k.BatchForgetIn.at.count);
   for (let i = 0, at = k.BatchForgetIn.size; i < count; i++, at += k.ForgetOne.size) {
-    const nodeid = request.u64(at + k.ForgetOne.at.nodeid) as Ino;
+    const nodeid = request.ino(at + k.ForgetOne.at.nodeid);
     server.volume.inodes.unref(nodeid, request.u64(at + k.ForgetOne.at.nlookup));
   }
   return 0;
@@ -240,7 +240,7 @@ export function tmpfile(server: Server, request: Request, reply: Reply): number 
 
 export function link(server: Server, request: Request, reply: Reply): number {
   const name = request.name(k.LinkIn.size);
-  const stat = server.volume.tree.link(request.u64(k.LinkIn.at.oldnodeid) as Ino, request.nodeid, name);
+  const stat = server.volume.tree.link(request.ino(k.LinkIn.at.oldnodeid), request.nodeid, name);
   server.touch(request.nodeid, name);
   return entryReply(server, reply, stat);
 }
@@ -260,12 +260,12 @@ export function rmdir(server: Server, request: Request): number {
 }
 
 export function rename(server: Server, request: Request): number {
-  const newParent = request.u64(k.RenameIn.at.newdir) as Ino;
+  const newParent = request.ino(k.RenameIn.at.newdir);
   return move(server, request, k.RenameIn.size, newParent, 0);
 }
 
 export function rename2(server: Server, request: Request): number {
-  const newParent = request.u64(k.Rename2In.at.newdir) as Ino;
+  const newParent = request.ino(k.Rename2In.at.newdir);
   return move(server, request, k.Rename2In.size, newParent, request.u32(k.Rename2In.at.flags));
 }
 
@@ -413,7 +413,7 @@ export function lseek(server: Server, request: Request, reply: Reply): number {
 function copy(server: Server, request: Request): number {
   const { at } = k.CopyFileRangeIn;
   if (request.u64(at.flags) !== 0) throw new FsError("EINVAL", "unknown copy flags");
-  const to = request.u64(at.nodeid_out) as Ino;
+  const to = request.ino(at.nodeid_out);
   const length = Math.min(request.u64(at.len), COPY_MAX);
   const fromOffset = request.u64(at.off_in);
   const toOffset = request.u64(at.off_out);

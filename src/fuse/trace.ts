@@ -54,7 +54,7 @@ export function traceRequest(request: Request, row: Row): string {
   const words = [
     `> ${request.unique}`,
     row?.name ?? `opcode ${request.opcode}`,
-    `node=${request.nodeid}`,
+    `node=${request.u64(InHeader.at.nodeid - InHeader.size)}`,
     `uid=${request.uid}`,
     `pid=${request.pid}`,
   ];

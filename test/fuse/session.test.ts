@@ -1,0 +1,208 @@
+/** The loop: when it reads, when it sleeps, when the volume gets its turn, how it ends. */
+import { describe, expect, test } from "vitest";
+import { E, FsError } from "../../src/base/errno.ts";
+import { COUNTER, COUNTERS } from "../../src/fuse/server.ts";
+import { type Lost, Session } from "../../src/fuse/session.ts";
+import { bytes, frame, INIT, NODEID, noting, ScriptedDevice, STAT, UID, UNIQUE } from "./frames.ts";
+
+const LOOKUP = frame(1, bytes("6e00"));
+
+describe("the loop", () => {
+  test("looks a hundred times before it sleeps, without a limit where the volume wants nothing", () => {
+    const device = new ScriptedDevice();
+    const { volume } = noting();
+    expect(new Session(device, volume).run()).toBe("unmounted");
+    expect(device.reads).toBe(101);
+    expect(device.waits).toEqual([Number.POSITIVE_INFINITY]);
+  });
+
+  test("sleeps no longer than the volume wants", () => {
+    const device = new ScriptedDevice();
+    const { volume } = noting({ idle: () => 750 });
+    new Session(device, volume).run();
+    expect(device.waits).toEqual([750]);
+  });
+
+  test("does not sleep while the volume has work, but looks for requests in between", () => {
+    const device = new ScriptedDevice();
+    let slices = 0;
+    const { volume, calls } = noting({
+      "tree.lookup": STAT,
+      idle: () => {
+        slices++;
+        if (slices === 2) device.feed(LOOKUP);
+        return slices < 5 ? 0 : Number.POSITIVE_INFINITY;
+      },
+    });
+    new Session(device, volume).run();
+    expect(slices).toBe(5);
+    expect(device.waits).toEqual([Number.POSITIVE_INFINITY]);
+    expect(calls[0]).toEqual(["tree.lookup", NODEID, "n"]);
+  });
+
+  test("gives the volume its turn every hundred requests though more are waiting", () => {
+    const turns: number[] = [];
+    const device = new ScriptedDevice(...Array<Buffer>(250).fill(LOOKUP), -E.ENODEV);
+    const { volume } = noting({
+      "tree.lookup": STAT,
+      idle: () => {
+        turns.push(device.replies.length);
+        return Number.POSITIVE_INFINITY;
+      },
+    });
+    new Session(device, volume).run();
+    expect(turns).toEqual([100, 200]);
+    expect(device.replies).toHaveLength(250);
+  });
+
+  test("hears the bell under load and in its sleep", () => {
+    const device = new ScriptedDevice(...Array<Buffer>(100).fill(LOOKUP));
+    const heard: number[] = [];
+    device.bells = 1;
+    device.onWait = () => {
+      if (heard.length === 2) device.feed(-E.ENODEV);
+      else device.bells = 1;
+    };
+    const { volume } = noting({ "tree.lookup": STAT });
+    new Session(device, volume, { onWake: () => heard.push(device.replies.length) }).run();
+    expect(heard).toEqual([100, 100]);
+  });
+
+  test("stops when told to", () => {
+    const device = new ScriptedDevice();
+    device.onWait = () => {
+      device.bells = 1;
+      device.feed(LOOKUP);
+    };
+    const { volume } = noting();
+    const session: Session = new Session(device, volume, { onWake: () => session.stop() });
+    expect(session.run()).toBe("stopped");
+    expect(device.replies).toEqual([]);
+  });
+
+  test("reads on after a signal and after a request that was withdrawn", () => {
+    const device = new ScriptedDevice(-E.EINTR, -E.ENOENT, LOOKUP, -E.ENODEV);
+    const { volume } = noting({ "tree.lookup": STAT });
+    expect(new Session(device, volume).run()).toBe("unmounted");
+    expect(device.replies).toHaveLength(1);
+  });
+
+  test("tells an aborted connection from an unmount", () => {
+    const { volume } = noting();
+    expect(new Session(new ScriptedDevice(-E.ECONNABORTED), volume).run()).toBe("aborted");
+    expect(new Session(new ScriptedDevice(-E.ENODEV), volume).run()).toBe("unmounted");
+    expect(() => new Session(new ScriptedDevice(-E.EBADF), volume).run()).toThrow("errno 9");
+  });
+
+  test("a reply that the kernel does not take gives its references back", () => {
+    const { volume, calls } = noting({ "tree.lookup": STAT });
+    const device = new ScriptedDevice(LOOKUP, -E.ENODEV);
+    device.refuses = -E.ENOENT;
+    new Session(device, volume).run();
+    expect(calls).toEqual([
+      ["tree.lookup", NODEID, "n"],
+      ["inodes.ref", STAT.ino],
+      ["inodes.unref", STAT.ino, 1],
+    ]);
+  });
+});
+
+describe("what is shown to the outside", () => {
+  test("counters", () => {
+    const counters = new Float64Array(COUNTERS);
+    const device = new ScriptedDevice(INIT, LOOKUP);
+    const { volume } = noting({
+      "inodes.references": 42,
+      "tree.lookup": () => {
+        throw new FsError("EIO");
+      },
+      uncommittedMs: () => 500,
+    });
+    const before = Date.now();
+    new Session(device, volume, { counters }).run();
+    expect(counters[COUNTER.requests]).toBe(2);
+    expect(counters[COUNTER.errors]).toBe(1);
+    expect(counters[COUNTER.references]).toBe(42);
+    expect(counters[COUNTER.minor]).toBe(45);
+    expect(counters[COUNTER.uncommittedSince]).toBeGreaterThanOrEqual(before - 500);
+    expect(counters[COUNTER.uncommittedSince]).toBeLessThanOrEqual(Date.now() - 500);
+  });
+
+  test("readiness, once INIT is answered", () => {
+    const device = new ScriptedDevice(INIT, -E.ENODEV);
+    const { volume } = noting();
+    let repliesThen = -1;
+    new Session(device, volume, { onReady: () => (repliesThen = device.replies.length) }).run();
+    expect(repliesThen).toBe(1);
+  });
+
+  test("the trace has a line each way", () => {
+    const lines: string[] = [];
+    const device = new ScriptedDevice(
+      INIT,
+      LOOKUP,
+      frame(99),
+      frame(2, bytes("0100000000000000")),
+      -E.ENODEV,
+    );
+    const { volume } = noting();
+    new Session(device, volume, { onTrace: (line) => lines.push(line), timeoutSec: 7 }).run();
+    const who = `node=${NODEID} uid=${UID} pid=${0xc1c2c3c4}`;
+    // `unique` is for people here: this one is past 2^53 and rounded.
+    expect(lines.slice(2).map((line) => line.replace(` ${Number(UNIQUE)} `, " # "))).toEqual([
+      `> # LOOKUP ${who} "n"`,
+      "< # LOOKUP ok entry_valid=7",
+      `> # opcode 99 ${who}`,
+      "< # opcode 99 ENOSYS",
+      `> # FORGET ${who} nlookup=1`,
+    ]);
+  });
+});
+
+describe("a commit that failed", () => {
+  const UNLINK = frame(10, bytes("7500"));
+  const oldKernel = (): Buffer => {
+    const init = Buffer.from(INIT);
+    init.writeUInt32LE(34, 44); // minor
+    return init;
+  };
+
+  test("is announced once, with all that the kernel may believe wrongly", () => {
+    const told: Lost[] = [];
+    let failed = false;
+    const device = new ScriptedDevice(oldKernel(), UNLINK, UNLINK, -E.ENODEV);
+    const { volume } = noting({
+      failed: () => failed,
+      "inodes.referenced": [STAT.ino],
+      "tree.unlink": () => {
+        if (device.replies.length < 2) return;
+        failed = true;
+        throw new FsError("EIO");
+      },
+    });
+    const counters = new Float64Array(COUNTERS);
+    new Session(device, volume, { counters, onFailed: (lost) => told.push(lost) }).run();
+    expect(told).toEqual([
+      { inos: [STAT.ino], names: [{ parent: NODEID, name: new Uint8Array([0x75]) }], incEpoch: false },
+    ]);
+    expect(counters[COUNTER.failed]).toBe(1);
+  });
+
+  test("names no names that were committed before, and none to a kernel that can look at all of them", () => {
+    for (const [init, fsync] of [
+      [oldKernel(), frame(20, Buffer.alloc(16))],
+      [INIT, LOOKUP],
+    ] as const) {
+      const told: Lost[] = [];
+      const device = new ScriptedDevice(init, UNLINK, fsync);
+      const { volume } = noting({
+        failed: () => device.replies.length === 3,
+        "inodes.referenced": [],
+        "tree.lookup": STAT,
+        uncommittedMs: () => 1,
+      });
+      new Session(device, volume, { onFailed: (lost) => told.push(lost) }).run();
+      expect(told.map(({ names }) => names)).toEqual([[]]);
+    }
+  });
+});
