@@ -202,7 +202,8 @@ export async function serve(options: MountOptions, password: Buffer, how: ServeO
   }
   stop.attach(mount);
   const control = await serveControl(mount);
-  log(`mounted ${options.path}${options.readOnly ? " read-only" : ""}`);
+  const state = options.readOnly ? "mounted read-only" : "mounted";
+  log(`${options.path} is ${state} at ${mount.mountpoint}`);
   how.ready?.(mount.mountpoint);
 
   const { clean } = await mount.closed;

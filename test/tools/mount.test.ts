@@ -169,7 +169,7 @@ describe("a mount in the background", () => {
     mount(file, point);
     sqlfuse(["unmount", point]);
     const log = readFileSync(join(directory, "log"), "utf8");
-    expect(log).toMatch(new RegExp(`sqlfuse\\[\\d+\\] ${point}: mounted ${file}\n`));
+    expect(log).toMatch(new RegExp(`sqlfuse\\[\\d+\\] ${point}: ${file} is mounted at ${point}\n`));
     expect(log).toMatch(/unmounted; everything is committed\n$/);
   });
 
