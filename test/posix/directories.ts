@@ -235,8 +235,11 @@ print([os.waitpid(p, 0)[1] for p in pids])
     for (const name of doomed) sys.unlink(`${path}/${name}`);
     opened(path, (fd) => {
       sys.lseek(fd, at.cookie, SEEK.SET);
+      // Of what was deleted since it was listed, a stream that never was at the beginning may still tell.
       assert.deepEqual(
-        rest(fd).map((entry) => entry.name),
+        rest(fd)
+          .map((entry) => entry.name)
+          .filter((name) => !doomed.has(name)),
         behind.filter((name) => !doomed.has(name)),
       );
     });

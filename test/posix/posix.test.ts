@@ -4,7 +4,8 @@
  */
 import { chmodSync, mkdtempSync, rmSync } from "node:fs";
 import { join } from "node:path";
-import { afterAll, describe, test } from "vitest";
+import { afterAll, beforeAll, describe, test } from "vitest";
+import { IS_ROOT, mountingImpossible, TestVolume } from "../helpers/volume.ts";
 import { SUITE } from "./suite.ts";
 import { runCase, Skip, Tools } from "./tools.ts";
 
@@ -41,4 +42,24 @@ describe("the control filesystem", () => {
   chmodSync(directory, 0o755);
   afterAll(() => rmSync(directory, { recursive: true, force: true }));
   declare("control", () => directory);
+});
+
+const impossible = mountingImpossible();
+if (impossible !== undefined) console.warn(`the POSIX suite is not run on a mount: ${impossible}`);
+
+describe.skipIf(impossible !== undefined)("the mount", () => {
+  let volume: TestVolume;
+  beforeAll(() => {
+    volume = TestVolume.create();
+    volume.mount(...(IS_ROOT ? ["-o", "allow_other,suid"] : []));
+    chmodSync(volume.mountpoint, 0o755);
+  });
+  afterAll(() => {
+    try {
+      volume.unmount();
+    } finally {
+      volume.remove();
+    }
+  });
+  declare("mount", () => volume.mountpoint);
 });
