@@ -109,7 +109,15 @@ function systemPackages() {
   const prefix = isRoot ? [] : ["sudo"];
   if (!isRoot && !onPath("sudo")) fail(`please run as root: ${command}`);
   const apt = (...args) => {
-    const [program, ...rest] = [...prefix, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", ...args];
+    const [program, ...rest] = [
+      ...prefix,
+      "env",
+      "DEBIAN_FRONTEND=noninteractive",
+      "apt-get",
+      "-o",
+      "Dpkg::Use-Pty=0",
+      ...args,
+    ];
     return run(program, rest);
   };
   // A list of packages that cannot be renewed may still be good enough.
