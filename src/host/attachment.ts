@@ -208,7 +208,7 @@ function runHelper(args: readonly string[], commFd?: number): { status: number; 
 
 /**
  * Takes the mount at `mountpoint` away, `lazy`: even while it is in use (it ends with its last user).
- * @throws HostError busy, not-mounted
+ * @throws HostError busy, not-mounted, not-permitted
  */
 export function detach(mountpoint: string, lazy: boolean): void {
   if (isRoot()) {
@@ -216,17 +216,22 @@ export function detach(mountpoint: string, lazy: boolean): void {
     if (done === 0) return;
     if (done === -errno.EBUSY) throw busy(mountpoint);
     if (done === -errno.EINVAL || done === -errno.ENOENT) throw notMounted(mountpoint);
-    throw new HostError("busy", `${mountpoint}: cannot be unmounted (${named(done)})`);
+    throw refused(mountpoint, named(done));
   }
   const { status, text } = runHelper(["-u", ...(lazy ? ["-z"] : []), "--", mountpoint]);
   if (status === 0) return;
   if (/busy/i.test(text)) throw busy(mountpoint);
   if (/not found|not mounted|no such/i.test(text)) throw notMounted(mountpoint);
-  throw new HostError("busy", `${mountpoint}: cannot be unmounted: ${text}`);
+  throw refused(mountpoint, text);
 }
 
 function busy(mountpoint: string): HostError {
   return new HostError("busy", `${mountpoint}: is in use`);
+}
+
+/** Mounted by somebody with more rights than this process has (left). */
+function refused(mountpoint: string, why: string): HostError {
+  return new HostError("not-permitted", `${mountpoint}: cannot be unmounted by this process (${why})`);
 }
 
 function notMounted(mountpoint: string): HostError {

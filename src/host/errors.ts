@@ -10,6 +10,7 @@ export type HostReason =
   | "allow-other-forbidden"
   | "busy"
   | "not-mounted"
+  | "not-permitted"
   | "engine";
 
 export class HostError extends Error {

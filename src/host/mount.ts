@@ -79,7 +79,6 @@ export class Mount {
   readonly #since = new Date().toISOString();
   readonly #syncs = new Map<number, (error: string | undefined) => void>();
   #attachment: Attachment | undefined;
-  #detached = false;
   #readOnly: boolean;
   #lastSync = 0;
   /** What the worker said at its end; undefined while it serves, and for ever when it crashed. */
@@ -221,15 +220,19 @@ export class Mount {
     for (const settle of this.#syncs.values()) settle(this.#clean === true ? undefined : "the mount ended");
     this.#syncs.clear();
     await this.#announced;
-    const { fd, mountpoint, device } = this.#attachment ?? {};
-    if (fd !== undefined && mountpoint !== undefined) {
+    if (this.#attachment !== undefined) {
       // After a crash or a stop the kernel still shows the mount, and all that it could say is "not connected".
-      const left = device !== undefined && mountedAt(mountpoint)?.device === device;
-      if (left && !this.#detached) this.#tryDetach(mountpoint);
-      close(fd);
+      if (this.#isShown()) this.#tryDetach(this.mountpoint);
+      close(this.#attachment.fd);
     }
     close(this.#wakeFd);
     return { clean: this.#clean === true };
+  }
+
+  /** Whether the mount table shows our mount at its place. */
+  #isShown(): boolean {
+    const { mountpoint, device } = this.#attachment ?? {};
+    return mountpoint !== undefined && device !== undefined && mountedAt(mountpoint)?.device === device;
   }
 
   #tryDetach(mountpoint: string): void {
@@ -282,11 +285,12 @@ export class Mount {
 
   /**
    * Asks the kernel to take the mount away; `lazy`: even while it is in use. `closed` tells when all is committed.
-   * @throws HostError busy, not-mounted
+   * @throws HostError busy, not-mounted, not-permitted
    */
   async unmount(lazy: boolean): Promise<void> {
+    // Detached behind our back, the place may belong to somebody else's mount by now.
+    if (!this.#isShown()) throw new HostError("not-mounted", `${this.mountpoint}: is not mounted`);
     detach(this.mountpoint, lazy);
-    this.#detached = true;
   }
 
   /** Stops serving at once, whoever still uses the mount; commits and closes the file. */

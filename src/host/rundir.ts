@@ -2,7 +2,7 @@
  * The directory in which a daemon can be found by its pid: a socket to talk to it, and a note on what it
  * serves. It belongs to one user and is closed to others.
  */
-import { lstatSync, mkdirSync, readdirSync, readFileSync } from "node:fs";
+import { existsSync, lstatSync, mkdirSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 
 /** What a daemon notes beside its socket, for whoever lists mounts without asking it. */
@@ -41,9 +41,19 @@ export function makeRunDirectory(): string {
     } catch {
       // There already, or no such parent: the check below tells.
     }
-    if (belongsTo(directory, uid)) return directory;
+    if (!belongsTo(directory, uid)) continue;
+    sweep(directory);
+    return directory;
   }
   throw new Error(`no directory for the control socket: tried ${candidates(uid).join(", ")}`);
+}
+
+/** Removes what daemons that were killed left behind. */
+function sweep(directory: string): void {
+  for (const name of namesIn(directory)) {
+    const pid = /^(\d+)\.(sock|json)$/.exec(name)?.[1];
+    if (pid !== undefined && !existsSync(`/proc/${pid}`)) rmSync(join(directory, name), { force: true });
+  }
 }
 
 /** The user of a process. The owner of /proc/PID does not tell: it is root where the process cannot be dumped. */
