@@ -1,7 +1,7 @@
 /**
  * INIT: what the kernel offers, what is taken of it, and what the handlers must know about that.
  */
-import { INIT_FLAG, type InitFlag, MAJOR, MINOR, OLDEST_MINOR } from "./kernel.ts";
+import { INC_EPOCH_MINOR, INIT_FLAG, type InitFlag, MAJOR, MINOR, OLDEST_MINOR } from "./kernel.ts";
 
 /** What the kernel says of itself. `has` answers for a flag that it offers. */
 export interface Offer {
@@ -106,6 +106,6 @@ export function negotiate(offer: Offer, wishes: Wishes): Agreement | undefined {
     dontMask: offers(taken, "DONT_MASK"),
     setxattrExt: offers(taken, "SETXATTR_EXT"),
     killPriv: offers(taken, "HANDLE_KILLPRIV_V2"),
-    incEpoch: minor >= 44,
+    incEpoch: minor >= INC_EPOCH_MINOR,
   };
 }

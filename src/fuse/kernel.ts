@@ -11,8 +11,6 @@ export const MINOR = 45;
 /** The oldest minor that is served: from it on, every structure has the size that stands here. */
 export const OLDEST_MINOR = 23;
 
-export const ROOT_ID = 1;
-
 // --- frames
 
 export const InHeader = layout("InHeader", 40, {

@@ -7,7 +7,7 @@
  */
 import { assert } from "../base/assert.ts";
 
-export type Scalar = "u16" | "i32" | "u32" | "i64" | "u64";
+type Scalar = "u16" | "i32" | "u32" | "i64" | "u64";
 
 /** A scalar, an array of one, or a structure inside the structure. */
 export type Field = Scalar | readonly [Scalar, number] | Layout;

@@ -162,7 +162,8 @@ export function setattr(server: Server, request: Request, reply: Reply): number 
   if (valid & k.FATTR_MTIME_NOW) change.mtime = "now";
   else if (valid & k.FATTR_MTIME) change.mtime = time(request, at.mtime, at.mtimensec);
   if (valid & k.FATTR_CTIME) change.ctime = time(request, at.ctime, at.ctimensec);
-  if (valid & k.FATTR_KILL_SUIDGID) change.killSuidgid = true;
+  // chown(path, -1, -1) arrives as a request to change nothing, and takes set-id bits away like any other chown.
+  if (valid & k.FATTR_KILL_SUIDGID || valid === 0) change.killSuidgid = true;
   return attrReply(server, reply, server.volume.attributes.setattr(request.nodeid, change));
 }
 

@@ -19,7 +19,6 @@ const O_CLOEXEC = 0o2000000;
 export const LOCK_SH = 1;
 export const LOCK_EX = 2;
 export const LOCK_NB = 4;
-export const LOCK_UN = 8;
 
 /** mount(2) flags. */
 export const MS_RDONLY = 1;

@@ -121,7 +121,7 @@ export const ATTR = `
 `;
 
 /** The timeout under which TIMEOUT_SEC goes out. */
-export const TIMEOUT_SEC = 0x77665544;
+const TIMEOUT_SEC = 0x77665544;
 export const TIMEOUT = "4455667700000000";
 
 /** STAT as a struct fuse_entry_out. */
