@@ -42,6 +42,7 @@ export class Attributes {
       if (change.size !== undefined) {
         if (isDirectory(inode.mode)) throw new FsError("EISDIR");
         if (!isRegular(inode.mode)) throw new FsError("EINVAL");
+        if (change.size < 0) throw new FsError("EINVAL");
         if (!Number.isSafeInteger(change.size)) throw new FsError("EFBIG");
       }
       const frees = change.size !== undefined && change.size <= inode.size;

@@ -293,6 +293,13 @@ export class Inodes {
     this.#orphans.add(ino);
   }
 
+  /** Whether an unlinked inode is referenced (again): it then waits for its last reference. */
+  keepsOrphan(ino: Ino): boolean {
+    const referenced = this.#references.has(ino);
+    if (referenced) this.#orphans.add(ino);
+    return referenced;
+  }
+
   /** Hands an inode that nobody refers to and no entry names to the purge. */
   abandon(ino: Ino): void {
     this.#dead.push(ino);

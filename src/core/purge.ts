@@ -52,7 +52,7 @@ export class Purge {
 
   #step(ino: Ino): void {
     const inode = this.#find(ino);
-    if (inode === undefined || inode.nlink > 0) {
+    if (inode === undefined || inode.nlink > 0 || this.#inodes.keepsOrphan(ino)) {
       this.#inodes.buried(ino);
       return;
     }

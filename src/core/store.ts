@@ -13,6 +13,7 @@
  * a damaged block costs only the reader, which is opened anew.
  */
 
+import { assert } from "../base/assert.ts";
 import type { Clock } from "../base/clock.ts";
 import { DamageError, FsError } from "../base/errno.ts";
 import { Database } from "../db/database.ts";
@@ -69,6 +70,7 @@ export class Store {
   #savedSerial: number;
   #nextBlock: number;
   #failed = false;
+  #closed = false;
 
   /** @throws SqliteError with isDamage where the key or the first page is wrong. */
   constructor(path: string, key: Key, options: StoreOptions) {
@@ -157,6 +159,7 @@ export class Store {
    * @throws DamageError where stored bytes are damaged, FsError EIO where they cannot be read
    */
   query<T>(ino: Ino, read: () => T): T {
+    assert(!this.#closed, "the volume is open");
     try {
       return read();
     } catch (error) {
@@ -304,21 +307,28 @@ export class Store {
     this.writer.resetAll();
     try {
       if (!this.writer.autocommit) this.writer.exec("ROLLBACK");
-      this.#reopenWriter();
-    } catch (reopening) {
-      this.#options.onLog(`cannot reopen ${this.#path}: ${String(reopening)}`);
+    } catch {
+      // Closing the connection rolls back as well.
     }
+    this.#reopenWriter();
   }
 
+  /** Where it fails, every operation gets EIO and tries again. */
   #reopenWriter(): void {
-    this.writer.reopen();
-    this.#configureWriter();
+    try {
+      this.writer.reopen();
+      this.#configureWriter();
+    } catch (error) {
+      this.#options.onLog(`cannot reopen ${this.#path}: ${String(error)}`);
+    }
   }
 
   /** An engine error in the words of the core; opens a poisoned connection anew. */
   #translate(error: unknown, ino: Ino | undefined): unknown {
-    if (!(error instanceof SqliteError)) return error;
+    if (error instanceof FsError) return error;
     this.writer.resetAll();
+    if (!(error instanceof SqliteError)) return error;
+    if (!this.writer.isOpen) this.#reopenWriter();
     if (!error.isDamage) return new FsError(error.isFull ? "ENOSPC" : "EIO", error.message);
     const what = ino === undefined ? "the volume" : `inode ${ino}`;
     if (this.#groupSinceMs !== undefined) this.#lose(error);
@@ -328,7 +338,11 @@ export class Store {
 
   /** Opens the reader anew after it met damage. */
   reopenReader(): void {
-    this.#reader?.reopen();
+    try {
+      this.#reader?.reopen();
+    } catch (error) {
+      this.#options.onLog(`cannot reopen ${this.#path}: ${String(error)}`);
+    }
   }
 
   /** Advances the epoch: what was written before is a state that can be kept. Commits. */
@@ -344,6 +358,7 @@ export class Store {
 
   /** Commits, copies the -wal and closes: afterwards only the one file is left. */
   close(): void {
+    this.#closed = true;
     try {
       if (!this.#failed) this.commit();
     } catch (error) {
@@ -351,7 +366,7 @@ export class Store {
     }
     this.#reader?.close();
     this.#reader = undefined;
-    if (!this.readOnly && !this.#failed) this.#copyWal(true);
+    if (!this.readOnly && !this.#failed && this.writer.isOpen) this.#copyWal(true);
     this.writer.close();
   }
 }

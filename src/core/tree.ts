@@ -8,7 +8,20 @@ import type { Time } from "../base/clock.ts";
 import { FsError } from "../base/errno.ts";
 import type { Statement } from "../db/statement.ts";
 import { INODE_COLUMNS, type Inode, type Inodes, inodeColumns, readInode } from "./inodes.ts";
-import { isDevice, isDirectory, isSymlink, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, S_ISGID } from "./mode.ts";
+import {
+  isDevice,
+  isDirectory,
+  isSymlink,
+  S_IFBLK,
+  S_IFCHR,
+  S_IFDIR,
+  S_IFIFO,
+  S_IFLNK,
+  S_IFMT,
+  S_IFREG,
+  S_IFSOCK,
+  S_ISGID,
+} from "./mode.ts";
 import type { Store } from "./store.ts";
 import {
   type Attr,
@@ -33,6 +46,11 @@ interface Dirent {
   readonly born: Epoch;
 }
 
+/** What mknod makes. */
+const NODE_TYPES: readonly number[] = [S_IFREG, S_IFIFO, S_IFSOCK, S_IFCHR, S_IFBLK];
+/** Entries that a listing reads ahead of its visitor: at first, and at most. */
+const FIRST_BATCH = 32;
+const LARGEST_BATCH = 512;
 const DOT = 46;
 const SLASH = 47;
 
@@ -117,7 +135,7 @@ export class Tree {
    */
   mknod(parent: Ino, name: Uint8Array, mode: number, rdev: number, caller: Caller): Attr {
     const typed = (mode & S_IFMT) === 0 ? mode | S_IFREG : mode;
-    if (isDirectory(typed) || isSymlink(typed)) throw new FsError("EINVAL");
+    if (!NODE_TYPES.includes(typed & S_IFMT)) throw new FsError("EINVAL");
     return this.#make(parent, name, typed, caller, { rdev: isDevice(typed) ? rdev : 0 });
   }
 
@@ -386,45 +404,48 @@ export class Tree {
    * @throws FsError ESTALE, ENOTDIR
    */
   readdir(ino: Ino, cookie: number, visit: (entry: Entry) => boolean): void {
-    this.#store.query(ino, () => {
-      const directory = this.#inodes.loadDirectory(ino);
-      const rows = this.#list.bindInt(1, ino).bindInt(2, cookie);
-      try {
-        while (rows.step()) {
-          const entry = {
-            cookie: rows.int(0),
-            ino: rows.int(1) as Ino,
-            type: rows.int(2),
-            name: rows.blob(3),
-          };
-          if (!visit(entry)) break;
-        }
-      } finally {
-        rows.reset();
-      }
-      this.#inodes.accessed(directory);
+    const read = (row: Statement) => ({
+      cookie: row.int(0),
+      ino: row.int(1) as Ino,
+      type: row.int(2),
+      name: row.blob(3),
     });
+    this.#scan(ino, cookie, this.#list, read, (entry) => entry.cookie, visit);
   }
 
   /** As readdir, each entry with its attributes. */
   readdirplus(ino: Ino, cookie: number, visit: (entry: Entry, attr: Attr) => boolean): void {
+    const read = (row: Statement): readonly [Entry, Attr] => {
+      const attr = readInode(row, 0);
+      const at = INODE_COLUMNS;
+      return [{ cookie: row.int(at), ino: attr.ino, type: row.int(at + 1), name: row.blob(at + 2) }, attr];
+    };
+    const show = ([entry, attr]: readonly [Entry, Attr]) => visit(entry, attr);
+    this.#scan(ino, cookie, this.#listPlus, read, ([entry]) => entry.cookie, show);
+  }
+
+  /**
+   * Reads rows in batches and shows them with no statement open: a visitor may use the volume.
+   */
+  #scan<T>(
+    ino: Ino,
+    cookie: number,
+    rows: Statement,
+    read: (row: Statement) => T,
+    cookieOf: (row: T) => number,
+    visit: (row: T) => boolean,
+  ): void {
     this.#store.query(ino, () => {
       const directory = this.#inodes.loadDirectory(ino);
-      const rows = this.#listPlus.bindInt(1, ino).bindInt(2, cookie);
-      try {
-        while (rows.step()) {
-          const attr = readInode(rows, 0);
-          const at = INODE_COLUMNS;
-          const entry = {
-            cookie: rows.int(at),
-            ino: attr.ino,
-            type: rows.int(at + 1),
-            name: rows.blob(at + 2),
-          };
-          if (!visit(entry, attr)) break;
-        }
-      } finally {
-        rows.reset();
+      let after = cookie;
+      for (let size = FIRST_BATCH; ; size = Math.min(LARGEST_BATCH, size * 4)) {
+        const batch: T[] = [];
+        rows.bindInt(1, ino).bindInt(2, after);
+        while (batch.length < size && rows.step()) batch.push(read(rows));
+        if (batch.length === size) rows.reset();
+        if (!batch.every(visit) || batch.length < size) break;
+        const last = batch.at(-1);
+        if (last !== undefined) after = cookieOf(last);
       }
       this.#inodes.accessed(directory);
     });

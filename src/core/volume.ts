@@ -61,6 +61,7 @@ export class Volume {
   readonly #lock: FileLock;
   readonly #rows: Inodes;
   readonly #purge: Purge;
+  #closed = false;
 
   /** Makes a new volume at `path`, which must not exist. @throws OpenError */
   static create(path: string, password: Buffer, options?: CreateOptions): void {
@@ -217,8 +218,10 @@ export class Volume {
     return this.#store.closeEpoch();
   }
 
-  /** Gives all references back, purges, commits, closes: only the one file is left. */
+  /** Gives all references back, purges, commits, closes: only the one file is left. Again: nothing. */
   close(): void {
+    if (this.#closed) return;
+    this.#closed = true;
     this.#rows.unrefAll();
     try {
       this.#purge.run(Number.POSITIVE_INFINITY);

@@ -60,8 +60,9 @@ export class Xattrs {
     );
   }
 
-  /** The value, or undefined where there is none (ENODATA). */
+  /** The value, or undefined where there is none (ENODATA). @throws FsError ERANGE, EOPNOTSUPP */
   get(ino: Ino, name: Uint8Array): Uint8Array | undefined {
+    checkName(name);
     return this.#store.query(ino, () => this.#value(ino, name));
   }
 
@@ -82,9 +83,10 @@ export class Xattrs {
    *   EROFS, EIO
    */
   set(ino: Ino, name: Uint8Array, value: Uint8Array, flags: number, aclKillSgid: boolean): void {
+    checkName(name);
     this.#store.query(ino, () => {
       const inode = this.#inodes.load(ino);
-      this.#checkName(inode, name);
+      checkOwner(inode, name);
       if (value.length > XATTR_SIZE_MAX) throw new FsError("E2BIG");
       if ((flags & ~(XATTR_CREATE | XATTR_REPLACE)) !== 0) throw new FsError("EINVAL");
       const exists = this.#bornOf(ino, name) !== undefined;
@@ -93,6 +95,8 @@ export class Xattrs {
       if (!exists && this.list(ino).length + name.length + 1 > XATTR_LIST_MAX) throw new FsError("ENOSPC");
       const access = ACL_ACCESS.equals(name);
       const entries = access || ACL_DEFAULT.equals(name) ? decodeAcl(value) : undefined;
+      if (!access && entries !== undefined && entries.length > 0 && !isDirectory(inode.mode))
+        throw new FsError("EACCES");
       this.#store.change(ino, value.length, false, () => {
         if (access && entries !== undefined && entries.length > 0) {
           inode.mode = (inode.mode & ~0o777) | modeOf(entries);
@@ -108,9 +112,10 @@ export class Xattrs {
 
   /** @throws FsError ESTALE; ENODATA, EOPNOTSUPP; EROFS, EIO */
   remove(ino: Ino, name: Uint8Array): void {
+    checkName(name);
     this.#store.query(ino, () => {
       const inode = this.#inodes.load(ino);
-      this.#checkName(inode, name);
+      checkOwner(inode, name);
       if (this.#bornOf(ino, name) === undefined) {
         // An ACL that is not there says what st_mode says: nothing to remove, and no error (as ext4).
         if (ACL_ACCESS.equals(name) || ACL_DEFAULT.equals(name)) return;
@@ -201,21 +206,23 @@ export class Xattrs {
     this.#toPast.bindInt(1, ino).bindBlob(2, name).bindInt(3, epoch).run();
   }
 
-  #checkName(inode: Inode, name: Uint8Array): void {
-    if (name.length === 0 || name.length > XATTR_NAME_MAX) throw new FsError("ERANGE");
-    if (ACL_ACCESS.equals(name) || ACL_DEFAULT.equals(name)) {
-      if (isSymlink(inode.mode)) throw new FsError("EOPNOTSUPP");
-      if (ACL_DEFAULT.equals(name) && !isDirectory(inode.mode)) throw new FsError("EACCES");
-      return;
-    }
-    const text = Buffer.from(name.buffer, name.byteOffset, name.byteLength).toString("latin1");
-    const known = NAMESPACES.some((prefix) => text.startsWith(prefix) && text.length > prefix.length);
-    if (!known) throw new FsError("EOPNOTSUPP");
-  }
-
   #changed(inode: Inode): void {
     const now = this.#store.clock.now();
     [inode.ctimeSec, inode.ctimeNsec] = [now.sec, now.nsec];
     this.#inodes.save(inode);
   }
+}
+
+/** @throws FsError ERANGE, EOPNOTSUPP (namespace) */
+function checkName(name: Uint8Array): void {
+  if (name.length === 0 || name.length > XATTR_NAME_MAX) throw new FsError("ERANGE");
+  const text = Buffer.from(name.buffer, name.byteOffset, name.byteLength).toString("latin1");
+  const known = NAMESPACES.some((prefix) => text.startsWith(prefix) && text.length > prefix.length);
+  if (!known && !ACL_ACCESS.equals(name) && !ACL_DEFAULT.equals(name)) throw new FsError("EOPNOTSUPP");
+}
+
+/** @throws FsError EOPNOTSUPP: a symlink has no ACL */
+function checkOwner(inode: Inode, name: Uint8Array): void {
+  const acl = ACL_DEFAULT.equals(name) || ACL_ACCESS.equals(name);
+  if (acl && isSymlink(inode.mode)) throw new FsError("EOPNOTSUPP");
 }

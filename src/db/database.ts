@@ -20,7 +20,7 @@ import {
   sqlite3,
   unregisterWalHook,
 } from "../native/sqlite3.ts";
-import { SqliteError } from "./errors.ts";
+import { closedError, SqliteError } from "./errors.ts";
 import { Key, SALT_BYTES, STOCK_CIPHER } from "./key.ts";
 import { Statement } from "./statement.ts";
 
@@ -111,7 +111,7 @@ export class Database {
       if (mode !== "readonly") this.#watchWal();
       if (cacheBytes !== undefined) this.exec(`PRAGMA cache_size = -${Math.ceil(cacheBytes / 1024)}`);
     } catch (error) {
-      this.close();
+      this.#disconnect();
       throw error;
     }
   }
@@ -127,13 +127,30 @@ export class Database {
   /**
    * A fresh connection under the same statements: SQLCipher fails every call after one
    * page with a wrong HMAC. An open transaction is lost; pragmas are the caller's to repeat.
+   * When it fails the connection is closed: statements throw until another `reopen` succeeds.
+   * @throws SqliteError
    */
   reopen(): void {
+    this.#disconnect();
+    this.#connect();
+    try {
+      for (const statement of this.#statements) statement.attach(this.#prepare(statement.sql));
+    } catch (error) {
+      this.#disconnect();
+      throw error;
+    }
+  }
+
+  /** Whether the connection is there: false after a `reopen` that failed. */
+  get isOpen(): boolean {
+    return this.#pointer !== 0n;
+  }
+
+  #disconnect(): void {
+    if (this.#pointer === 0n) return;
     for (const statement of this.#statements) statement.finalize();
     this.#api.close_v2(this.#pointer);
     this.#pointer = 0n;
-    this.#connect();
-    for (const statement of this.#statements) statement.attach(this.#prepare(statement.sql));
   }
 
   /** Prepares once, for the life of the connection. @throws SqliteError */
@@ -144,6 +161,7 @@ export class Database {
   }
 
   #prepare(sql: string, flags = SQLITE_PREPARE_PERSISTENT): Pointer {
+    if (this.#pointer === 0n) throw closedError(sql);
     const out: [Pointer | null] = [null];
     const code = this.#api.prepare_v3(this.#pointer, sql, -1, flags, out, null);
     if (code !== SQLITE_OK || out[0] === null) throw this.error(sql);
@@ -152,6 +170,7 @@ export class Database {
 
   /** Runs statements without parameters and rows. @throws SqliteError */
   exec(sql: string): void {
+    if (this.#pointer === 0n) throw closedError(sql);
     if (this.#api.exec(this.#pointer, sql, null, null, null) !== SQLITE_OK) throw this.error(sql);
   }
 
@@ -168,12 +187,12 @@ export class Database {
 
   /** Whether no transaction is open: also true after an error that rolled the open one back. */
   get autocommit(): boolean {
-    return this.#api.get_autocommit(this.#pointer) !== 0;
+    return this.#pointer === 0n || this.#api.get_autocommit(this.#pointer) !== 0;
   }
 
   /** Rows changed since the connection was opened. */
   get totalChanges(): number {
-    return this.#api.total_changes(this.#pointer);
+    return this.#pointer === 0n ? 0 : this.#api.total_changes(this.#pointer);
   }
 
   /** Rows that the last INSERT, UPDATE or DELETE changed. */
@@ -203,6 +222,7 @@ export class Database {
   }
 
   #checkpoint(mode: number): void {
+    if (this.#pointer === 0n) throw closedError("checkpoint");
     const frames: [number] = [0];
     const copied: [number] = [0];
     const code = this.#api.wal_checkpoint_v2(this.#pointer, null, mode, frames, copied);
@@ -226,11 +246,8 @@ export class Database {
   }
 
   close(): void {
-    if (this.#pointer === 0n) return;
-    for (const statement of this.#statements) statement.finalize();
+    this.#disconnect();
     this.#statements.length = 0;
-    this.#api.close_v2(this.#pointer);
-    this.#pointer = 0n;
     if (this.#walHook !== undefined) unregisterWalHook(this.#walHook);
     this.#walHook = undefined;
   }

@@ -2,7 +2,7 @@
  * What the engine says when a call fails: SQLite's extended code, the errno of the
  * system call behind it (ENOSPC comes back as SQLITE_FULL or as SQLITE_IOERR), the SQL.
  */
-import { SQLITE_CORRUPT, SQLITE_FULL, SQLITE_NOTADB } from "../native/sqlite3.ts";
+import { SQLITE_CORRUPT, SQLITE_FULL, SQLITE_MISUSE, SQLITE_NOTADB } from "../native/sqlite3.ts";
 
 export class SqliteError extends Error {
   /** Primary result code, SQLITE_*. */
@@ -32,4 +32,9 @@ export class SqliteError extends Error {
     const EDQUOT = 122;
     return this.code === SQLITE_FULL || this.systemErrno === ENOSPC || this.systemErrno === EDQUOT;
   }
+}
+
+/** What a statement says whose connection is closed, or could not be opened anew. */
+export function closedError(sql: string): SqliteError {
+  return new SqliteError("the connection is closed", SQLITE_MISUSE, 0, sql);
 }

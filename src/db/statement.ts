@@ -15,6 +15,7 @@ import {
   sqlite3,
 } from "../native/sqlite3.ts";
 import type { Database } from "./database.ts";
+import { closedError } from "./errors.ts";
 
 const EMPTY = new Uint8Array(0);
 
@@ -22,6 +23,8 @@ export class Statement {
   readonly sql: string;
   readonly #db: Database;
   #pointer: Pointer;
+  /** False while its connection is closed: the pointer then leads nowhere. */
+  #live = true;
   readonly #api = sqlite3();
 
   /** Only Database makes statements. */
@@ -34,35 +37,36 @@ export class Statement {
   /** `index` counts from 1; `value` is a safe integer. */
   bindInt(index: number, value: number): this {
     if (!Number.isSafeInteger(value)) throw new RangeError(`not a safe integer: ${value} in: ${this.sql}`);
-    this.#check(this.#api.bind_int64(this.#pointer, index, value));
+    this.#check(this.#api.bind_int64(this.#open(), index, value));
     return this;
   }
 
   bindBigInt(index: number, value: bigint): this {
-    this.#check(this.#api.bind_int64(this.#pointer, index, value));
+    this.#check(this.#api.bind_int64(this.#open(), index, value));
     return this;
   }
 
   bindNull(index: number): this {
-    this.#check(this.#api.bind_null(this.#pointer, index));
+    this.#check(this.#api.bind_null(this.#open(), index));
     return this;
   }
 
   bindText(index: number, value: string): this {
     const bytes = Buffer.from(value, "utf8");
-    this.#check(this.#api.bind_text(this.#pointer, index, bytes, bytes.length, SQLITE_STATIC));
+    this.#check(this.#api.bind_text(this.#open(), index, bytes, bytes.length, SQLITE_STATIC));
     return this;
   }
 
   bindBlob(index: number, value: Uint8Array): this {
     // A null pointer would bind NULL, and an empty array has no pointer.
-    if (value.length === 0) this.#check(this.#api.bind_zeroblob(this.#pointer, index, 0));
-    else this.#check(this.#api.bind_blob(this.#pointer, index, value, value.length, SQLITE_STATIC));
+    if (value.length === 0) this.#check(this.#api.bind_zeroblob(this.#open(), index, 0));
+    else this.#check(this.#api.bind_blob(this.#open(), index, value, value.length, SQLITE_STATIC));
     return this;
   }
 
   /** Advances to the next row; false, and reset, when there is none. @throws SqliteError */
   step(): boolean {
+    if (!this.#live) throw closedError(this.sql);
     const code = this.#api.step(this.#pointer);
     if (code === SQLITE_ROW) return true;
     if (code === SQLITE_DONE) {
@@ -80,7 +84,7 @@ export class Statement {
   }
 
   reset(): void {
-    this.#api.reset(this.#pointer);
+    if (this.#live) this.#api.reset(this.#pointer);
   }
 
   /** A column as a safe integer; columns count from 0. */
@@ -133,15 +137,23 @@ export class Statement {
 
   /** Only Database calls this. */
   finalize(): void {
-    this.#api.finalize(this.#pointer);
+    if (this.#live) this.#api.finalize(this.#pointer);
+    this.#live = false;
   }
 
   /** Only Database calls this: the same SQL, prepared again on a reopened connection. */
   attach(pointer: Pointer): void {
     this.#pointer = pointer;
+    this.#live = true;
   }
 
   #check(code: number): void {
     if (code !== SQLITE_OK) throw this.#db.error(this.sql);
+  }
+
+  /** The C statement, to bind to. @throws SqliteError where the connection is closed */
+  #open(): Pointer {
+    if (!this.#live) throw closedError(this.sql);
+    return this.#pointer;
   }
 }
