@@ -5,6 +5,11 @@ import { existsSync, readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 
 export const CLI = fileURLToPath(new URL("../../dist/tools/cli.js", import.meta.url));
+/** The same where unprivileged users can read it: see test/setup.ts. */
+export const FOR_OTHERS = {
+  cli: process.env.SQLFUSE_TEST_CLI ?? CLI,
+  node: process.env.SQLFUSE_TEST_NODE ?? process.execPath,
+};
 export const PASSWORD = "correct horse";
 
 export interface Outcome {
@@ -31,8 +36,8 @@ function environment(options: RunOptions): NodeJS.ProcessEnv {
 }
 
 function command(args: readonly string[], options: RunOptions): [string, string[]] {
-  const line = [process.execPath, CLI, ...args];
-  if (!options.unprivileged) return [process.execPath, line.slice(1)];
+  if (!options.unprivileged) return [process.execPath, [CLI, ...args]];
+  const line = [FOR_OTHERS.node, FOR_OTHERS.cli, ...args];
   return ["setpriv", ["--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", ...line]];
 }
 

@@ -88,7 +88,6 @@ function wanted() {
       ["mount", "mount"],
       ["mkfs.ext4", "e2fsprogs"],
       ["ps", "procps"],
-      ["script", "bsdutils"],
     ]) {
       want(onPath(program), debian);
     }
