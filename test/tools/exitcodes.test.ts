@@ -29,6 +29,7 @@ const HOST: Record<HostReason, number> = {
   "allow-other-forbidden": 19,
   busy: 16,
   "not-mounted": 10,
+  "not-permitted": 1,
   engine: 19,
 };
 
