@@ -25,6 +25,7 @@ import { unlock } from "../../src/core/unlock.ts";
 import { Volume, type VolumeOptions } from "../../src/core/volume.ts";
 import { Database } from "../../src/db/database.ts";
 import { type CipherSettings, Key } from "../../src/db/key.ts";
+import { queryNumber } from "../db/query.ts";
 
 export const PASSWORD = Buffer.from("correct horse");
 export const UID = 1000;
@@ -240,13 +241,6 @@ export function afterCrash(fixture: Fixture, run: (copy: Fixture, volume: Volume
   } finally {
     copy.remove();
   }
-}
-
-export function queryNumber(db: Database, sql: string): number {
-  const row = db.prepare(sql);
-  const value = row.step() ? row.int(0) : Number.NaN;
-  row.reset();
-  return value;
 }
 
 /** Demands a refusal with exactly this errno. */
