@@ -3,7 +3,7 @@
  */
 import { INC_EPOCH_MINOR, INIT_FLAG, type InitFlag, MAJOR, MINOR, OLDEST_MINOR } from "./kernel.ts";
 
-/** What the kernel says of itself. `has` answers for a flag that it offers. */
+/** What the kernel says of itself. */
 export interface Offer {
   readonly major: number;
   readonly minor: number;

@@ -28,6 +28,13 @@ const BURST = 100;
 /** A kernel that may keep things "for ever": nobody else writes, and what we change ourselves is announced. */
 const FOREVER_SEC = 10 * 365 * 86_400;
 
+/** When background work failed it is tried again after this long. */
+const RETRY_MS = 1000;
+
+function textOf(error: unknown): string {
+  return error instanceof Error ? (error.stack ?? error.message) : String(error);
+}
+
 export interface SessionOptions {
   readonly writeback?: boolean;
   /** False switches POSIX ACLs off, which would switch the kernel's permission checks on. */
@@ -90,6 +97,7 @@ export class Session implements Server {
   readonly #request: Request;
   readonly #reply: Reply;
   #touched: TouchedName[] = [];
+  #lastLine = "";
   #failed = false;
   #stopped = false;
 
@@ -161,7 +169,13 @@ export class Session implements Server {
   /** Gives the volume its turn. Milliseconds until it wants the next one. */
   #turn(): number {
     const nowMs = this.#clock.monotonicMs();
-    const sleepMs = this.volume.idle(nowMs);
+    let sleepMs = RETRY_MS;
+    try {
+      sleepMs = this.volume.idle(nowMs);
+    } catch (error) {
+      // Work in the background that cannot be done is no reason to stop answering.
+      this.#logOnce(`idle: ${textOf(error)}`);
+    }
     const ageMs = this.volume.uncommittedMs(nowMs);
     if (ageMs === 0) this.settled();
     this.counters[COUNTER.uncommittedSince] = ageMs === 0 ? 0 : Date.now() - ageMs;
@@ -217,11 +231,15 @@ export class Session implements Server {
       return error.errno;
     }
     this.counters[COUNTER.errors]! += 1;
-    if (error instanceof DamageError) this.#onLog(`${operation}: ${error.message}`);
-    else
-      this.#onLog(`${operation}: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}`);
+    this.#onLog(`${operation}: ${error instanceof DamageError ? error.message : textOf(error)}`);
     this.#lookForFailure();
     return E.EIO;
+  }
+
+  /** For what would otherwise be said every second. */
+  #logOnce(line: string): void {
+    if (line !== this.#lastLine) this.#onLog(line);
+    this.#lastLine = line;
   }
 
   #lookForFailure(): void {

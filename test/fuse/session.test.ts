@@ -68,6 +68,22 @@ describe("the loop", () => {
     expect(heard).toEqual([100, 100]);
   });
 
+  test("goes on answering when background work throws, and says so once", () => {
+    const logged: string[] = [];
+    const device = new ScriptedDevice();
+    device.onWait = () => device.feed(device.replies.length < 3 ? LOOKUP : -E.ENODEV);
+    const { volume } = noting({
+      "tree.lookup": STAT,
+      idle: () => {
+        throw new FsError("EIO");
+      },
+    });
+    expect(new Session(device, volume, { onLog: (line) => logged.push(line) }).run()).toBe("unmounted");
+    expect(device.replies).toHaveLength(3);
+    expect(device.waits).toEqual([1000, 1000, 1000, 1000]);
+    expect(logged).toHaveLength(1);
+  });
+
   test("stops when told to", () => {
     const device = new ScriptedDevice();
     device.onWait = () => {
