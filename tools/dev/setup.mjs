@@ -140,7 +140,12 @@ function headerSetting() {
     say("no headers of this Node beside it: node-gyp will download them");
     return {};
   }
-  return { npm_config_nodedir: headers };
+  // The first is the name since node-gyp 11.3; npm 12 complains about the second, its node-gyp knows the first.
+  const npm = Number.parseInt(spawnSync("npm", ["--version"], { encoding: "utf8" }).stdout, 10);
+  return {
+    npm_package_config_node_gyp_nodedir: headers,
+    ...(npm < 12 ? { npm_config_nodedir: headers } : {}),
+  };
 }
 
 /** Whether node_modules holds what the lockfile says. Packages for other systems may be absent. */
