@@ -33,6 +33,8 @@ const S_IFREG = 0o100000;
 const S_IFDIR = 0o040000;
 const S_IFLNK = 0o120000;
 const PIECE = 4096;
+const INODE_COLUMNS =
+  "ino, mode, nlink, uid, gid, rdev, size, generation, mtime_ns, ctime_ns, btime_ns, target, block_size";
 
 /** A hash of content that does not depend on blocks: of the 4 KiB pieces that are not all zeros. */
 class ContentHash {
@@ -140,8 +142,7 @@ export function dumpEpoch(db: Database, epoch: number): Dump {
       UNION ALL SELECT ${columns} FROM ${table}_past WHERE born <= ${epoch} AND ${epoch} < died)`;
   const inodes = db.prepare(
     `SELECT mode, nlink, uid, gid, rdev, size, generation, mtime_ns, ctime_ns, btime_ns, target, block_size
-     FROM ${at("inode", "*, 0 AS died").replace("SELECT *, 0 AS died FROM inode_past", "SELECT * FROM inode_past")}
-     WHERE ino = ?1 AND nlink > 0`,
+     FROM ${at("inode", INODE_COLUMNS)} WHERE ino = ?1 AND nlink > 0`,
   );
   const entries = db.prepare(
     `SELECT name, ino, type FROM ${at("dirent", "parent, name, id, ino, type")} WHERE parent = ?1 ORDER BY id`,
