@@ -4,7 +4,7 @@ import { Command, CommanderError } from "commander";
 import { addCreate } from "./create.ts";
 import { describeError, EXIT, exitCodeHelp, ToolError } from "./exitcodes.ts";
 import { addMount } from "./mount.ts";
-import { say, warn } from "./output.ts";
+import { say, warn, watchPipes } from "./output.ts";
 import { addStatus } from "./status.ts";
 import { addSync } from "./sync.ts";
 import { addUnmount } from "./unmount.ts";
@@ -95,11 +95,5 @@ if (major < OLDEST_NODE[0] || (major === OLDEST_NODE[0] && minor < OLDEST_NODE[1
   warn(`Node ${process.versions.node} is too old: sqlfuse needs ${OLDEST_NODE.join(".")} or newer`);
   process.exit(EXIT.usage);
 }
-// `sqlfuse ... | head` ends the reader first: no error of ours.
-for (const stream of [process.stdout, process.stderr]) {
-  stream.on("error", (error: NodeJS.ErrnoException) => {
-    if (error.code === "EPIPE") process.exit(EXIT.ok);
-    throw error;
-  });
-}
+watchPipes();
 process.exitCode = await run(process.argv.slice(2));

@@ -15,7 +15,7 @@ import { fileURLToPath } from "node:url";
 import type { Key } from "../src/db/key.ts";
 import type { Mount, MountOptions } from "../src/host/mount.ts";
 import { describeError, EXIT, ToolError } from "./exitcodes.ts";
-import { warn } from "./output.ts";
+import { ignoreBrokenPipes, warn } from "./output.ts";
 import { PASSWORD_VARIABLE, readPassword } from "./password.ts";
 
 /** From the parent: what to mount, settled and checked. */
@@ -184,8 +184,8 @@ export interface ServeOptions {
 export async function serve(options: MountOptions, password: Buffer, how: ServeOptions): Promise<never> {
   const { unlock } = await import("../src/core/unlock.ts");
   const { Mount } = await import("../src/host/mount.ts");
-  const { serveControl } = await import("../src/host/control.ts");
   const { log } = how;
+  ignoreBrokenPipes();
 
   const stop = new Stop(log);
   let key: Key;
@@ -200,26 +200,48 @@ export async function serve(options: MountOptions, password: Buffer, how: ServeO
   } finally {
     key.wipe();
   }
-  stop.attach(mount);
-  const control = await serveControl(mount);
-  const state = options.readOnly ? "mounted read-only" : "mounted";
-  log(`${options.path} is ${state} at ${mount.mountpoint}`);
-  how.ready?.(mount.mountpoint);
+  await stop.attach(mount);
+  const control = stop.code === undefined ? await openControl(mount, log) : undefined;
+  if (stop.code === undefined) {
+    log(`${options.path} is ${options.readOnly ? "mounted read-only" : "mounted"} at ${mount.mountpoint}`);
+    how.ready?.(mount.mountpoint);
+  }
 
   const { clean } = await mount.closed;
-  await control.close();
+  await control?.close();
   if (how.removeMountpoint) tryRmdir(options.mountpoint);
   log(
     clean ? "unmounted; everything is committed" : "unmounted, but the last changes could not be committed",
   );
-  process.exit(clean ? EXIT.ok : EXIT.other);
+  process.exit(stop.code ?? (clean ? EXIT.ok : EXIT.other));
 }
 
-/** What signals and bugs do: end the mount without losing what was acknowledged. */
+/** A mount without it is worth having: only status and sync do not reach it. */
+async function openControl(
+  mount: Mount,
+  log: (line: string) => void,
+): Promise<{ close(): Promise<void> } | undefined> {
+  const { serveControl } = await import("../src/host/control.ts");
+  try {
+    return await serveControl(mount);
+  } catch (error) {
+    log(`status and sync will not reach this mount: ${describeError(error).message}`);
+    return undefined;
+  }
+}
+
+/**
+ * What signals and bugs do: end the mount without losing what was acknowledged.
+ *
+ * process.exit waits for the serving thread, which may be asleep in a system call. So nothing here calls it before
+ * the mount is closed, but for the signal that says that closing takes too long.
+ */
 class Stop {
   readonly #log: (line: string) => void;
   #mount: Mount | undefined;
   #signals = 0;
+  /** Of the signal that came before there was a mount to end, or that hurried. */
+  #code: number | undefined;
 
   constructor(log: (line: string) => void) {
     this.#log = log;
@@ -231,23 +253,31 @@ class Stop {
     }
   }
 
-  attach(mount: Mount): void {
+  /** Undefined: the end of the mount decides. */
+  get code(): number | undefined {
+    return this.#code;
+  }
+
+  async attach(mount: Mount): Promise<void> {
     this.#mount = mount;
+    if (this.#code !== undefined) await this.#leave(mount);
   }
 
   async #onSignal(signal: (typeof SIGNALS)[number]): Promise<void> {
-    this.#signals++;
     const code = 128 + constants.signals[signal];
-    // Not mounted yet: there is nothing to commit, and a clean unmount it is not.
-    if (this.#mount === undefined || this.#signals > 2) process.exit(code);
+    this.#signals++;
+    if (this.#signals > 2) process.kill(process.pid, "SIGKILL");
     if (this.#signals === 2) {
       this.#log(`${signal} again: committing, and leaving at once`);
-      await this.#mount.unmount(true).catch(() => {});
-      await this.#mount.sync().catch((error: unknown) => this.#log(describeError(error).message));
-      process.exit(code);
+      this.#code = code;
+      if (this.#mount !== undefined) await this.#leave(this.#mount);
+    } else if (this.#mount === undefined) {
+      // Ended before it was there: no clean unmount.
+      this.#code = code;
+    } else {
+      this.#log(`${signal}: unmounting`);
+      await this.#unmount(this.#mount).catch((error: unknown) => this.#log(describeError(error).message));
     }
-    this.#log(`${signal}: unmounting`);
-    await this.#unmount(this.#mount).catch((error: unknown) => this.#log(describeError(error).message));
   }
 
   async #unmount(mount: Mount): Promise<void> {
@@ -264,12 +294,18 @@ class Stop {
     }
   }
 
+  /** Whoever still uses the mount gets errors from now on; what they were told is written is kept. */
+  async #leave(mount: Mount): Promise<void> {
+    await mount.unmount(true).catch(() => {});
+    await mount.close();
+  }
+
   async #onBug(error: unknown): Promise<void> {
     this.#log(error instanceof Error ? (error.stack ?? error.message) : String(error));
+    this.#code = EXIT.other;
     // A second one on the way out must not stop it.
-    await this.#mount?.unmount(true).catch(() => {});
-    await this.#mount?.sync().catch(() => {});
-    process.exit(EXIT.other);
+    if (this.#mount === undefined) process.exit(this.#code);
+    await this.#leave(this.#mount).catch(() => {});
   }
 }
 

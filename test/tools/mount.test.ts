@@ -257,6 +257,42 @@ describe("a mount in the foreground", () => {
     },
   );
 
+  test("a second signal while it waits for its users commits and leaves at once, with 128 + its number", async () => {
+    const child = spawn(process.execPath, [CLI, "mount", "-f", file, point], {
+      env: { ...process.env, SQLFUSE_PASSWORD: PASSWORD },
+      stdio: "ignore",
+    });
+    const ended = exitOf(child);
+    await until("mounted", () => mountsBelow(directory).includes(point));
+    const fd = openSync(join(point, "x"), "w");
+    writeSync(fd, "kept");
+    child.kill("SIGTERM");
+    await until("detached", () => mountsBelow(directory).length === 0);
+    const started = Date.now();
+    child.kill("SIGTERM");
+    expect(await ended).toBe(143);
+    expect(Date.now() - started).toBeLessThan(1000);
+    expect(() => closeSync(fd)).toThrow(/ENOTCONN/);
+    expect(fingerprint(file)).not.toMatch(/-wal|-shm/);
+    mount(file, point);
+    expect(readFileSync(join(point, "x"), "utf8")).toBe("kept");
+    sqlfuse(["unmount", point]);
+  });
+
+  test("goes on when nobody reads its messages any more", async () => {
+    const child = spawn(process.execPath, [CLI, "mount", "-f", "--trace", file, point], {
+      env: { ...process.env, SQLFUSE_PASSWORD: PASSWORD },
+      stdio: ["ignore", "ignore", "pipe"],
+    });
+    const ended = exitOf(child);
+    await until("mounted", () => mountsBelow(directory).includes(point));
+    child.stderr.destroy();
+    for (let i = 0; i < 20; i++) writeFileSync(join(point, `f${i}`), "x");
+    expect(readdirSync(point)).toHaveLength(20);
+    child.kill("SIGTERM");
+    expect(await ended).toBe(0);
+  });
+
   test("ends with 0 when somebody unmounts it", async () => {
     const child = spawn(process.execPath, [CLI, "mount", "-f", file, point], {
       env: { ...process.env, SQLFUSE_PASSWORD: PASSWORD },
