@@ -4,6 +4,7 @@ import { dirname, resolve } from "node:path";
 import type { Command } from "commander";
 import { requireEngine } from "./engine.ts";
 import { EXIT, ToolError } from "./exitcodes.ts";
+import { addKdfOption, parseKdf } from "./kdf.ts";
 import { quote, say, warn } from "./output.ts";
 import { addPasswordOptions, type PasswordOptions, readPassword } from "./password.ts";
 
@@ -12,6 +13,7 @@ interface CreateFlags extends PasswordOptions {
   readonly pageSize?: string;
   readonly rootMode?: string;
   readonly compat?: true;
+  readonly kdf?: string;
 }
 
 /** What a volume can have; the core refuses the rest as well. */
@@ -31,6 +33,7 @@ export function addCreate(program: Command): void {
       "--compat",
       "use SQLCipher 4's default settings, so that its shell opens FILE with the password alone",
     );
+  addKdfOption(command);
   addPasswordOptions(command)
     .addHelpText(
       "after",
@@ -54,6 +57,13 @@ async function create(file: string, flags: CreateFlags): Promise<void> {
       "--compat and --page-size exclude each other: a compatible file has SQLCipher's own",
     );
   }
+  const iterations = parseKdf(flags.kdf);
+  if (flags.kdf === "strong" && flags.compat) {
+    throw new ToolError(
+      EXIT.usage,
+      "--compat and --kdf strong exclude each other: a compatible file has SQLCipher's own derivation",
+    );
+  }
   const rootMode = parseMode(flags.rootMode);
   const path = resolve(file);
   refuseUnusable(file, path);
@@ -71,6 +81,7 @@ async function create(file: string, flags: CreateFlags): Promise<void> {
       ...(blockSize === undefined ? {} : { blockSize }),
       ...(pageSize === undefined ? {} : { pageSize }),
       ...(flags.compat ? { compat: true } : {}),
+      ...(iterations === undefined ? {} : { iterations }),
     });
   } finally {
     password.fill(0);

@@ -16,7 +16,7 @@ import type { Key } from "../src/db/key.ts";
 import type { Mount, MountOptions } from "../src/host/mount.ts";
 import { describeError, EXIT, ToolError } from "./exitcodes.ts";
 import { ignoreBrokenPipes, warn } from "./output.ts";
-import { PASSWORD_VARIABLE, readPassword } from "./password.ts";
+import { PASSWORD_VARIABLE, readPipedPassword } from "./password.ts";
 
 /** From the parent: what to mount, settled and checked. */
 interface Order {
@@ -137,7 +137,7 @@ async function serveOrder(): Promise<never> {
       reject(new ToolError(EXIT.other, "the parent ended before it said what to mount")),
     );
   });
-  const password = await readPassword({ passwordFd: "0" }, { path: options.path, confirm: false, warn });
+  const password = readPipedPassword(0);
   return serve(options, password, {
     removeMountpoint,
     log: (line) => logLine(`${options.mountpoint}: ${line}`),

@@ -243,10 +243,13 @@ async function refuseMounted(path: string, readOnly: boolean): Promise<void> {
 
 /** `-o password_file=` is how fstab says it; what stands on the command line itself goes before. */
 function passwordSource(flags: MountFlags, settings: MountSettings): PasswordOptions {
-  const given = flags.passwordFile ?? flags.passwordCommand ?? flags.passwordFd;
-  return given === undefined && settings.passwordFile !== undefined
-    ? { passwordFile: settings.passwordFile }
-    : flags;
+  if ((flags.passwordFile ?? flags.passwordCommand ?? flags.passwordFd ?? flags.keyFile) !== undefined)
+    return flags;
+  const { passwordFile, keyFile } = settings;
+  return {
+    ...(passwordFile === undefined ? {} : { passwordFile }),
+    ...(keyFile === undefined ? {} : { keyFile }),
+  };
 }
 
 function logFileOf(flags: MountFlags, settings: MountSettings, mountpoint: string): string | undefined {

@@ -19,6 +19,7 @@ export interface MountSettings {
   gid?: number;
   fsname?: string;
   passwordFile?: string;
+  keyFile?: string;
   logFile?: string;
 }
 
@@ -61,6 +62,7 @@ const VALUES: Record<string, (value: string, word: string) => Partial<MountSetti
   fsname: (value) => ({ fsname: value }),
   commit: (value) => ({ commitIntervalMs: parseCommit(value) }),
   password_file: (value) => ({ passwordFile: value }),
+  key_file: (value) => ({ keyFile: value }),
   log_file: (value) => ({ logFile: value }),
 };
 
@@ -129,6 +131,7 @@ export const MOUNT_OPTION_HELP = `Mount options (-o, separated by commas; the la
                           loses what was not fsynced of any age, and out of order
   fsname=NAME             shown in /proc/mounts (default: the file)
   password_file=FILE      as --password-file
+  key_file=FILE           as --key-file
   log_file=FILE           as --log-file
   auto, noauto, nofail, user, users, defaults, _netdev, comment= and x-... belong to mount(8):
   they are ignored here`;

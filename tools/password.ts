@@ -1,18 +1,37 @@
 /**
- * Where a password comes from: a file, a command, a file descriptor, the environment, or a prompt on the
- * terminal; never the argument list, which every user of the machine can read in ps. A password is a Buffer that
- * its user zeroes; what the prompt and the environment give is a string first, and strings cannot be zeroed.
+ * Where a password comes from: a file, a key file, a command, a file descriptor, the environment, or a prompt on
+ * the terminal; never the argument list, which every user of the machine can read in ps. A password is a Buffer
+ * that its user zeroes; what the prompt and the environment give is a string first, and strings cannot be zeroed.
  */
 import { spawnSync } from "node:child_process";
 import { closeSync, fstatSync, openSync, readSync } from "node:fs";
 import { isatty } from "node:tty";
 import type { Command } from "commander";
+import { rawKeyPassword } from "../src/db/key.ts";
 import { EXIT, ToolError } from "./exitcodes.ts";
 
 export interface PasswordOptions {
   readonly passwordFile?: string;
   readonly passwordCommand?: string;
   readonly passwordFd?: string;
+  readonly keyFile?: string;
+}
+
+/** The same for the password that a volume gets instead. */
+export interface NewPasswordOptions {
+  readonly newPasswordFile?: string;
+  readonly newPasswordCommand?: string;
+  readonly newPasswordFd?: string;
+  readonly newKeyFile?: string;
+}
+
+/** Both, told apart by a prefix of the options' names; only the first may come from the environment. */
+interface Sources {
+  readonly prefix: "" | "new-";
+  readonly file?: string | undefined;
+  readonly command?: string | undefined;
+  readonly fd?: string | undefined;
+  readonly keyFile?: string | undefined;
 }
 
 interface Request {
@@ -27,7 +46,8 @@ export const PASSWORD_VARIABLE = "SQLFUSE_PASSWORD";
 /** More than any password: a source that gives more is a mistake, such as the wrong file. */
 const PASSWORD_MAX = 65_536;
 const ATTEMPTS = 3;
-const HOW = `give it by --password-file, --password-command, --password-fd or ${PASSWORD_VARIABLE}`;
+/** A key file of so many bytes, and not text, is the key itself. */
+const RAW_KEY_BYTES = 32;
 
 export function addPasswordOptions(command: Command): Command {
   return command
@@ -36,24 +56,82 @@ export function addPasswordOptions(command: Command): Command {
       "read the password from FILE (- is stdin); one newline at its end is cut",
     )
     .option("--password-command <command>", "run COMMAND by /bin/sh; what it prints is the password")
-    .option("--password-fd <n>", "read the password from the open file descriptor N");
+    .option("--password-fd <n>", "read the password from the open file descriptor N")
+    .option(
+      "--key-file <file>",
+      "all bytes of FILE are the password; 32 random bytes are the key itself, without derivation",
+    );
+}
+
+export function addNewPasswordOptions(command: Command): Command {
+  return command
+    .option("--new-password-file <file>", "read the new password from FILE (- is stdin)")
+    .option("--new-password-command <command>", "what COMMAND prints is the new password")
+    .option("--new-password-fd <n>", "read the new password from the open file descriptor N")
+    .option("--new-key-file <file>", "FILE is the new key file");
 }
 
 export async function readPassword(options: PasswordOptions, request: Request): Promise<Buffer> {
+  const { passwordFile: file, passwordCommand: command, passwordFd: fd, keyFile } = options;
+  const given = fromSource({ prefix: "", file, command, fd, keyFile }, request.warn);
+  if (given !== undefined) return given;
+  const variable = process.env[PASSWORD_VARIABLE];
+  if (variable !== undefined) return notEmpty(Buffer.from(variable), PASSWORD_VARIABLE);
+  return fromPrompt(`Password for ${request.path}:`, "", request);
+}
+
+/** The password that takes the place of another; asked for twice. */
+export async function readNewPassword(
+  options: NewPasswordOptions,
+  request: Omit<Request, "confirm">,
+): Promise<Buffer> {
+  const {
+    newPasswordFile: file,
+    newPasswordCommand: command,
+    newPasswordFd: fd,
+    newKeyFile: keyFile,
+  } = options;
+  const given = fromSource({ prefix: "new-", file, command, fd, keyFile }, request.warn);
+  return given ?? fromPrompt(`New password for ${request.path}:`, "new-", { ...request, confirm: true });
+}
+
+/** Whether a password is there without asking anybody, or somebody is there to ask. */
+export function hasPasswordSource(options: PasswordOptions): boolean {
+  const { passwordFile, passwordCommand, passwordFd, keyFile } = options;
+  const given = passwordFile ?? passwordCommand ?? passwordFd ?? keyFile ?? process.env[PASSWORD_VARIABLE];
+  return given !== undefined || canAsk();
+}
+
+/** What another process wrote to our descriptor: exactly that. */
+export function readPipedPassword(fd: number): Buffer {
+  return readDescriptor(fd, `file descriptor ${fd}`);
+}
+
+function fromSource(sources: Sources, warn: (line: string) => void): Buffer | undefined {
+  const { prefix, file, command, fd, keyFile } = sources;
   const given = [
-    options.passwordFile === undefined ? undefined : "--password-file",
-    options.passwordCommand === undefined ? undefined : "--password-command",
-    options.passwordFd === undefined ? undefined : "--password-fd",
+    file === undefined ? undefined : `--${prefix}password-file`,
+    command === undefined ? undefined : `--${prefix}password-command`,
+    fd === undefined ? undefined : `--${prefix}password-fd`,
+    keyFile === undefined ? undefined : `--${prefix}key-file`,
   ].filter((name) => name !== undefined);
   if (given.length > 1)
     throw new ToolError(EXIT.usage, `${given.join(" and ")} exclude each other: give one`);
 
-  if (options.passwordFile !== undefined) return fromFile(options.passwordFile, request.warn);
-  if (options.passwordCommand !== undefined) return fromCommand(options.passwordCommand);
-  if (options.passwordFd !== undefined) return fromDescriptor(options.passwordFd);
-  const variable = process.env[PASSWORD_VARIABLE];
-  if (variable !== undefined) return notEmpty(Buffer.from(variable), PASSWORD_VARIABLE);
-  return fromPrompt(request);
+  if (file !== undefined) return cutNewline(fromFile(file, "password file", warn), file);
+  if (command !== undefined) return fromCommand(command);
+  if (fd !== undefined) return fromDescriptor(fd);
+  if (keyFile !== undefined) return fromKeyFile(fromFile(keyFile, "key file", warn));
+  return undefined;
+}
+
+function fromKeyFile(bytes: Buffer): Buffer {
+  // Text of this length is a passphrase: without the derivation it could be guessed a million times faster.
+  const isText = bytes.every((byte) => (byte >= 0x20 && byte < 0x7f) || (byte >= 0x09 && byte <= 0x0d));
+  if (bytes.length !== RAW_KEY_BYTES || isText) return bytes;
+  const password = rawKeyPassword(bytes);
+  bytes.fill(0);
+  return password;
 }
 
 function unreadable(source: string, error: unknown): ToolError {
@@ -67,14 +145,19 @@ function notEmpty(password: Buffer, source: string): Buffer {
 }
 
 /** Cuts one newline, which editors and `echo` add, and moves nothing else; the caller's buffer is zeroed. */
-function cutNewline(buffer: Buffer, length: number, source: string): Buffer {
-  let end = length;
-  if (end > 0 && buffer[end - 1] === 0x0a) end--;
-  if (end > 0 && end < length && buffer[end - 1] === 0x0d) end--;
-  const password = Buffer.alloc(end);
-  buffer.copy(password, 0, 0, end);
+function cutNewline(buffer: Buffer, source: string): Buffer {
+  let end = buffer.length;
+  if (buffer[end - 1] === 0x0a) end--;
+  if (end < buffer.length && buffer[end - 1] === 0x0d) end--;
+  return notEmpty(take(buffer, end), source);
+}
+
+/** The first bytes of a buffer, which is zeroed. */
+function take(buffer: Buffer, length: number): Buffer {
+  const taken = Buffer.alloc(length);
+  buffer.copy(taken, 0, 0, length);
   buffer.fill(0);
-  return notEmpty(password, source);
+  return taken;
 }
 
 function readDescriptor(fd: number, source: string): Buffer {
@@ -95,7 +178,7 @@ function readDescriptor(fd: number, source: string): Buffer {
     buffer.fill(0);
     throw new ToolError(EXIT.noPassword, `the password from ${source} is longer than ${PASSWORD_MAX} bytes`);
   }
-  return cutNewline(buffer, length, source);
+  return notEmpty(take(buffer, length), source);
 }
 
 function readSome(fd: number, buffer: Buffer, offset: number): number {
@@ -110,7 +193,8 @@ function readSome(fd: number, buffer: Buffer, offset: number): number {
   }
 }
 
-function fromFile(file: string, warn: (line: string) => void): Buffer {
+/** All bytes of a file. */
+function fromFile(file: string, what: string, warn: (line: string) => void): Buffer {
   if (file === "-") return readDescriptor(0, "stdin");
   let fd: number;
   try {
@@ -123,7 +207,7 @@ function fromFile(file: string, warn: (line: string) => void): Buffer {
     // Pipes such as <(pass show vault) are nobody's business but the shell's.
     if (stat.isFile() && (stat.mode & 0o077) !== 0) {
       const mode = (stat.mode & 0o777).toString(8).padStart(4, "0");
-      warn(`password file ${file} is open to other users (mode ${mode}): chmod 600 ${file}`);
+      warn(`${what} ${file} is open to other users (mode ${mode}): chmod 600 ${file}`);
     }
     return readDescriptor(fd, file);
   } finally {
@@ -134,7 +218,8 @@ function fromFile(file: string, warn: (line: string) => void): Buffer {
 function fromDescriptor(text: string): Buffer {
   if (!/^\d{1,9}$/.test(text))
     throw new ToolError(EXIT.usage, `--password-fd ${text}: not a file descriptor number`);
-  return readDescriptor(Number(text), `file descriptor ${text}`);
+  const source = `file descriptor ${text}`;
+  return cutNewline(readDescriptor(Number(text), source), source);
 }
 
 function fromCommand(command: string): Buffer {
@@ -159,16 +244,27 @@ function fromCommand(command: string): Buffer {
     output.fill(0);
     throw unreadable(source, failure);
   }
-  return cutNewline(output, output.length, source);
+  return cutNewline(output, source);
 }
 
-async function fromPrompt(request: Request): Promise<Buffer> {
-  // The prompt goes to stderr: stdout may be piped into something. Without a terminal at both ends nobody
-  // would see it, or nobody could answer.
-  if (!isatty(0) || !isatty(2))
-    throw new ToolError(EXIT.noPassword, `no password and no terminal to ask on: ${HOW}`);
+/** The prompt goes to stderr, as stdout may be piped into something. Without a terminal at both ends nobody
+ * would see it, or nobody could answer. */
+function canAsk(): boolean {
+  return isatty(0) && isatty(2);
+}
+
+async function fromPrompt(question: string, prefix: Sources["prefix"], request: Request): Promise<Buffer> {
+  if (!canAsk()) {
+    const options = ["password-file", "password-command", "password-fd", "key-file"];
+    const names = options.map((name) => `--${prefix}${name}`).join(", ");
+    const [which, or] = prefix === "" ? ["", ` or ${PASSWORD_VARIABLE}`] : ["new ", ""];
+    throw new ToolError(
+      EXIT.noPassword,
+      `no ${which}password and no terminal to ask on: give it by ${names}${or}`,
+    );
+  }
   for (let attempt = 1; attempt <= ATTEMPTS; attempt++) {
-    const password = await ask(`Password for ${request.path}:`);
+    const password = await ask(question);
     if (password.length === 0)
       throw new ToolError(EXIT.noPassword, "the password is empty: a volume needs one");
     if (!request.confirm) return password;

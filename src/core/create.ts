@@ -19,6 +19,8 @@ export interface CreateOptions {
   readonly pageSize?: number;
   /** SQLCipher 4's own settings, so that a stock shell opens the file with nothing but the password. */
   readonly compat?: boolean;
+  /** Rounds of the key derivation: KDF_ITERATIONS or STRONG_KDF_ITERATIONS, as `unlock` tries no others. */
+  readonly iterations?: number;
   readonly rootUid?: number;
   readonly rootGid?: number;
   /** Permission bits of the root directory. */
@@ -57,7 +59,7 @@ export function createVolume(path: string, password: Buffer, options: CreateOpti
   if (existsSync(path)) throw alreadyThere(path);
   // Made under another name, so that whatever stops this, the name holds a whole volume or nothing.
   const draft = `${path}.new-${randomBytes(4).toString("hex")}`;
-  const key = Key.derive(password, randomBytes(SALT_BYTES), cipher);
+  const key = Key.derive(password, randomBytes(SALT_BYTES), cipher, options.iterations);
   try {
     closeSync(openSync(draft, "wx", 0o600));
     fill(draft, key, blockSize, options);
