@@ -5,7 +5,17 @@ export { DamageError, E, type ErrnoName, FsError } from "./base/errno.ts";
 export { check, type Finding } from "./core/check.ts";
 export type { CreateOptions } from "./core/create.ts";
 export { OpenError, type OpenReason } from "./core/errors.ts";
+export { describe, type Inside, inspect, type Outside } from "./core/info.ts";
+export {
+  type RekeyOptions,
+  type Rewrite,
+  type RewriteOptions,
+  type RewriteResult,
+  type RewriteStep,
+  rekey,
+  vacuum,
+} from "./core/rewrite.ts";
 export * from "./core/types.ts";
 export { unlock } from "./core/unlock.ts";
 export { Volume, type VolumeOptions } from "./core/volume.ts";
-export { Key } from "./db/key.ts";
+export { KDF_ITERATIONS, Key, STRONG_KDF_ITERATIONS } from "./db/key.ts";

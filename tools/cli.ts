@@ -3,11 +3,14 @@
 import { Command, CommanderError } from "commander";
 import { addCreate } from "./create.ts";
 import { describeError, EXIT, exitCodeHelp, ToolError } from "./exitcodes.ts";
+import { addInfo } from "./info.ts";
 import { addMount } from "./mount.ts";
 import { say, warn, watchPipes } from "./output.ts";
+import { addRekey } from "./rekey.ts";
 import { addStatus } from "./status.ts";
 import { addSync } from "./sync.ts";
 import { addUnmount } from "./unmount.ts";
+import { addVacuum } from "./vacuum.ts";
 import { versionLine } from "./version.ts";
 
 const OLDEST_NODE = [20, 19] as const;
@@ -30,8 +33,8 @@ Examples:
   sqlfuse mount vault.sqlite ~/vault
   sqlfuse unmount ~/vault
 
-Passwords are asked for, or come from --password-file, --password-command, --password-fd or
-SQLFUSE_PASSWORD in the environment.
+Passwords are asked for, or come from --password-file, --password-command, --password-fd,
+--key-file, or SQLFUSE_PASSWORD in the environment.
 
 ${exitCodeHelp()}`,
     );
@@ -40,6 +43,9 @@ ${exitCodeHelp()}`,
   addUnmount(program);
   addSync(program);
   addStatus(program);
+  addInfo(program);
+  addRekey(program);
+  addVacuum(program);
   for (const command of [program, ...program.commands]) {
     command.helpOption("-h, --help", "show this");
     // Commander would print its errors and exit by itself; ours go through `run`.

@@ -2,7 +2,7 @@
 import type { Command } from "commander";
 import type { MountStatus } from "../src/host/mount.ts";
 import type { MountedVolume } from "../src/host/mounts.ts";
-import { say } from "./output.ts";
+import { formatBytes, localTime, say } from "./output.ts";
 import { findMounts } from "./target.ts";
 
 interface StatusFlags {
@@ -88,10 +88,10 @@ function table(rows: readonly Row[]): string[] {
     readOnly ? "ro" : "rw",
     pid === undefined ? "-" : String(pid),
     state,
-    inner === undefined ? "-" : localTime(inner.since),
+    inner === undefined ? "-" : localTime(new Date(inner.since)),
     inner === undefined ? "-" : String(inner.requests),
-    inner === undefined ? "-" : bytes(inner.bytesRead),
-    inner === undefined ? "-" : bytes(inner.bytesWritten),
+    inner === undefined ? "-" : formatBytes(inner.bytesRead),
+    inner === undefined ? "-" : formatBytes(inner.bytesWritten),
     inner === undefined ? "-" : String(inner.errors),
   ]);
   const lines = [head, ...cells];
@@ -102,22 +102,4 @@ function table(rows: readonly Row[]): string[] {
       .join("  ")
       .trimEnd(),
   );
-}
-
-function localTime(iso: string): string {
-  const date = new Date(iso);
-  const two = (value: number): string => String(value).padStart(2, "0");
-  const day = `${date.getFullYear()}-${two(date.getMonth() + 1)}-${two(date.getDate())}`;
-  return `${day} ${two(date.getHours())}:${two(date.getMinutes())}:${two(date.getSeconds())}`;
-}
-
-function bytes(count: number): string {
-  const units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
-  let value = count;
-  let unit = 0;
-  while (value >= 1024 && unit < units.length - 1) {
-    value /= 1024;
-    unit++;
-  }
-  return `${unit === 0 ? value : value.toFixed(1)} ${units[unit]}`;
 }

@@ -2,7 +2,7 @@
  * What says "in use": a flock(2) on the database file, taken before SQLite opens it and held
  * until after it closed. The kernel drops it with the process, so nothing stale is left.
  */
-import { readFileSync, statSync } from "node:fs";
+import { fstatSync, readFileSync, statSync } from "node:fs";
 import { close, flock, LOCK_EX, LOCK_NB, LOCK_SH, O_RDONLY, open } from "../native/libc.ts";
 import { OpenError } from "./errors.ts";
 
@@ -15,16 +15,24 @@ export class FileLock {
 
   /** Shared for reading, exclusive for writing. @throws OpenError locked, missing, unreadable */
   constructor(path: string, shared: boolean) {
-    this.#identity = identityOf(path);
-    if (held.has(this.#identity)) throw locked(path, process.pid);
-    this.#fd = open(path, O_RDONLY);
-    if (this.#fd < 0)
-      throw new OpenError("unreadable", path, `${path}: cannot be opened (errno ${-this.#fd})`);
-    if (flock(this.#fd, (shared ? LOCK_SH : LOCK_EX) | LOCK_NB) < 0) {
-      close(this.#fd);
-      throw locked(path, lockHolder(path));
+    for (;;) {
+      const identity = identityOf(path);
+      if (held.has(identity)) throw locked(path, process.pid);
+      const fd = open(path, O_RDONLY);
+      if (fd < 0) throw new OpenError("unreadable", path, `${path}: cannot be opened (errno ${-fd})`);
+      if (flock(fd, (shared ? LOCK_SH : LOCK_EX) | LOCK_NB) < 0) {
+        close(fd);
+        throw locked(path, lockHolder(path));
+      }
+      // A rewrite may have put another file in its place meanwhile: a lock on the old one would say nothing.
+      if (identityOf(path) === identity && identityOf(fd) === identity) {
+        this.#fd = fd;
+        this.#identity = identity;
+        held.add(identity);
+        return;
+      }
+      close(fd);
     }
-    held.add(this.#identity);
   }
 
   release(): void {
@@ -33,9 +41,9 @@ export class FileLock {
   }
 }
 
-function identityOf(path: string): string {
-  const stat = statSync(path, { throwIfNoEntry: false });
-  if (stat === undefined) throw new OpenError("missing", path, `${path}: no such file`);
+function identityOf(file: string | number): string {
+  const stat = typeof file === "number" ? fstatSync(file) : statSync(file, { throwIfNoEntry: false });
+  if (stat === undefined) throw new OpenError("missing", String(file), `${file}: no such file`);
   return `${stat.dev}:${stat.ino}`;
 }
 

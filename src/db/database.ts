@@ -185,6 +185,25 @@ export class Database {
     }
   }
 
+  /**
+   * Opens a second file on this connection, as the schema `name`, so that one statement reaches both. It exists, and is
+   * empty or opens with `key`, which is not kept: a `reopen` loses it.
+   * @throws SqliteError
+   */
+  attach(name: string, path: string, key: Key): void {
+    const literal = key.rawKeyLiteral();
+    const sql = `ATTACH ?1 AS ${name} KEY ?2`;
+    const statement = new Statement(this, this.#prepare(sql, 0), sql);
+    try {
+      statement.bindText(1, path).bindBlob(2, literal).run();
+    } finally {
+      statement.finalize();
+      literal.fill(0);
+    }
+    this.exec(`PRAGMA ${name}.cipher_page_size = ${key.cipher.pageSize}`);
+    this.exec(`PRAGMA ${name}.cipher_hmac_algorithm = ${key.cipher.hmac}`);
+  }
+
   /** Whether no transaction is open: also true after an error that rolled the open one back. */
   get autocommit(): boolean {
     return this.#pointer === 0n || this.#api.get_autocommit(this.#pointer) !== 0;

@@ -96,6 +96,18 @@ const cPrctl = lib.func("prctl", "int", ["int", "ulong", "ulong", "ulong", "ulon
 const cFcntl = lib.func("fcntl", "int", ["int", "int", "long"]) as KoffiFunc<
   (fd: number, command: number, argument: number) => number
 >;
+const cListxattr = lib.func("listxattr", "long", ["str", "void *", "size_t"]) as KoffiFunc<
+  (path: string, list: Uint8Array, size: number) => number
+>;
+const cGetxattr = lib.func("getxattr", "long", ["str", "str", "void *", "size_t"]) as KoffiFunc<
+  (path: string, name: string, value: Uint8Array, size: number) => number
+>;
+const cSetxattr = lib.func("setxattr", "int", ["str", "str", "void *", "size_t", "int"]) as KoffiFunc<
+  (path: string, name: string, value: Uint8Array, size: number, flags: number) => number
+>;
+const cRemovexattr = lib.func("removexattr", "int", ["str", "str"]) as KoffiFunc<
+  (path: string, name: string) => number
+>;
 const cGetpagesize = lib.func("getpagesize", "int", []) as KoffiFunc<() => number>;
 
 /** The result of a call whose failure is -1, as bytes or descriptors, or a negated errno. */
@@ -212,6 +224,24 @@ export function eventfd(): number {
 /** flock(2) with LOCK_* above: 0 or a negated errno (-EWOULDBLOCK where LOCK_NB and somebody holds it). */
 export function flock(fd: number, operation: number): number {
   return result(cFlock(fd, operation));
+}
+
+/** listxattr(2): bytes put into `list`, names that each end in NUL. */
+export function listxattr(path: string, list: Uint8Array): number {
+  return result(cListxattr(path, list, list.length));
+}
+
+/** getxattr(2): bytes put into `value`. */
+export function getxattr(path: string, name: string, value: Uint8Array): number {
+  return result(cGetxattr(path, name, value, value.length));
+}
+
+export function setxattr(path: string, name: string, value: Uint8Array): number {
+  return result(cSetxattr(path, name, value, value.length, 0));
+}
+
+export function removexattr(path: string, name: string): number {
+  return result(cRemovexattr(path, name));
 }
 
 /** Bytes in a page of memory. */

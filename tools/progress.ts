@@ -1,0 +1,68 @@
+/** How far long work is: one line on the terminal that is drawn over and taken away at the end. Elsewhere nothing. */
+import { writeSync } from "node:fs";
+import { isatty } from "node:tty";
+import { formatBytes } from "./output.ts";
+
+const REDRAW_MS = 100;
+const BAR_CELLS = 24;
+const CLEAR_LINE = "\r\x1b[K";
+
+export class Progress {
+  readonly #shown = isatty(2);
+  #phase = "";
+  #phaseSinceMs = 0;
+  #drawnMs = 0;
+  #visible = false;
+
+  /** `phase` is a word such as "copying". */
+  update(phase: string, doneBytes: number, totalBytes: number): void {
+    if (!this.#shown) return;
+    const nowMs = performance.now();
+    if (phase !== this.#phase) {
+      this.#phase = phase;
+      this.#phaseSinceMs = nowMs;
+    } else if (nowMs - this.#drawnMs < REDRAW_MS) return;
+    this.#drawnMs = nowMs;
+    this.#draw(this.#line(doneBytes, totalBytes, nowMs - this.#phaseSinceMs));
+  }
+
+  #line(doneBytes: number, totalBytes: number, sinceMs: number): string {
+    const part = totalBytes === 0 ? 1 : Math.min(1, doneBytes / totalBytes);
+    const cells = Math.floor(part * BAR_CELLS);
+    const bar = "#".repeat(cells).padEnd(BAR_CELLS, "-");
+    const percent = `${Math.floor(part * 100)}`.padStart(3);
+    const line = `${this.#phase} [${bar}] ${percent} %  ${formatBytes(doneBytes)} of ${formatBytes(totalBytes)}`;
+    if (doneBytes === 0 || part === 1 || sinceMs < 1000) return line;
+    const rate = doneBytes / (sinceMs / 1000);
+    const leftSec = Math.ceil((totalBytes - doneBytes) / rate);
+    return `${line}, ${formatBytes(rate)}/s, ${formatSeconds(leftSec)} left`;
+  }
+
+  #draw(line: string): void {
+    const columns = process.stderr.columns || 80;
+    this.#write(CLEAR_LINE + line.slice(0, columns - 1));
+    this.#visible = true;
+  }
+
+  /** Takes the line away. */
+  end(): void {
+    if (this.#visible) this.#write(CLEAR_LINE);
+    this.#visible = false;
+  }
+
+  #write(text: string): void {
+    try {
+      writeSync(2, text);
+    } catch {
+      // The terminal is gone, or full: the work is not.
+    }
+  }
+}
+
+function formatSeconds(seconds: number): string {
+  const two = (value: number): string => String(value).padStart(2, "0");
+  const minutes = Math.floor(seconds / 60);
+  if (minutes === 0) return `${seconds} s`;
+  if (minutes < 60) return `${minutes}:${two(seconds % 60)}`;
+  return `${Math.floor(minutes / 60)}:${two(minutes % 60)}:${two(seconds % 60)}`;
+}

@@ -1,0 +1,87 @@
+/** `sqlfuse rekey FILE`: another password, and everything encrypted anew. */
+import type { Command } from "commander";
+import { requireEngine } from "./engine.ts";
+import { EXIT, ToolError } from "./exitcodes.ts";
+import { addKdfOption, parseKdf } from "./kdf.ts";
+import { say, warn } from "./output.ts";
+import {
+  addNewPasswordOptions,
+  addPasswordOptions,
+  type NewPasswordOptions,
+  type PasswordOptions,
+  readNewPassword,
+  readPassword,
+} from "./password.ts";
+import { describeHolder, holderOf, refuseMissing, runRewrite } from "./rewrite.ts";
+
+interface RekeyFlags extends PasswordOptions, NewPasswordOptions {
+  readonly kdf?: string;
+}
+
+export function addRekey(program: Command): void {
+  const command = program
+    .command("rekey")
+    .summary("change the password and encrypt everything anew")
+    .description(
+      "Encrypts everything in FILE anew, under a key from the new password and a new salt, into a copy that takes " +
+        "the place of FILE when it was checked. Stopped at any moment, it leaves FILE whole, under one of the two " +
+        "passwords. FILE must not be mounted; its disk needs room for the copy.",
+    )
+    .argument("<file>", "the database file");
+  addPasswordOptions(command);
+  addNewPasswordOptions(command);
+  addKdfOption(command)
+    .addHelpText(
+      "after",
+      `
+The old password is asked for once, the new one twice, unless options or SQLFUSE_PASSWORD give
+them. --kdf stays as it was unless given. Copies of FILE made before, such as backups, still
+open with the old password.
+
+Examples:
+  sqlfuse rekey vault.sqlite
+  sqlfuse rekey --password-file old --new-password-file new vault.sqlite
+  sqlfuse rekey --kdf strong vault.sqlite`,
+    )
+    .action(rekey);
+}
+
+async function rekey(file: string, flags: RekeyFlags): Promise<void> {
+  refuseOneStdin(flags);
+  refuseMissing(file);
+  await requireEngine();
+  const holder = await holderOf(file);
+  if (holder !== undefined) throw new ToolError(EXIT.locked, `${file}: ${describeHolder(holder)}`);
+
+  const { rekey: steps } = await import("../src/core/rewrite.ts");
+  const { unlock } = await import("../src/core/unlock.ts");
+  const password = await readPassword(flags, { path: file, confirm: false, warn });
+  let newPassword: Buffer | undefined;
+  try {
+    // A wrong password is told before anybody thinks of a new one.
+    unlock(file, password).wipe();
+    newPassword = await readNewPassword(flags, { path: file, warn });
+    const iterations = parseKdf(flags.kdf);
+    const work = steps(file, password, newPassword, {
+      onLog: warn,
+      ...(iterations === undefined ? {} : { iterations }),
+    });
+    await runRewrite(file, work);
+    say(
+      newPassword.equals(password)
+        ? `${file}: encrypted anew under a new key; the new password is the same as the old one`
+        : `${file}: encrypted anew; the new password opens it, the old one does not`,
+    );
+  } finally {
+    password.fill(0);
+    newPassword?.fill(0);
+  }
+}
+
+/** Both from stdin would be one password and an empty one. */
+function refuseOneStdin(flags: RekeyFlags): void {
+  const old = [flags.passwordFile === "-", flags.keyFile === "-", flags.passwordFd === "0"];
+  const replacement = [flags.newPasswordFile === "-", flags.newKeyFile === "-", flags.newPasswordFd === "0"];
+  if (!old.includes(true) || !replacement.includes(true)) return;
+  throw new ToolError(EXIT.usage, "the old and the new password cannot both come from stdin");
+}
