@@ -394,6 +394,8 @@ export class Files {
       { mode: S_IFREG, uid: inode.uid, gid: inode.gid, nlink: 0, blockSize: inode.blockSize },
       this.#store.clock.now(),
     );
+    // Of an unlinked file nothing belongs to an epoch later than its unlink, so nor does the heir.
+    heir.born = this.#inodes.epochOf(inode);
     this.#blocks.bequeath(inode, first, heir);
     this.#inodes.save(heir);
     this.#inodes.abandon(heir.ino);

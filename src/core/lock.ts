@@ -53,16 +53,17 @@ function locked(path: string, pid: number | undefined): OpenError {
   return new OpenError("locked", path, message, pid === undefined ? {} : { pid });
 }
 
-/** The process that holds a flock on `path`, as /proc/locks tells; undefined where it does not. */
-export function lockHolder(path: string): number | undefined {
+/** The processes that hold a flock on `path`, as /proc/locks tells; readers can be several. */
+export function lockHolders(path: string): number[] {
   const stat = statSync(path, { throwIfNoEntry: false });
-  if (stat === undefined) return undefined;
+  if (stat === undefined) return [];
   let table: string;
   try {
     table = readFileSync("/proc/locks", "utf8");
   } catch {
-    return undefined;
+    return [];
   }
+  const holders: number[] = [];
   for (const line of table.split("\n")) {
     // "1: FLOCK  ADVISORY  WRITE 1234 fe:00:5678 0 EOF"; the device is major:minor in hex
     const match = /FLOCK\s+\S+\s+\S+\s+(\d+)\s+([0-9a-f]+):([0-9a-f]+):(\d+)\s/.exec(line);
@@ -70,7 +71,12 @@ export function lockHolder(path: string): number | undefined {
     const [, pid, major, minor, ino] = match;
     const device = (Number.parseInt(major ?? "", 16) << 8) | Number.parseInt(minor ?? "", 16);
     const ours = (((stat.dev >> 8) & 0xfff) << 8) | (stat.dev & 0xff);
-    if (Number(ino) === stat.ino && device === ours) return Number(pid);
+    if (Number(ino) === stat.ino && device === ours) holders.push(Number(pid));
   }
-  return undefined;
+  return holders;
+}
+
+/** The one process that holds `path` for writing, or the first reader. */
+export function lockHolder(path: string): number | undefined {
+  return lockHolders(path)[0];
 }

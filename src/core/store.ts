@@ -243,7 +243,13 @@ export class Store {
    */
   fsync(ino: Ino): void {
     if (this.#lost.delete(ino)) throw new FsError("EIO", "its last changes were lost");
-    this.commit();
+    try {
+      this.commit();
+    } catch (error) {
+      // This fsync is the one that tells.
+      this.#lost.delete(ino);
+      throw error;
+    }
   }
 
   /** Milliseconds until the group must be committed or the -wal copied; Infinity where nothing waits. */
@@ -274,7 +280,7 @@ export class Store {
 
   /** Figures for statfs. */
   spaceFigures(): ReturnType<Space["figures"]> {
-    return this.#space.figures();
+    return this.query(0 as Ino, () => this.#space.figures());
   }
 
   #copyWal(truncate: boolean): void {
@@ -302,7 +308,7 @@ export class Store {
     this.#changed.clear();
     this.#groupEnded();
     this.#options.onLog(
-      `a commit failed and ${this.#lost.size} files lost their last changes; the volume is read-only until it is mounted again: ${String(error)}`,
+      `a commit failed, and the last changes of ${this.#lost.size} files may be lost; the volume is read-only until it is mounted again: ${String(error)}`,
     );
     this.writer.resetAll();
     try {
@@ -327,6 +333,9 @@ export class Store {
   #translate(error: unknown, ino: Ino | undefined): unknown {
     if (error instanceof FsError) return error;
     this.writer.resetAll();
+    // SQLite rolls the transaction back for an I/O error or a full disk in any statement, a SELECT too.
+    const lost = this.#groupSinceMs !== undefined && this.writer.autocommit;
+    if (lost) this.#lose(error);
     if (!(error instanceof SqliteError)) return error;
     if (!this.writer.isOpen) this.#reopenWriter();
     if (!error.isDamage) return new FsError(error.isFull ? "ENOSPC" : "EIO", error.message);
@@ -348,9 +357,11 @@ export class Store {
   /** Advances the epoch: what was written before is a state that can be kept. Commits. */
   closeEpoch(): Epoch {
     const closed = this.#epoch;
-    this.change(0 as Ino, 0, false, () => {
-      this.writer.exec(`UPDATE meta SET value = ${closed + 1} WHERE key = 'epoch'`);
-    });
+    this.query(0 as Ino, () =>
+      this.change(0 as Ino, 0, false, () => {
+        this.writer.exec(`UPDATE meta SET value = ${closed + 1} WHERE key = 'epoch'`);
+      }),
+    );
     this.commit();
     this.#epoch = (closed + 1) as Epoch;
     return closed;

@@ -2,6 +2,7 @@
  * A mounted volume, seen from the main thread: it makes the mount, keeps the worker that serves it, and ends
  * both. It never touches the database.
  */
+import { stat } from "node:fs/promises";
 import { Worker } from "node:worker_threads";
 import { OpenError } from "../core/errors.ts";
 import type { Key } from "../db/key.ts";
@@ -160,6 +161,9 @@ export class Mount {
     this.#post({ type: "serve", fd: this.#attachment.fd });
     const ready = await this.#step();
     if (ready.type !== "ready") throw thrownBy(ready);
+    // The kernel makes up a root that belongs to uid 0 and asks for the real one at the first stat: before that
+    // its owner could not even chmod it.
+    await stat(this.mountpoint).catch(() => {});
   }
 
   #step(): Promise<Step> {

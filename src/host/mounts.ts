@@ -1,7 +1,7 @@
 /** What is mounted on this machine, as the kernel tells it: /proc/self/mountinfo, and /proc/locks for who serves it. */
 import { readFileSync } from "node:fs";
 import { isAbsolute } from "node:path";
-import { lockHolder } from "../core/lock.ts";
+import { lockHolders } from "../core/lock.ts";
 import { readNotes } from "./rundir.ts";
 
 /** As `mount` and /proc/mounts show it. */
@@ -76,25 +76,25 @@ export function mountAround(place: string, table = mountTable()): MountEntry | u
 /** The volumes that are mounted here, dead ones included. */
 export function listMounts(): MountedVolume[] {
   const entries = mountTable().filter((entry) => entry.type === FS_TYPE);
-  // With -o fsname the table does not name the file: its daemon noted it.
-  const notes = entries.some((entry) => holderOf(entry.source) === undefined) ? readNotes() : [];
+  // Each daemon notes which file it serves where: with -o fsname the table does not name the file, and
+  // several may hold one file for reading.
+  const notes = readNotes().filter(({ path, pid }) => holdersOf(path).includes(pid));
   return entries.map((entry) => {
-    const note = notes.find(
-      ({ mountpoint, path, pid }) => mountpoint === entry.mountpoint && holderOf(path) === pid,
-    );
+    const note = notes.find(({ mountpoint }) => mountpoint === entry.mountpoint);
     const path = note?.path ?? entry.source;
-    const pid = holderOf(path);
+    const noted = new Set(notes.map(({ pid }) => pid));
+    const pid = note?.pid ?? holdersOf(path).find((holder) => !noted.has(holder));
     const volume = { path, mountpoint: entry.mountpoint, readOnly: entry.readOnly };
     return pid === undefined ? volume : { ...volume, pid };
   });
 }
 
-/** The process that holds the volume in `path` open. */
-function holderOf(path: string): number | undefined {
-  if (!isAbsolute(path)) return undefined;
+/** The processes that hold the volume in `path` open. */
+function holdersOf(path: string): number[] {
+  if (!isAbsolute(path)) return [];
   try {
-    return lockHolder(path);
+    return lockHolders(path);
   } catch {
-    return undefined;
+    return [];
   }
 }
