@@ -111,8 +111,6 @@ export class Store {
     this.writer.exec("PRAGMA journal_mode = WAL");
     // NORMAL commits are not synced, and a later sync of nothing syncs nothing.
     this.writer.exec("PRAGMA synchronous = FULL");
-    // This connection alone copies the -wal, between groups.
-    this.writer.exec("PRAGMA wal_autocheckpoint = 0");
     // What is overwritten is ciphertext: zeroing it costs writes and hides nothing.
     this.writer.exec("PRAGMA secure_delete = OFF");
   }

@@ -116,6 +116,7 @@ export class Database {
     }
   }
 
+  /** Takes the place of SQLite's own hook, which would checkpoint in the middle of a commit. */
   #watchWal(): void {
     this.#walHook ??= registerWalHook((frames) => {
       this.#walFrames = frames;
