@@ -23,7 +23,7 @@ import { Purge } from "./purge.ts";
 import { APPLICATION_ID, FORMAT_MAJOR } from "./schema.ts";
 import { readMeta, Store } from "./store.ts";
 import { Tree } from "./tree.ts";
-import { type Ino, NAME_MAX, type StatFs } from "./types.ts";
+import { type Ino, NAME_MAX, ROOT_INO, type StatFs } from "./types.ts";
 import { Xattrs } from "./xattrs.ts";
 
 export interface VolumeOptions {
@@ -170,7 +170,7 @@ export class Volume {
   statfs(): StatFs {
     const { blockSize, blocks, availableBytes } = this.#store.spaceFigures();
     const free = Math.floor(availableBytes / blockSize);
-    const files = this.#rows.files;
+    const files = this.#store.query(ROOT_INO, () => this.#rows.files);
     // An inode takes some hundred bytes, so free space bounds their number.
     const INODE_BYTES = 512;
     const ffree = Math.floor(availableBytes / INODE_BYTES);
