@@ -14,8 +14,8 @@ export const EXIT = {
   needsUpgrade: 14,
   busy: 16,
   unavailable: 19,
+  damaged: 20,
   noPassword: 22,
-  damaged: 26,
   noSpace: 28,
 } as const;
 
@@ -32,8 +32,8 @@ const MEANINGS: Record<keyof typeof EXIT, string> = {
   needsUpgrade: "the volume needs an upgrade of its format first",
   busy: "the mount is in use",
   unavailable: "FUSE or the database engine is not available here",
-  noPassword: "no password, an empty one, or its source cannot be read",
   damaged: "the volume is damaged",
+  noPassword: "no password, an empty one, or its source cannot be read",
   noSpace: "no space left on the disk",
 };
 

@@ -29,7 +29,7 @@ export interface CreateOptions {
 }
 
 /** See DECISIONS.md D3 for the measurement. */
-export const DEFAULT_BLOCK_SIZE = 65_536;
+const DEFAULT_BLOCK_SIZE = 65_536;
 /** Numbers below are kept: 1 is the root, and readdir's cookies 1 and 2 are "." and "..". */
 const FIRST_SERIAL = 16;
 

@@ -21,7 +21,7 @@ const DIGESTS: Record<HmacAlgorithm, { readonly name: string; readonly bytes: nu
 };
 
 /** Bytes at the end of each page that hold no content. */
-export function reserveBytes(hmac: HmacAlgorithm): number {
+function reserveBytes(hmac: HmacAlgorithm): number {
   return Math.ceil((IV_BYTES + DIGESTS[hmac].bytes) / 16) * 16;
 }
 

@@ -21,13 +21,9 @@ export class EngineError extends Error {
 export type Pointer = bigint;
 
 export const SQLITE_OK = 0;
-export const SQLITE_ERROR = 1;
 export const SQLITE_BUSY = 5;
-export const SQLITE_READONLY = 8;
-export const SQLITE_IOERR = 10;
 export const SQLITE_CORRUPT = 11;
 export const SQLITE_FULL = 13;
-export const SQLITE_CANTOPEN = 14;
 export const SQLITE_MISUSE = 21;
 export const SQLITE_NOTADB = 26;
 export const SQLITE_ROW = 100;

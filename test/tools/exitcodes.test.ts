@@ -9,7 +9,7 @@ const OPEN: Record<OpenReason, number> = {
   unreadable: 10,
   "not-a-volume": 10,
   "wrong-password": 12,
-  damaged: 26,
+  damaged: 20,
   "too-new": 13,
   "needs-upgrade": 14,
   locked: 11,

@@ -437,11 +437,11 @@ describe("bad input is refused on one line, with its own code, and changes nothi
     refused(10, /plain: /, [...log(), plain, point]);
   });
 
-  test("a damaged first page: 26, told from a wrong password", () => {
+  test("a damaged first page: 20, told from a wrong password", () => {
     const fd = openSync(file, "r+");
     writeSync(fd, randomBytes(64), 0, 64, 1000);
     closeSync(fd);
-    refused(26, /vault\.sqlite: .*damaged/, [...log(), file, point]);
+    refused(20, /vault\.sqlite: .*damaged/, [...log(), file, point]);
   });
 
   test("a damaged salt: 12, and the message says that it may be that", () => {
