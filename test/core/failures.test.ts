@@ -281,7 +281,8 @@ describe("a failed commit", () => {
   it("that idle met stops nobody, and idle has nothing to do any more", () =>
     withLostGroup(
       (volume, { a }, fixture) => {
-        expect(volume.idle(fixture.clock.ms)).toBe(Number.POSITIVE_INFINITY);
+        fixture.clock.advance(10_000);
+        expect(settle(volume, fixture.clock)).toBe(Number.POSITIVE_INFINITY);
         expect(errnoOf(() => volume.fsync(a))).toBe("EIO");
       },
       (volume) => {
