@@ -81,9 +81,7 @@ export async function startDaemon(
     child.send(order, () => {});
     const given = new Promise<void>((resolve) => {
       child.stdin?.on("error", () => resolve()); // it died first: `ended` tells why
-      child.stdin?.write(password);
-      // One newline at the end is cut on the other side, and the password may have one of its own.
-      child.stdin?.end("\n", () => resolve());
+      child.stdin?.end(password, () => resolve());
     });
     await Promise.race([given, ended]);
     password.fill(0);
