@@ -1,12 +1,20 @@
 #!/usr/bin/env node
 /** The command line: which verbs there are, and that whatever goes wrong ends as one line and an exit code. */
 import { Command, CommanderError } from "commander";
+import { addCat } from "./cat.ts";
 import { addCreate } from "./create.ts";
+import { addDump } from "./dump.ts";
 import { describeError, EXIT, exitCodeHelp, ToolError } from "./exitcodes.ts";
+import { addGet } from "./get.ts";
 import { addInfo } from "./info.ts";
+import { addLoad } from "./load.ts";
+import { addLs } from "./ls.ts";
+import { addMkdir } from "./mkdir.ts";
 import { addMount } from "./mount.ts";
 import { say, warn, watchPipes } from "./output.ts";
+import { addPut } from "./put.ts";
 import { addRekey } from "./rekey.ts";
+import { addRm } from "./rm.ts";
 import { addStatus } from "./status.ts";
 import { addSync } from "./sync.ts";
 import { addUnmount } from "./unmount.ts";
@@ -46,6 +54,14 @@ ${exitCodeHelp()}`,
   addInfo(program);
   addRekey(program);
   addVacuum(program);
+  addDump(program);
+  addLoad(program);
+  addLs(program);
+  addCat(program);
+  addGet(program);
+  addPut(program);
+  addRm(program);
+  addMkdir(program);
   for (const command of [program, ...program.commands]) {
     command.helpOption("-h, --help", "show this");
     // Commander would print its errors and exit by itself; ours go through `run`.
@@ -91,7 +107,7 @@ async function run(argv: readonly string[]): Promise<number> {
   } catch (error) {
     if (error instanceof CommanderError) return error.exitCode; // --help: 0
     const { message, code } = describeError(error);
-    warn(message);
+    if (message !== "") warn(message);
     return code;
   }
 }

@@ -2,18 +2,23 @@
 import { lstatSync, statSync } from "node:fs";
 import { dirname, resolve } from "node:path";
 import type { Command } from "commander";
+import type { CreateOptions } from "../src/core/create.ts";
 import { requireEngine } from "./engine.ts";
 import { EXIT, ToolError } from "./exitcodes.ts";
 import { addKdfOption, parseKdf } from "./kdf.ts";
 import { quote, say, warn } from "./output.ts";
 import { addPasswordOptions, type PasswordOptions, readPassword } from "./password.ts";
 
-interface CreateFlags extends PasswordOptions {
+/** What is fixed when a volume is made. */
+export interface FormatFlags {
   readonly blockSize?: string;
   readonly pageSize?: string;
-  readonly rootMode?: string;
   readonly compat?: true;
   readonly kdf?: string;
+}
+
+interface CreateFlags extends PasswordOptions, FormatFlags {
+  readonly rootMode?: string;
 }
 
 /** What a volume can have; the core refuses the rest as well. */
@@ -25,15 +30,8 @@ export function addCreate(program: Command): void {
     .command("create")
     .summary("make an empty volume")
     .description("Makes an empty volume in the new file FILE. Its root directory belongs to you.")
-    .argument("<file>", "the database file to make")
-    .option("--block-size <bytes>", "block size of files: a power of two from 4K to 1M (default: 64K)")
-    .option("--page-size <bytes>", "page size of the database: a power of two from 4K to 64K (default: 16K)")
-    .option("--root-mode <mode>", "mode of the root directory (default: 0700)")
-    .option(
-      "--compat",
-      "use SQLCipher 4's default settings, so that its shell opens FILE with the password alone",
-    );
-  addKdfOption(command);
+    .argument("<file>", "the database file to make");
+  addFormatOptions(command).option("--root-mode <mode>", "mode of the root directory (default: 0700)");
   addPasswordOptions(command)
     .addHelpText(
       "after",
@@ -48,7 +46,18 @@ Examples:
     .action(create);
 }
 
-async function create(file: string, flags: CreateFlags): Promise<void> {
+export function addFormatOptions(command: Command): Command {
+  command
+    .option("--block-size <bytes>", "block size of files: a power of two from 4K to 1M (default: 64K)")
+    .option("--page-size <bytes>", "page size of the database: a power of two from 4K to 64K (default: 16K)")
+    .option(
+      "--compat",
+      "use SQLCipher 4's default settings, so that its shell opens FILE with the password alone",
+    );
+  return addKdfOption(command);
+}
+
+export function parseFormat(flags: FormatFlags): CreateOptions {
   const blockSize = parseSize("--block-size", flags.blockSize, BLOCK_SIZES);
   const pageSize = parseSize("--page-size", flags.pageSize, PAGE_SIZES);
   if (pageSize !== undefined && flags.compat) {
@@ -64,7 +73,17 @@ async function create(file: string, flags: CreateFlags): Promise<void> {
       "--compat and --kdf strong exclude each other: a compatible file has SQLCipher's own derivation",
     );
   }
-  const rootMode = parseMode(flags.rootMode);
+  return {
+    ...(blockSize === undefined ? {} : { blockSize }),
+    ...(pageSize === undefined ? {} : { pageSize }),
+    ...(flags.compat ? { compat: true } : {}),
+    ...(iterations === undefined ? {} : { iterations }),
+  };
+}
+
+async function create(file: string, flags: CreateFlags): Promise<void> {
+  const format = parseFormat(flags);
+  const rootMode = parseMode("--root-mode", flags.rootMode);
   const path = resolve(file);
   refuseUnusable(file, path);
   await requireEngine();
@@ -78,10 +97,7 @@ async function create(file: string, flags: CreateFlags): Promise<void> {
       rootUid: process.geteuid?.() ?? 0,
       rootGid: process.getegid?.() ?? 0,
       ...(rootMode === undefined ? {} : { rootMode }),
-      ...(blockSize === undefined ? {} : { blockSize }),
-      ...(pageSize === undefined ? {} : { pageSize }),
-      ...(flags.compat ? { compat: true } : {}),
-      ...(iterations === undefined ? {} : { iterations }),
+      ...format,
     });
   } finally {
     password.fill(0);
@@ -90,7 +106,7 @@ async function create(file: string, flags: CreateFlags): Promise<void> {
 }
 
 /** What is wrong with the place is said before anybody types a password. The core refuses the same again. */
-function refuseUnusable(file: string, path: string): void {
+export function refuseUnusable(file: string, path: string): void {
   const directory = dirname(path);
   let isDirectory: boolean;
   try {
@@ -131,10 +147,10 @@ function parseSize(
   );
 }
 
-function parseMode(text: string | undefined): number | undefined {
+export function parseMode(option: string, text: string | undefined): number | undefined {
   if (text === undefined) return undefined;
   if (!/^[0-7]{1,5}$/.test(text) || Number.parseInt(text, 8) > 0o7777) {
-    throw new ToolError(EXIT.usage, `--root-mode ${text}: not an octal mode (such as 0755)`);
+    throw new ToolError(EXIT.usage, `${option} ${text}: not an octal mode (such as 0755)`);
   }
   return Number.parseInt(text, 8);
 }

@@ -26,6 +26,14 @@ export class Progress {
     this.#draw(this.#line(doneBytes, totalBytes, nowMs - this.#phaseSinceMs));
   }
 
+  /** Where nobody knows how much there is. */
+  tally(text: string): void {
+    const nowMs = performance.now();
+    if (!this.#shown || nowMs - this.#drawnMs < REDRAW_MS) return;
+    this.#drawnMs = nowMs;
+    this.#draw(text);
+  }
+
   #line(doneBytes: number, totalBytes: number, sinceMs: number): string {
     const part = totalBytes === 0 ? 1 : Math.min(1, doneBytes / totalBytes);
     const cells = Math.floor(part * BAR_CELLS);

@@ -1,6 +1,7 @@
 /** `sqlfuse sync MOUNTPOINT`: what sync(1) cannot do, as it never reaches a FUSE server. */
 import { spawnSync } from "node:child_process";
 import type { Command } from "commander";
+import type { MountedVolume } from "../src/host/mounts.ts";
 import { EXIT, ToolError } from "./exitcodes.ts";
 import { findMounts } from "./target.ts";
 
@@ -15,17 +16,20 @@ export function addSync(program: Command): void {
 }
 
 async function sync(name: string): Promise<void> {
+  for (const mount of await findMounts(name)) await syncMount(mount);
+}
+
+/** Commits what was written to a mount. */
+export async function syncMount({ mountpoint, pid }: MountedVolume): Promise<void> {
   const { askControl } = await import("../src/host/control.ts");
-  for (const { mountpoint, pid } of await findMounts(name)) {
-    if (pid === undefined) throw new ToolError(EXIT.unusable, dead(mountpoint));
-    // syncfs(2): the kernel writes back the pages that were stored to through mmap. The commit comes after it.
-    const flushed = spawnSync("sync", ["-f", mountpoint], { encoding: "utf8" });
-    if (flushed.status !== 0) {
-      const text = (flushed.error?.message ?? flushed.stderr).trim();
-      throw new ToolError(EXIT.other, `${mountpoint}: the kernel cannot write back: ${text}`);
-    }
-    await askControl(pid, { cmd: "sync" });
+  if (pid === undefined) throw new ToolError(EXIT.unusable, dead(mountpoint));
+  // syncfs(2): the kernel writes back the pages that were stored to through mmap. The commit comes after it.
+  const flushed = spawnSync("sync", ["-f", mountpoint], { encoding: "utf8" });
+  if (flushed.status !== 0) {
+    const text = (flushed.error?.message ?? flushed.stderr).trim();
+    throw new ToolError(EXIT.other, `${mountpoint}: the kernel cannot write back: ${text}`);
   }
+  await askControl(pid, { cmd: "sync" });
 }
 
 function dead(mountpoint: string): string {

@@ -5,7 +5,7 @@ import { dirname } from "node:path";
 import { type Clock, systemClock } from "../base/clock.ts";
 import { Database } from "../db/database.ts";
 import { SqliteError } from "../db/errors.ts";
-import { Key, SALT_BYTES, STOCK_CIPHER } from "../db/key.ts";
+import { type CipherSettings, Key, SALT_BYTES, STOCK_CIPHER } from "../db/key.ts";
 import { OpenError } from "./errors.ts";
 import { S_IFDIR } from "./mode.ts";
 import { FORMAT, schemaSql } from "./schema.ts";
@@ -38,10 +38,67 @@ function isPowerOfTwo(value: number, least: number, most: number): boolean {
 }
 
 /**
+ * A new volume that does not have its name yet, so that whatever stops its making, the name holds a whole volume or
+ * nothing. `discard` it in the end, also after `publish`.
+ */
+export class NewVolume {
+  /** Where it is made: beside the name that it will have. */
+  readonly path: string;
+  readonly key: Key;
+  readonly #name: string;
+
+  /**
+   * An empty volume, mode 0600, to be published as `name`.
+   * @throws OpenError exists, unreadable, no-space; RangeError for sizes that no volume can have
+   */
+  constructor(name: string, password: Buffer, options: CreateOptions = {}) {
+    const { cipher, blockSize } = checkSizes(options);
+    if (existsSync(name)) throw alreadyThere(name);
+    this.#name = name;
+    this.path = `${name}.new-${randomBytes(4).toString("hex")}`;
+    this.key = Key.derive(password, randomBytes(SALT_BYTES), cipher, options.iterations);
+    try {
+      closeSync(openSync(this.path, "wx", 0o600));
+      fill(this.path, this.key, blockSize, options);
+    } catch (error) {
+      this.discard();
+      throw explain(error, name);
+    }
+  }
+
+  /** Gives the closed volume its name, durably. @throws OpenError exists, unreadable, no-space */
+  publish(): void {
+    try {
+      sync(this.path);
+      publish(this.path, this.#name);
+      sync(dirname(this.#name));
+    } catch (error) {
+      throw explain(error, this.#name);
+    }
+  }
+
+  /** Removes what was not published, and wipes the key. */
+  discard(): void {
+    this.key.wipe();
+    for (const end of ["", "-wal", "-shm", "-journal"]) rmSync(this.path + end, { force: true });
+  }
+}
+
+/**
  * Makes the volume `path`, mode 0600, under `password`.
- * @throws OpenError exists, unreadable, no-space; RangeError for sizes that no volume can have
+ * @throws as NewVolume
  */
 export function createVolume(path: string, password: Buffer, options: CreateOptions = {}): void {
+  const draft = new NewVolume(path, password, options);
+  try {
+    draft.publish();
+  } finally {
+    draft.discard();
+  }
+}
+
+/** @throws RangeError */
+function checkSizes(options: CreateOptions): { readonly cipher: CipherSettings; readonly blockSize: number } {
   const blockSize = options.blockSize ?? DEFAULT_BLOCK_SIZE;
   const standard = options.compat === true ? STOCK_CIPHER : DEFAULT_CIPHER;
   const cipher = { ...standard, pageSize: options.pageSize ?? standard.pageSize };
@@ -56,22 +113,7 @@ export function createVolume(path: string, password: Buffer, options: CreateOpti
       `page size ${cipher.pageSize}: a compatible volume has pages of ${STOCK_CIPHER.pageSize}`,
     );
   }
-  if (existsSync(path)) throw alreadyThere(path);
-  // Made under another name, so that whatever stops this, the name holds a whole volume or nothing.
-  const draft = `${path}.new-${randomBytes(4).toString("hex")}`;
-  const key = Key.derive(password, randomBytes(SALT_BYTES), cipher, options.iterations);
-  try {
-    closeSync(openSync(draft, "wx", 0o600));
-    fill(draft, key, blockSize, options);
-    sync(draft);
-    publish(draft, path);
-    sync(dirname(path));
-  } catch (error) {
-    throw explain(error, path);
-  } finally {
-    key.wipe();
-    for (const end of ["", "-wal", "-shm", "-journal"]) rmSync(draft + end, { force: true });
-  }
+  return { cipher, blockSize };
 }
 
 /** Gives the draft its name, which nobody else may have taken meanwhile. */

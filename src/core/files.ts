@@ -204,6 +204,19 @@ export class Files {
   }
 
   /**
+   * The blocks that the file has from number `from` on, in order: a batch of them, none where there is no more.
+   * Those past its end were reserved by fallocate; one that is not written reads as zeros.
+   * @throws FsError ESTALE, EISDIR, EINVAL
+   */
+  extents(ino: Ino, from: number): { readonly idx: number; readonly written: boolean }[] {
+    return this.#store.query(ino, () => {
+      this.#regular(ino);
+      const batch = this.#blocks.range(ino, from, Number.MAX_SAFE_INTEGER);
+      return batch.map(({ idx, extent }) => ({ idx, written: extent.block !== UNWRITTEN }));
+    });
+  }
+
+  /**
    * copy_file_range(2): shares whole blocks where both files have the same block size and the
    * offsets lie alike within a block, copies bytes elsewhere. Tells how many bytes were copied:
    * fewer at the end of the source, or after 256 MiB.

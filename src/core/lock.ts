@@ -13,6 +13,18 @@ export class FileLock {
   readonly #fd: number;
   readonly #identity: string;
 
+  /** A shared lock, undefined where another process writes. @throws OpenError missing, unreadable; locked by this one */
+  static besideWriter(path: string): FileLock | undefined {
+    try {
+      return new FileLock(path, true);
+    } catch (error) {
+      // What this process has open itself must not be opened again: that would drop SQLite's locks.
+      if (error instanceof OpenError && error.reason === "locked" && error.pid !== process.pid)
+        return undefined;
+      throw error;
+    }
+  }
+
   /** Shared for reading, exclusive for writing. @throws OpenError locked, missing, unreadable */
   constructor(path: string, shared: boolean) {
     for (;;) {

@@ -23,6 +23,21 @@ export function isSymlink(mode: number): boolean {
   return (mode & S_IFMT) === S_IFLNK;
 }
 
+/** The two halves of a Linux dev_t as the FUSE protocol carries it (32 bits): 12 and 20 bits. */
+export function majorOf(rdev: number): number {
+  return (rdev >>> 8) & 0xfff;
+}
+
+export function minorOf(rdev: number): number {
+  return (rdev & 0xff) | ((rdev >>> 12) & 0xfff00);
+}
+
+/** Undefined where the numbers do not fit. */
+export function deviceOf(major: number, minor: number): number | undefined {
+  const fits = major >= 0 && major <= 0xfff && minor >= 0 && minor <= 0xfffff;
+  return fits ? (((minor & 0xfff00) << 12) | (major << 8) | (minor & 0xff)) >>> 0 : undefined;
+}
+
 export function isDevice(mode: number): boolean {
   const type = mode & S_IFMT;
   return type === S_IFCHR || type === S_IFBLK;

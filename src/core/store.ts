@@ -27,6 +27,11 @@ export interface StoreOptions {
   readonly readOnly: boolean;
   /** No lock and no -shm are to be had: the file is read as it lies. */
   readonly immutable: boolean;
+  /**
+   * Present: another process writes, and all that is read is one snapshot, taken when this was opened. "readwrite"
+   * where the file may be written: if the writer goes first, closing this connection tidies its -wal away.
+   */
+  readonly beside?: "readonly" | "readwrite" | undefined;
   readonly commitIntervalMs: number;
   /** One durable commit per operation. */
   readonly sync: boolean;
@@ -82,7 +87,7 @@ export class Store {
     this.#pageSize = key.cipher.pageSize;
     const cacheBytes = (options.cacheBytes * 3) / 4;
     this.writer = new Database(path, key, {
-      mode: options.readOnly ? "readonly" : "readwrite",
+      mode: options.beside ?? (options.readOnly ? "readonly" : "readwrite"),
       immutable: options.immutable,
       cacheBytes,
     });
@@ -106,6 +111,9 @@ export class Store {
 
   #configureWriter(): void {
     this.writer.exec("PRAGMA temp_store = MEMORY");
+    if (this.#options.beside !== undefined) {
+      this.writer.exec("PRAGMA query_only = ON; PRAGMA busy_timeout = 10000; BEGIN");
+    }
     if (this.readOnly) return;
     this.writer.exec("PRAGMA busy_timeout = 10000");
     this.writer.exec("PRAGMA journal_mode = WAL");

@@ -68,6 +68,7 @@ export class Tree {
   readonly #any: Statement;
   readonly #list: Statement;
   readonly #listPlus: Statement;
+  readonly #page: Statement;
   readonly #target: Statement;
 
   constructor(store: Store, inodes: Inodes, xattrs: Xattrs) {
@@ -98,6 +99,10 @@ export class Tree {
     this.#list = db.prepare(`SELECT d.id, d.ino, d.type, d.name ${listing} ${after}`);
     this.#listPlus = db.prepare(
       `SELECT ${inodeColumns("i")}, d.id, d.type, d.name ${listing} JOIN inode AS i ON i.ino = d.ino ${after}`,
+    );
+    this.#page = db.prepare(
+      `SELECT ${inodeColumns("i")}, d.id, d.type, d.name FROM dirent AS d JOIN inode AS i ON i.ino = d.ino
+       WHERE d.parent = ?1 AND d.name > ?2 ORDER BY d.name LIMIT ?3`,
     );
     this.#target = db.prepare("SELECT target FROM inode WHERE ino = ?1");
   }
@@ -415,13 +420,23 @@ export class Tree {
 
   /** As readdir, each entry with its attributes. */
   readdirplus(ino: Ino, cookie: number, visit: (entry: Entry, attr: Attr) => boolean): void {
-    const read = (row: Statement): readonly [Entry, Attr] => {
-      const attr = readInode(row, 0);
-      const at = INODE_COLUMNS;
-      return [{ cookie: row.int(at), ino: attr.ino, type: row.int(at + 1), name: row.blob(at + 2) }, attr];
-    };
     const show = ([entry, attr]: readonly [Entry, Attr]) => visit(entry, attr);
-    this.#scan(ino, cookie, this.#listPlus, read, ([entry]) => entry.cookie, show);
+    this.#scan(ino, cookie, this.#listPlus, readEntryPlus, ([entry]) => entry.cookie, show);
+  }
+
+  /**
+   * The first `count` entries whose names come after `after` (empty: from the start), in the order of their
+   * bytes, each with its attributes. Leaves atime alone.
+   * @throws FsError ESTALE, ENOTDIR
+   */
+  page(ino: Ino, after: Uint8Array, count: number): (readonly [Entry, Attr])[] {
+    return this.#store.query(ino, () => {
+      this.#inodes.loadDirectory(ino);
+      const rows = this.#page.bindInt(1, ino).bindBlob(2, after).bindInt(3, count);
+      const found: (readonly [Entry, Attr])[] = [];
+      while (rows.step()) found.push(readEntryPlus(rows));
+      return found;
+    });
   }
 
   /**
@@ -449,6 +464,27 @@ export class Tree {
       }
       this.#inodes.accessed(directory);
     });
+  }
+
+  // --- for a restore ---
+
+  /** The directory in which `name` can be made. @throws FsError as mknod */
+  vacancy(parent: Ino, name: Uint8Array): Inode {
+    const directory = this.#openDirectory(parent);
+    checkNewName(name);
+    if (this.#find(parent, name) !== undefined) throw new FsError("EEXIST");
+    return directory;
+  }
+
+  /**
+   * Enters `inode` where `vacancy` found room, inside a change of the caller: no time changes, and the inode's own
+   * link count is the caller's.
+   */
+  enter(directory: Inode, name: Uint8Array, id: number, inode: Inode): void {
+    this.#insertEntry(directory.ino, name, id, inode);
+    if (!isDirectory(inode.mode)) return;
+    directory.nlink++;
+    this.#inodes.save(directory);
   }
 
   /** A directory in which names can be made: one that is not removed. */
@@ -517,6 +553,13 @@ export class Tree {
     directory.mtimeNsec = directory.ctimeNsec = now.nsec;
     this.#inodes.save(directory);
   }
+}
+
+/** A row of an entry and its inode: `inodeColumns`, then id, type and name. */
+function readEntryPlus(row: Statement): readonly [Entry, Attr] {
+  const attr = readInode(row, 0);
+  const at = INODE_COLUMNS;
+  return [{ cookie: row.int(at), ino: attr.ino, type: row.int(at + 1), name: row.blob(at + 2) }, attr];
 }
 
 /** Whether a name is "." or "..". */

@@ -12,6 +12,7 @@ import { dirname } from "node:path";
 import { type Clock, systemClock } from "../base/clock.ts";
 import { SqliteError } from "../db/errors.ts";
 import type { Key } from "../db/key.ts";
+import { SQLITE_BUSY } from "../native/sqlite3.ts";
 import { Attributes } from "./attributes.ts";
 import { Blocks } from "./blocks.ts";
 import { type CreateOptions, createVolume } from "./create.ts";
@@ -20,7 +21,9 @@ import { Files } from "./files.ts";
 import { Inodes } from "./inodes.ts";
 import { FileLock } from "./lock.ts";
 import { Purge } from "./purge.ts";
+import { Restore } from "./restore.ts";
 import { APPLICATION_ID, FORMAT_MAJOR } from "./schema.ts";
+import { sqlText } from "./sqltext.ts";
 import { readMeta, Store } from "./store.ts";
 import { Tree } from "./tree.ts";
 import { type Ino, NAME_MAX, ROOT_INO, type StatFs } from "./types.ts";
@@ -28,6 +31,11 @@ import { Xattrs } from "./xattrs.ts";
 
 export interface VolumeOptions {
   readonly readOnly?: boolean;
+  /**
+   * Read-only, also while another process has the volume mounted: then all that is read is one snapshot of what
+   * was committed when it was opened. Let it go soon: until `close` that process's -wal cannot start over.
+   */
+  readonly beside?: boolean;
   /** Most milliseconds that a change stays uncommitted. */
   readonly commitIntervalMs?: number;
   /** One durable commit per operation. */
@@ -51,14 +59,19 @@ export class Volume {
   readonly readOnly: boolean;
   /** 32 hexadecimal digits, the same in every replica. */
   readonly volumeId: string;
+  /** Of files made from now on, in bytes. */
+  readonly blockSize: number;
   readonly tree: Tree;
   readonly attributes: Attributes;
   readonly files: Files;
   readonly xattrs: Xattrs;
   /** References that keep unlinked inodes alive. */
   readonly inodes: Pick<Inodes, "ref" | "unref" | "unrefAll" | "referenced" | "references">;
+  /** Puts things back as they were once: what loading a dump needs. */
+  readonly restore: Restore;
   readonly #store: Store;
-  readonly #lock: FileLock;
+  /** Absent beside a writer. */
+  readonly #lock: FileLock | undefined;
   readonly #rows: Inodes;
   readonly #purge: Purge;
   #closed = false;
@@ -81,12 +94,12 @@ export class Volume {
     } catch (cause) {
       throw new OpenError("missing", path, `${path}: no such file`, { cause });
     }
-    const readOnly = options.readOnly === true || !isWritable(real);
-    const lock = new FileLock(real, readOnly);
+    const readOnly = options.readOnly === true || options.beside === true || !isWritable(real);
+    const lock = options.beside === true ? FileLock.besideWriter(real) : new FileLock(real, readOnly);
     try {
       return new Volume(real, key, { ...options, readOnly }, lock);
     } catch (error) {
-      lock.release();
+      lock?.release();
       throw error;
     }
   }
@@ -95,14 +108,15 @@ export class Volume {
     path: string,
     key: Key,
     options: VolumeOptions & { readOnly: boolean },
-    lock: FileLock,
+    lock: FileLock | undefined,
   ) {
     this.path = path;
     this.readOnly = options.readOnly;
     this.#lock = lock;
     const wal = statSync(`${path}-wal`, { throwIfNoEntry: false });
     const walWaits = wal !== undefined && wal.size > 0;
-    if (options.readOnly && walWaits && !isWritable(path)) {
+    const beside = lock === undefined;
+    if (options.readOnly && walWaits && !beside && !isWritable(path)) {
       throw new OpenError(
         "unreplayable-wal",
         path,
@@ -113,7 +127,8 @@ export class Volume {
     try {
       this.#store = new Store(path, key, {
         readOnly: options.readOnly,
-        immutable: options.readOnly && !walWaits,
+        immutable: options.readOnly && !walWaits && !beside,
+        beside: beside ? (isWritable(path) ? "readwrite" : "readonly") : undefined,
         commitIntervalMs: options.commitIntervalMs ?? DEFAULT_COMMIT_INTERVAL_MS,
         sync: options.sync ?? false,
         cacheBytes: options.cacheBytes ?? DEFAULT_CACHE_BYTES,
@@ -125,14 +140,15 @@ export class Volume {
     }
     try {
       this.volumeId = this.#checkFormat();
-      const blockSize = Number(readMeta(this.#store.writer, "block_size"));
-      this.#rows = new Inodes(this.#store, blockSize, options.noatime !== true);
+      this.blockSize = Number(readMeta(this.#store.writer, "block_size"));
+      this.#rows = new Inodes(this.#store, this.blockSize, options.noatime !== true);
       this.inodes = this.#rows;
       const blocks = new Blocks(this.#store, this.#rows);
       this.xattrs = new Xattrs(this.#store, this.#rows);
       this.tree = new Tree(this.#store, this.#rows, this.xattrs);
       this.files = new Files(this.#store, this.#rows, blocks, this.xattrs);
       this.attributes = new Attributes(this.#store, this.#rows, this.xattrs, this.files);
+      this.restore = new Restore(this.#store, this.#rows, blocks, this.tree, this.xattrs);
       this.#purge = new Purge(this.#store, this.#rows, blocks, this.xattrs);
     } catch (error) {
       this.#store.writer.close();
@@ -164,6 +180,16 @@ export class Volume {
     const volumeId = id.step() ? id.text(0) : "";
     id.reset();
     return volumeId;
+  }
+
+  /** Number of inodes. */
+  get inodeCount(): number {
+    return this.#rows.files;
+  }
+
+  /** Everything that is stored, as SQL that a stock sqlite3 (3.37 or newer) reads: one text after the other. */
+  sqlText(): Generator<Buffer> {
+    return sqlText(this.#store.writer);
   }
 
   /** The disk's own figures, with what this volume may still take, and the volume's files. */
@@ -227,7 +253,7 @@ export class Volume {
       this.#purge.run(Number.POSITIVE_INFINITY);
     } finally {
       this.#store.close();
-      this.#lock.release();
+      this.#lock?.release();
     }
   }
 }
@@ -259,6 +285,16 @@ function explain(error: unknown, path: string): unknown {
     return new OpenError("not-a-volume", path, `${path}: a SQLCipher database, but not a sqlfuse volume`, {
       cause: error,
     });
+  }
+  if (error.code === SQLITE_BUSY) {
+    return new OpenError(
+      "locked",
+      path,
+      `${path}: another process rewrites it; try again when that is done`,
+      {
+        cause: error,
+      },
+    );
   }
   return new OpenError("unreadable", path, `${path}: cannot be opened (${error.message})`, { cause: error });
 }

@@ -164,6 +164,23 @@ export class Xattrs {
     };
   }
 
+  /**
+   * Gives `inode` an attribute as it was once: its ctime stays. An access ACL decides its permission bits.
+   * @throws FsError as `set`, before anything is changed
+   */
+  restore(inode: Inode, name: Uint8Array, value: Uint8Array): void {
+    checkName(name);
+    checkOwner(inode, name);
+    if (value.length > XATTR_SIZE_MAX) throw new FsError("E2BIG");
+    const access = ACL_ACCESS.equals(name);
+    const entries = access || ACL_DEFAULT.equals(name) ? decodeAcl(value) : undefined;
+    if (entries !== undefined && !access && !isDirectory(inode.mode)) throw new FsError("EACCES");
+    if (access && entries !== undefined && entries.length > 0)
+      inode.mode = (inode.mode & ~0o777) | modeOf(entries);
+    if (entries === undefined || (entries.length > 0 && !(access && isMinimal(entries))))
+      this.#put(inode, name, value);
+  }
+
   /** An inode is purged: what belongs to the past goes there, the rest goes. */
   dropAll(inode: Inode): void {
     this.#allToPast.bindInt(1, inode.ino).bindInt(2, inode.born).run();

@@ -1,0 +1,77 @@
+/** `sqlfuse get FILE PATH... [DEST]`: copies files out of a volume. */
+import { realpathSync } from "node:fs";
+import { basename, dirname, resolve } from "node:path";
+import type { Command } from "commander";
+import { describe } from "../src/archive/copy.ts";
+import { lastName, resolvePath } from "../src/archive/path.ts";
+import { type CopyFlags, copyAll, pathText } from "./copying.ts";
+import { EXIT, ToolError } from "./exitcodes.ts";
+import { interruptible } from "./interrupt.ts";
+import { addPasswordOptions, type PasswordOptions } from "./password.ts";
+import { withPlace } from "./volumes.ts";
+
+export function addGet(program: Command): void {
+  const command = program
+    .command("get")
+    .summary("copy files and directories out of a volume")
+    .description(
+      "Copies what is at PATH in the volume, directories with all that is in them, to DEST, as cp -a does: with " +
+        "modes, times, links, holes, attributes and ACLs; with owners if you are root. Works without FUSE, and on a " +
+        "mounted volume as well. What cannot be copied is named, and the rest goes on.",
+    )
+    .argument("<file>", "the database file")
+    .argument("<path...>", "what to copy; if more than one is given, the last is DEST: without it, here")
+    .option("-n, --no-clobber", "leave alone what is there already; else it is replaced")
+    .option("-q, --quiet", "show no progress");
+  addPasswordOptions(command)
+    .addHelpText(
+      "after",
+      `
+Examples:
+  sqlfuse get vault.sqlite letters/2025          makes ./2025
+  sqlfuse get vault.sqlite a.txt b.txt /tmp
+  sqlfuse get vault.sqlite / everything`,
+    )
+    .action(get);
+}
+
+async function get(
+  file: string,
+  paths: readonly string[],
+  flags: CopyFlags & PasswordOptions,
+): Promise<void> {
+  const sources = paths.length > 1 ? paths.slice(0, -1) : paths;
+  const target = hostPath(paths.length > 1 ? (paths.at(-1) ?? ".") : ".");
+  await interruptible("stopped; what was copied is there", async (breath) => {
+    await withPlace(file, flags, false, async ({ place, idle }) => {
+      const { HostPlace } = await import("../src/archive/hostplace.ts");
+      const from = sources.map((source) => {
+        try {
+          const path = resolvePath(place, pathText(source), false);
+          return { path, name: lastName(path) };
+        } catch (error) {
+          throw new ToolError(EXIT.unusable, `${source}: ${describe(error)}`);
+        }
+      });
+      process.umask(0);
+      await copyAll({ from: place, sources: from, to: new HostPlace(), target, flags, breath, idle });
+    });
+  });
+}
+
+/** An absolute path of this machine in latin1; symlinks on the way to its last name, and that itself, are followed. */
+function hostPath(argument: string): string {
+  const absolute = resolve(argument);
+  for (const find of [
+    () => realpathSync(absolute),
+    () => `${realpathSync(dirname(absolute)).replace(/\/$/, "")}/${basename(absolute)}`,
+  ]) {
+    try {
+      const found = find();
+      return found === "/" ? "" : pathText(found);
+    } catch {
+      // not there
+    }
+  }
+  return pathText(absolute);
+}

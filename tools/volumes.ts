@@ -1,0 +1,111 @@
+/**
+ * How a command that works on the files in a volume comes to them. A mounted volume has one writer, the process that
+ * serves it: then the files are worked on below the mount point, through the kernel, with its checks and without a
+ * password. Else the volume is opened here.
+ */
+import { accessSync, constants, realpathSync } from "node:fs";
+import type { Place } from "../src/archive/place.ts";
+import type { Volume, VolumeOptions } from "../src/core/volume.ts";
+import type { MountedVolume } from "../src/host/mounts.ts";
+import { requireEngine } from "./engine.ts";
+import { EXIT, ToolError } from "./exitcodes.ts";
+import { warn } from "./output.ts";
+import { type PasswordOptions, readPassword } from "./password.ts";
+import { describeHolder, holderOf, refuseMissing } from "./rewrite.ts";
+import { syncMount } from "./sync.ts";
+
+/** Where FILE is mounted and served, if it is. */
+export async function findServedMount(file: string): Promise<MountedVolume | undefined> {
+  const { listMounts } = await import("../src/host/mounts.ts");
+  const real = realpathSync(file);
+  const all = listMounts();
+  // Of two mounts at one place only the last is seen.
+  return all.find(
+    (one, i) =>
+      one.path === real &&
+      one.pid !== undefined &&
+      !all.slice(i + 1).some((later) => later.mountpoint === one.mountpoint),
+  );
+}
+
+/** Opens FILE by its password, and closes it in the end. */
+export async function withVolume<T>(
+  file: string,
+  flags: PasswordOptions,
+  options: VolumeOptions,
+  run: (volume: Volume) => Promise<T>,
+): Promise<T> {
+  refuseMissing(file);
+  await requireEngine();
+  const { unlock } = await import("../src/core/unlock.ts");
+  const { Volume } = await import("../src/core/volume.ts");
+  const password = await readPassword(flags, { path: file, confirm: false, warn });
+  try {
+    const key = unlock(file, password);
+    try {
+      const volume = Volume.open(file, key, { onLog: warn, ...options });
+      try {
+        const result = await run(volume);
+        if (!volume.readOnly) volume.commit();
+        return result;
+      } finally {
+        volume.close();
+      }
+    } finally {
+      key.wipe();
+    }
+  } finally {
+    password.fill(0);
+  }
+}
+
+export interface Access {
+  readonly place: Place;
+  /** Call it between two items of many: commits what is due. */
+  readonly idle: () => void;
+}
+
+/** Gives the files in FILE, to be changed with `write`. What was changed is durable in the end. */
+export async function withPlace<T>(
+  file: string,
+  flags: PasswordOptions,
+  write: boolean,
+  run: (access: Access) => Promise<T>,
+): Promise<T> {
+  refuseMissing(file);
+  const mount = await findServedMount(file);
+  if (mount !== undefined && isReachable(mount.mountpoint)) return await onMount(mount, write, run);
+  const holder = await holderOf(file);
+  if (write && holder !== undefined) throw new ToolError(EXIT.locked, `${file}: ${describeHolder(holder)}`);
+  const { VolumePlace } = await import("../src/archive/volumeplace.ts");
+  const options = write ? {} : { beside: true };
+  return await withVolume(file, flags, options, async (volume) => {
+    if (write && volume.readOnly)
+      throw new ToolError(EXIT.unusable, `${file}: the file or its directory cannot be written`);
+    const place = new VolumePlace(volume, process.geteuid?.() ?? 0, process.getegid?.() ?? 0);
+    return await run({ place, idle: () => void volume.idle(performance.now()) });
+  });
+}
+
+async function onMount<T>(
+  mount: MountedVolume,
+  write: boolean,
+  run: (access: Access) => Promise<T>,
+): Promise<T> {
+  const { HostPlace } = await import("../src/archive/hostplace.ts");
+  const { mountpoint } = mount;
+  const place = new HostPlace(Buffer.from(mountpoint).toString("latin1"));
+  const result = await run({ place, idle: () => {} });
+  if (write) await syncMount(mount);
+  return result;
+}
+
+/** Mounts of other users let nobody in, not even root. */
+function isReachable(mountpoint: string): boolean {
+  try {
+    accessSync(mountpoint, constants.R_OK | constants.X_OK);
+    return true;
+  } catch {
+    return false;
+  }
+}
