@@ -27,6 +27,8 @@ import { Database } from "../../src/db/database.ts";
 import { type CipherSettings, Key } from "../../src/db/key.ts";
 import { queryNumber } from "../db/query.ts";
 
+export { noise } from "./noise.ts";
+
 export const PASSWORD = Buffer.from("correct horse");
 export const UID = 1000;
 export const GID = 1001;
@@ -308,15 +310,4 @@ export function settle(volume: Volume, clock: FakeClock): number {
     if (due > 0) return due;
   }
   throw new Error("idle always has more to do");
-}
-
-/** Bytes that look alike nowhere. */
-export function noise(length: number, seed = 1): Buffer {
-  const bytes = Buffer.alloc(length);
-  let state = (seed * 2_654_435_761 + 1) >>> 0;
-  for (let i = 0; i < length; i++) {
-    state = (Math.imul(state, 1_664_525) + 1_013_904_223) >>> 0;
-    bytes[i] = (state >>> 24) | 1; // never zero, so that a hole shows
-  }
-  return bytes;
 }
