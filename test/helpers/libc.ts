@@ -177,6 +177,14 @@ const c = {
     v: Pointer,
     l: number,
   ) => Scalar,
+  nameToHandleAt: libc.func(
+    "int name_to_handle_at(int dir, const void *path, void *handle, void *mountId, int flags)",
+  ) as (d: number, p: Pointer, h: Pointer, m: Pointer, f: number) => number,
+  openByHandleAt: libc.func("int open_by_handle_at(int mountFd, void *handle, int flags)") as (
+    fd: number,
+    h: Pointer,
+    f: number,
+  ) => number,
   flock: libc.func("int flock(int fd, int operation)") as (fd: number, op: number) => number,
   fcntl: libc.func("int fcntl(int fd, int command, void *argument)") as (
     fd: number,
@@ -628,6 +636,19 @@ export const sys = {
     const buffer = Buffer.alloc(65_536);
     const length = checked(`fgetxattr ${shown(name)}`, c.fgetxattr(fd, z(name), buffer, buffer.length));
     return buffer.subarray(0, length);
+  },
+  /** What an NFS server keeps of a file: it finds the inode again without a name. */
+  handleOf(path: Path): Buffer {
+    const handle = Buffer.alloc(8 + 128);
+    handle.writeUInt32LE(128, 0);
+    checked(
+      `name_to_handle_at ${shown(path)}`,
+      c.nameToHandleAt(AT_FDCWD, z(path), handle, Buffer.alloc(8), 0),
+    );
+    return handle.subarray(0, 8 + handle.readUInt32LE(0));
+  },
+  openHandle(mountFd: number, handle: Uint8Array, flags: number): number {
+    return checked("open_by_handle_at", c.openByHandleAt(mountFd, Buffer.from(handle), flags));
   },
   flock(fd: number, operation: number): void {
     checked("flock", c.flock(fd, operation));

@@ -66,10 +66,15 @@ def worker(me):
             elif r < 0.80:
                 path = pick(); os.unlink(path); del mine[path]
             elif r < 0.88:
+                # Others come and go meanwhile; what this process made stays while it looks, so it is there once.
                 d = rng.choice(DIRS); names = os.listdir(d)
-                assert len(names) == len(set(names)), "a name twice in one listing"
-                for path in mine:
-                    if path.startswith(d + "/"): assert path[len(d) + 1:] in names, "missing in the listing: " + path
+                own = sorted(n for n in names if n.startswith("p%d-" % me))
+                wanted = sorted(p[len(d) + 1:] for p in mine if p.startswith(d + "/"))
+                if own != wanted:
+                    again = sorted(n for n in os.listdir(d) if n.startswith("p%d-" % me))
+                    raise AssertionError("listing of %s: %d names, missing %r, too many %r, then %s" % (
+                        d, len(names), [n for n in wanted if n not in own],
+                        [n for n in own if own.count(n) > wanted.count(n)], "right" if again == wanted else "still wrong"))
             elif r < 0.92:
                 d = "%s/shared%d" % (rng.choice(DIRS), rng.randrange(4))
                 try: os.mkdir(d)

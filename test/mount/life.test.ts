@@ -114,6 +114,22 @@ try:
 except OSError as e: os.write(1, b"end %d\\n" % e.errno)
 `;
 
+  /** Beside it others work, so that the daemon is killed in the middle of many things. */
+  const NOISE = `
+import os, random, sys
+os.makedirs(sys.argv[1], exist_ok=True); os.chdir(sys.argv[1]); n = 0
+try:
+    while True:
+        n += 1
+        fd = os.open("n%d" % (n % 20), os.O_CREAT | os.O_RDWR | os.O_APPEND)
+        os.write(fd, os.urandom(random.randrange(100000)))
+        if n % 9 == 0: os.fsync(fd)
+        if n % 7 == 0: os.unlink("n%d" % (n % 20))
+        os.close(fd)
+        if n % 5 == 0: os.makedirs("d%d/e" % (n % 11), exist_ok=True); os.rename("d%d" % (n % 11), "m%d" % n)
+except OSError: pass
+`;
+
   const rounds = process.env.SQLFUSE_LONG === "1" ? 25 : 4;
 
   test(`${rounds} times: mounts by itself, lost nothing fsynced, and is the state of one moment`, {
@@ -131,6 +147,13 @@ except OSError as e: os.write(1, b"end %d\\n" % e.errno)
       });
       closeSync(out);
       started.push(writer);
+      if (round % 2 === 1) {
+        for (const name of ["noise1", "noise2"]) {
+          started.push(
+            spawn("python3", ["-IS", "-c", NOISE, join(volume.mountpoint, name)], { stdio: "ignore" }),
+          );
+        }
+      }
       await sleep(300 + random.below(2200));
       const killedAt = Date.now();
       await volume.kill();
@@ -163,6 +186,29 @@ except OSError as e: os.write(1, b"end %d\\n" % e.errno)
         const renamedBy = n + 2;
         if (n % 5 === 2 && renamedBy < last) expect(name[0], name).toBe("r");
         if (n % 5 !== 2) expect(name[0], name).toBe("f");
+      }
+    }
+    volume.unmount();
+  });
+
+  test("while it unmounts, at any moment: everything that was synced is there", {
+    timeout: 120_000,
+  }, async () => {
+    const random = new Random(seedOf("killed while unmounting"));
+    const mnt = mounted();
+    for (let round = 0; round < 4; round++) {
+      for (let i = 0; i < 30; i++) put(join(mnt, `r${round}-${i}`), noise(i * 20_000));
+      expect(volume.cli(["sync", mnt]).status).toBe(0);
+      for (let i = 0; i < 30; i++) put(join(mnt, `late${round}-${i}`), noise(50_000));
+      const unmounting = spawn(process.execPath, [CLI, "unmount", mnt], { stdio: "ignore" });
+      await sleep(150 + random.below(200));
+      await volume.kill().catch(() => undefined);
+      await exitOf(unmounting);
+      volume.mount();
+      for (let i = 0; i < 30; i++) {
+        expect(readFileSync(join(mnt, `r${round}-${i}`)).equals(noise(i * 20_000)), `r${round}-${i}`).toBe(
+          true,
+        );
       }
     }
     volume.unmount();
@@ -338,6 +384,63 @@ describe.skipIf(impossible !== undefined)("the end of a mount", () => {
     volume.unmount();
   });
 
+  test.skipIf(!IS_ROOT)(
+    "a lazily unmounted mount works until the last descriptor is closed, and commits",
+    async () => {
+      const mnt = mounted();
+      const fd = sys.open(join(mnt, "f"), O.RDWR | O.CREAT);
+      expect(spawnSync("umount", ["-l", mnt]).status).toBe(0);
+      expect(volume.mounted).toBe(false);
+      sys.pwrite(fd, noise(200_000), 0);
+      expect(sys.pread(fd, 200_000, 0).equals(noise(200_000))).toBe(true);
+      sys.close(fd);
+      volume.unmounted();
+      volume.mount();
+      expect(readFileSync(join(mnt, "f")).equals(noise(200_000))).toBe(true);
+      volume.unmount();
+    },
+  );
+
+  test.skipIf(!IS_ROOT || !existsSync("/sys/fs/fuse/connections"))(
+    "an aborted connection commits what was acknowledged, and the daemon ends",
+    async (context) => {
+      const mnt = mounted();
+      put(join(mnt, "f"), noise(100_000));
+      const connection = sys.lstat(mnt).dev[1];
+      const abort = `/sys/fs/fuse/connections/${connection}/abort`;
+      if (!existsSync(abort)) {
+        spawnSync("mount", ["-t", "fusectl", "fusectl", "/sys/fs/fuse/connections"]);
+        undo.push(() => spawnSync("umount", ["/sys/fs/fuse/connections"]));
+      }
+      if (!existsSync(abort)) {
+        console.warn("abort of a connection is not tested: no fusectl");
+        context.skip("no fusectl");
+        return;
+      }
+      const { pid } = volume;
+      writeFileSync(abort, "1");
+      await until("the daemon to end", () => !isAlive(pid));
+      if (volume.mounted) expect(() => statSync(mnt)).toThrow(/ENOTCONN|ECONNABORTED/);
+      volume.mount();
+      expect(readFileSync(join(mnt, "f")).equals(noise(100_000))).toBe(true);
+      volume.unmount();
+    },
+  );
+
+  test("a stopped daemon makes its callers wait, and they get their answers when it goes on", async () => {
+    const mnt = mounted();
+    put(join(mnt, "f"), "before");
+    process.kill(volume.pid, "SIGSTOP");
+    const waiting = spawn("python3", ["-IS", "-c", `import os, sys; os.mkdir(sys.argv[1] + "/d")`, mnt]);
+    started.push(waiting);
+    await sleep(700);
+    expect(waiting.exitCode).toBe(null);
+    process.kill(volume.pid, "SIGCONT");
+    expect(await exitOf(waiting)).toEqual([0, null]);
+    expect(readdirSync(mnt).sort()).toEqual(["d", "f"]);
+    volume.unmount();
+  });
+
   test("unmounting what is not mounted is refused", () => {
     volume = TestVolume.create();
     const done = volume.cli(["unmount", volume.mountpoint]);
@@ -391,6 +494,24 @@ describe.skipIf(impossible !== undefined)("who else wants the volume", () => {
     expect(statSync(mnt).mode & 0o7777).toBe(0o700);
     expect(statSync(mnt).uid).toBe(process.geteuid?.());
     expect(statSync(volume.file).mode & 0o777).toBe(0o600);
+    volume.unmount();
+  });
+
+  test.skipIf(!IS_ROOT)("without allow_other nobody else may look, with it the modes decide", () => {
+    const mnt = mounted();
+    chmodSync(mnt, 0o755);
+    put(join(mnt, "f"), "x");
+    const look = (): string =>
+      spawnSync("python3", ["-IS", "-c", `import os, sys; print(os.listdir(sys.argv[1]))`, mnt], {
+        uid: 12001,
+        gid: 12001,
+        encoding: "utf8",
+      }).stdout.trim();
+    expect(look()).toBe("");
+    volume.remount("--allow-other");
+    expect(look()).toBe("['f']");
+    chmodSync(mnt, 0o700);
+    expect(look()).toBe("");
     volume.unmount();
   });
 
@@ -684,16 +805,24 @@ describe.skipIf(impossible !== undefined)("read-only", () => {
     volume.unmount();
   });
 
-  test("two read-only mounts of one volume are possible at once", () => {
+  test("three read-only mounts of one volume are possible at once, and each is unmounted by its own name", () => {
     prepared();
-    volume.mount("-o", "ro");
-    const other = join(volume.home, "other");
-    mkdirSync(other);
-    const done = volume.tryMount(["-o", "ro"], other);
-    expect(done.status, done.stderr).toBe(0);
-    expect(readFileSync(join(other, "f")).equals(noise(100_000))).toBe(true);
-    expect(volume.cli(["unmount", other]).status).toBe(0);
-    expect(readFileSync(join(volume.mountpoint, "f")).equals(noise(100_000))).toBe(true);
-    expect(volume.cli(["unmount", volume.mountpoint]).status).toBe(0);
+    const places = ["one", "two", "three"].map((name) => join(volume.home, name));
+    for (const place of places) {
+      mkdirSync(place);
+      const done = volume.tryMount(["-o", "ro"], place);
+      expect(done.status, done.stderr).toBe(0);
+    }
+    const [one = "", two = "", three = ""] = places;
+    const serving = (): string[] => places.filter((place) => existsSync(join(place, "f")));
+    expect(serving()).toEqual(places);
+    expect(volume.cli(["unmount", two]).status).toBe(0);
+    expect(serving()).toEqual([one, three]);
+    expect(volume.cli(["unmount", one]).status).toBe(0);
+    expect(serving()).toEqual([three]);
+    expect(readFileSync(join(three, "f")).equals(noise(100_000))).toBe(true);
+    expect(volume.cli(["unmount", three]).status).toBe(0);
+    expect(serving()).toEqual([]);
+    volume.onlyTheFile();
   });
 });

@@ -366,6 +366,36 @@ while True:
     t.same(t.read(`${dir}/g`), data, "by sendfile");
     t.same(t.read(`${dir}/h`), data, "by splice");
   },
+  "signals during reads and writes tear nothing": (dir, t) => {
+    const said = t.python(
+      dir,
+      `
+hits = 0
+def hit(*_):
+    global hits
+    hits += 1
+signal.signal(signal.SIGALRM, hit)
+signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
+fd = os.open("f", os.O_CREAT | os.O_RDWR)
+parts = [bytes([i + 1]) * (300000 + i) for i in range(40)]
+at = 0
+for p in parts:
+    done = 0
+    while done < len(p): done += os.pwrite(fd, p[done:], at + done)
+    at += len(p)
+    os.fsync(fd)
+names = 0
+for i in range(200):
+    os.close(os.open("n%d" % i, os.O_CREAT | os.O_EXCL | os.O_WRONLY)); names += 1
+os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+got = b""
+while len(got) < at: got += os.pread(fd, 1 << 20, len(got))
+signal.setitimer(signal.ITIMER_REAL, 0)
+print(got == b"".join(parts), len(os.listdir(".")) == names + 1, hits > 5)
+`,
+    );
+    assert.equal(said, "True True True");
+  },
   "a written file is executed, and cannot be written meanwhile": (dir, t) => {
     t.run("cp", ["/bin/sleep", `${dir}/prog`]);
     t.file(`${dir}/script`, "#!/bin/sh\necho from a script\n");

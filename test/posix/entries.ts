@@ -1,7 +1,7 @@
 /** What a directory holds and how it gets there: lookup, mknod, mkdir, symlink, link, unlink, rmdir. */
 import assert from "node:assert/strict";
 import { AT_SYMLINK_FOLLOW, makedev, O, S, SLNK, SREG, SSOCK, sys } from "../helpers/libc.ts";
-import { ALICE, BOB, type Cases } from "./tools.ts";
+import { ALICE, BOB, type Cases, type Tools } from "./tools.ts";
 
 const DIR_TYPE = S.DIR;
 
@@ -114,6 +114,56 @@ export const lookup: Cases = {
     sys.utimens(`${dir}/f`, 0n, 0n);
     sys.rename(`${dir}/f`, `${dir}/g`);
     assert.equal(sys.lstat(`${dir}/g`).btimeNs, born);
+  },
+};
+
+function needsHandles(dir: string, t: Tools): void {
+  t.needsRoot();
+  t.controlLacks("file handles", () => {
+    try {
+      sys.handleOf(dir);
+      return true;
+    } catch {
+      return false;
+    }
+  });
+}
+
+export const fileHandles: Cases = {
+  "a handle finds its file after rename, and its directory": (dir, t) => {
+    needsHandles(dir, t);
+    sys.mkdir(`${dir}/d`);
+    t.file(`${dir}/d/f`, "found");
+    const [file, directory] = [sys.handleOf(`${dir}/d/f`), sys.handleOf(`${dir}/d`)];
+    sys.rename(`${dir}/d/f`, `${dir}/g`);
+    t.using(dir, O.RDONLY | O.DIRECTORY, (mount) => {
+      const fd = sys.openHandle(mount, file, O.RDWR);
+      assert.equal(t.readFd(fd).toString(), "found");
+      assert.equal(sys.fstat(fd).ino, sys.lstat(`${dir}/g`).ino);
+      sys.close(fd);
+      const dirFd = sys.openHandle(mount, directory, O.RDONLY | O.DIRECTORY);
+      sys.close(sys.openat(dirFd, "made by handle", O.WRONLY | O.CREAT));
+      sys.close(dirFd);
+    });
+    assert.deepEqual(t.names(`${dir}/d`), ["made by handle"]);
+  },
+  "the handle of a file that is gone is ESTALE, whatever is made afterwards": (dir, t) => {
+    needsHandles(dir, t);
+    t.file(`${dir}/f`, "old");
+    const handle = sys.handleOf(`${dir}/f`);
+    sys.unlink(`${dir}/f`);
+    for (let i = 0; i < 20; i++) t.file(`${dir}/f${i}`, "new");
+    t.using(dir, O.RDONLY | O.DIRECTORY, (mount) => {
+      t.refuses("ESTALE", () => sys.openHandle(mount, handle, O.RDONLY));
+    });
+  },
+  "handles of different files differ, of one file they are the same": (dir, t) => {
+    needsHandles(dir, t);
+    t.file(`${dir}/a`);
+    t.file(`${dir}/b`);
+    sys.link(`${dir}/a`, `${dir}/c`);
+    assert.notDeepEqual(sys.handleOf(`${dir}/a`), sys.handleOf(`${dir}/b`));
+    assert.deepEqual(sys.handleOf(`${dir}/a`), sys.handleOf(`${dir}/c`));
   },
 };
 

@@ -126,6 +126,19 @@ export const rename: Cases = {
     });
     assert.deepEqual(t.names(`${dir}/y/d`), ["f"]);
   },
+  "a process in a directory that is renamed, or whose parent is, knows where it is": (dir, t) => {
+    const said = t.python(
+      dir,
+      `
+base = os.getcwd()
+os.makedirs("a/b/c"); os.chdir("a/b/c")
+os.rename(base + "/a/b", base + "/a/x"); print(os.getcwd()[len(base):])
+os.rename(base + "/a", base + "/y"); print(os.getcwd()[len(base):])
+open("here", "w").close(); print(os.listdir(base + "/y/x/c"))
+`,
+    );
+    assert.equal(said, "/a/x/c\n/y/x/c\n['here']");
+  },
   "a directory replaces an empty directory": (dir, t) => {
     sys.mkdir(`${dir}/a`);
     t.file(`${dir}/a/f`, "kept");

@@ -2,7 +2,7 @@
 import { acl, xattr } from "./attributes.ts";
 import { append, direct, large, locks, open, openAndGone, readWrite, truncate } from "./data.ts";
 import { readdir } from "./directories.ts";
-import { link, lookup, mkdir, mknod, rmdir, symlink, unlink } from "./entries.ts";
+import { fileHandles, link, lookup, mkdir, mknod, rmdir, symlink, unlink } from "./entries.ts";
 import { mapped } from "./mapped.ts";
 import { chmod, chown, permissions, setGroupDirectory, setId, umask } from "./modes.ts";
 import { names } from "./names.ts";
@@ -13,6 +13,7 @@ import type { Cases } from "./tools.ts";
 
 export const SUITE: Readonly<Record<string, Cases>> = {
   lookup,
+  "file handles": fileHandles,
   mknod,
   mkdir,
   symlink,
