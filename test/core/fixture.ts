@@ -114,6 +114,8 @@ export interface FixtureOptions {
   /** Of files made in the volume. */
   readonly blockSize?: number;
   readonly volume?: VolumeOptions;
+  /** The directory to be made in, instead of the system's for temporary files. */
+  readonly parent?: string;
 }
 
 export class Fixture {
@@ -126,7 +128,7 @@ export class Fixture {
   #log: string[] = [];
 
   constructor(options: FixtureOptions = {}, from?: Fixture) {
-    this.directory = mkdtempSync(join(tmpdir(), "core-"));
+    this.directory = mkdtempSync(join(options.parent ?? tmpdir(), "core-"));
     this.path = join(this.directory, "volume");
     this.key = getTemplate().key;
     this.clock = new FakeClock();

@@ -1,0 +1,163 @@
+/** A disk that is really full: refusals come before anything is acknowledged, and what frees still works. */
+import { spawnSync } from "node:child_process";
+import { mkdirSync, mkdtempSync, rmSync, statfsSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { describe, expect, it } from "vitest";
+import type { Volume } from "../../src/core/volume.ts";
+import { b, contentOf, errnoOf, Fixture, find, namesOf, noise, ROOT, settle, touch } from "./fixture.ts";
+
+const MIB = 2 ** 20;
+const PIECE = noise(MIB);
+
+/** Runs a test with a volume alone on a disk of this size. Only root can make one. */
+function onSmallDisk(mib: number, run: (fixture: Fixture, disk: string) => void): void {
+  const disk = mkdtempSync(join(tmpdir(), "disk-"));
+  expect(spawnSync("mount", ["-t", "tmpfs", "-o", `size=${mib}m`, "tmpfs", disk]).status).toBe(0);
+  try {
+    const fixture = new Fixture({ parent: disk });
+    try {
+      run(fixture, disk);
+      fixture.finish();
+    } finally {
+      fixture.remove();
+    }
+  } finally {
+    expect(spawnSync("umount", [disk]).status).toBe(0);
+    rmSync(disk, { recursive: true });
+  }
+}
+
+/** Writes files of a MiB until one is refused; tells how many there are now. Commits on the way. */
+function fill(volume: Volume, fixture: Fixture, prefix: string): number {
+  for (let i = 0; i < 1000; i++) {
+    const ino = touchIfRoom(volume, `${prefix}${i}`);
+    if (ino === undefined) return i;
+    const code = errnoOf(() => volume.files.write(ino, 0, PIECE, false));
+    if (code !== "ok") {
+      expect(code).toBe("ENOSPC");
+      expect(volume.attributes.getattr(ino).size).toBe(0);
+      volume.tree.unlink(ROOT, b(`${prefix}${i}`));
+      return i;
+    }
+    fixture.clock.advance(300);
+    settle(volume, fixture.clock);
+  }
+  throw new Error("the disk is never full");
+}
+
+function touchIfRoom(volume: Volume, name: string) {
+  let ino: ReturnType<typeof touch> | undefined;
+  const code = errnoOf(() => {
+    ino = touch(volume, ROOT, name);
+  });
+  if (code !== "ok") expect(code).toBe("ENOSPC");
+  return ino;
+}
+
+describe.skipIf(process.getuid?.() !== 0)("a full disk", () => {
+  it("refuses writes, and everything acknowledged is there after a remount", () =>
+    onSmallDisk(24, (fixture) => {
+      const { volume } = fixture;
+      const count = fill(volume, fixture, "f");
+      expect(count).toBeGreaterThan(3);
+      expect(volume.failed).toBe(false);
+      volume.commit();
+      expect(volume.failed).toBe(false);
+      const again = fixture.remount();
+      expect(namesOf(again, ROOT)).toHaveLength(count);
+      for (const i of [0, count - 1]) {
+        const ino = find(again, `f${i}`)?.ino;
+        expect(ino !== undefined && contentOf(again, ino).equals(PIECE)).toBe(true);
+      }
+    }));
+
+  it("lets files be removed, and takes as much again afterwards, time after time", () =>
+    onSmallDisk(24, (fixture) => {
+      const { volume } = fixture;
+      const count = fill(volume, fixture, "f");
+      for (let round = 0; round < 2; round++) {
+        for (let i = 0; i < count; i++) volume.tree.unlink(ROOT, b(`f${i}`));
+        settle(volume, fixture.clock);
+        volume.commit();
+        fixture.clock.advance(5000);
+        settle(volume, fixture.clock);
+        const again = fill(volume, fixture, "f");
+        expect(again).toBeGreaterThanOrEqual(count - 2);
+        for (let i = again; i < count; i++) touchIfRoom(volume, `f${i}`);
+        expect(volume.failed).toBe(false);
+      }
+    }));
+
+  it("keeps the reserve for what frees: removals do not let writes eat it", () =>
+    onSmallDisk(24, (fixture) => {
+      const { volume } = fixture;
+      const names = Array.from({ length: 600 }, (_, i) => `small${i}`);
+      for (const name of names) touch(volume, ROOT, name);
+      fill(volume, fixture, "f");
+      const grows = touch(volume, ROOT, "grows");
+      const small = PIECE.subarray(0, 16_384);
+      let size = 0;
+      const grow = () => {
+        for (let i = 0; i < 200; i++) {
+          const code = errnoOf(() => volume.files.write(grows, size, small, false));
+          if (code !== "ok") {
+            expect(code).toBe("ENOSPC");
+            return;
+          }
+          size += small.length;
+        }
+      };
+      for (let before = -1; before !== size; ) {
+        before = size;
+        grow();
+        fixture.clock.advance(1100);
+        settle(volume, fixture.clock);
+      }
+      const full = size;
+      for (const name of names) {
+        volume.tree.unlink(ROOT, b(name));
+        grow();
+        fixture.clock.advance(1100);
+        settle(volume, fixture.clock);
+        expect(volume.failed).toBe(false);
+      }
+      // What six hundred empty files free is a few pages.
+      expect(size - full).toBeLessThan(20 * small.length);
+      for (const name of namesOf(volume, ROOT)) volume.tree.unlink(ROOT, b(name));
+      settle(volume, fixture.clock);
+      volume.commit();
+      expect(volume.failed).toBe(false);
+    }));
+
+  it("is told by statfs: what is said to be free can be written, and not much more", () =>
+    onSmallDisk(40, (fixture) => {
+      const { volume } = fixture;
+      volume.files.write(touch(volume, ROOT, "a"), 0, PIECE, false);
+      const { bavail, blockSize } = volume.statfs();
+      const free = bavail * blockSize;
+      const count = fill(volume, fixture, "f");
+      expect(count * MIB).toBeGreaterThan(free * 0.4);
+      expect(count * MIB).toBeLessThan(free + 4 * MIB);
+      const after = volume.statfs();
+      expect(after.bavail * after.blockSize).toBeLessThan(4 * MIB);
+    }));
+
+  it("that somebody else fills refuses writes from then on, once the disk was asked", () =>
+    onSmallDisk(60, (fixture, disk) => {
+      const { volume } = fixture;
+      const file = touch(volume, ROOT, "a");
+      volume.commit();
+      const { bavail, bsize } = statfsSync(disk);
+      mkdirSync(join(disk, "other"));
+      writeFileSync(join(disk, "other", "large"), Buffer.alloc(bavail * bsize - 3 * MIB));
+      fixture.remount();
+      expect(errnoOf(() => fixture.volume.files.write(file, 0, PIECE, false))).toBe("ENOSPC");
+      fixture.volume.tree.unlink(ROOT, b("a"));
+      fixture.volume.commit();
+      expect(fixture.volume.failed).toBe(false);
+      rmSync(join(disk, "other"), { recursive: true });
+      const again = touch(fixture.volume, ROOT, "b");
+      expect(errnoOf(() => fixture.volume.files.write(again, 0, PIECE, false))).toBe("ok");
+    }));
+});
