@@ -119,9 +119,14 @@ export class Draft {
     this.#close();
     renameSync(this.path, this.#target);
     this.#published = true;
-    const directory = openSync(dirname(this.#target), "r");
-    fsyncSync(directory);
-    closeSync(directory);
+    try {
+      const directory = openSync(dirname(this.#target), "r");
+      fsyncSync(directory);
+      closeSync(directory);
+    } catch (cause) {
+      const message = `${this.#target}: is replaced, but its directory cannot be synced: a power loss now may bring the old file back`;
+      throw new OpenError("unreadable", this.#target, message, { cause });
+    }
   }
 
   /** Removes it; after `publish` nothing. */

@@ -158,6 +158,11 @@ function* replace(
     const bytes = draft.size;
     draft.publish();
     return bytes;
+  } catch (error) {
+    // Once a page was wrong every call may fail, and each in its own words.
+    if (error instanceof SqliteError && source.isOpen && source.pragma("main.cipher_status") !== "1")
+      throw damaged(path, error);
+    throw error;
   } finally {
     // In this order: the copy is open through `source`.
     source.close();
@@ -299,6 +304,11 @@ function* checkTables(source: Database, draft: Draft, key: Key): Generator<void>
   }
 }
 
+function damaged(path: string, cause: SqliteError): OpenError {
+  const message = `${path}: is damaged, and cannot be copied whole (${cause.message}); nothing was changed`;
+  return new OpenError("damaged", path, message, { cause });
+}
+
 /** Why it could not be done, in words for the user. */
 function explain(error: unknown, path: string): unknown {
   if (error instanceof OpenError) return error;
@@ -314,10 +324,7 @@ function explain(error: unknown, path: string): unknown {
       const message = `${path}: another process reads it; try again when that is done`;
       return new OpenError("locked", path, message, { cause: error });
     }
-    if (error.isDamage) {
-      const message = `${path}: is damaged, and cannot be copied whole (${error.message}); ${unchanged}`;
-      return new OpenError("damaged", path, message, { cause: error });
-    }
+    if (error.isDamage) return damaged(path, error);
     return new OpenError("unreadable", path, `${path}: ${error.message}; ${unchanged}`, { cause: error });
   }
   if (typeof code === "string") {

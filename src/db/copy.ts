@@ -5,7 +5,9 @@
  * The copy has no journal and is not synced: it is worth nothing before the caller has checked and synced it, and is
  * thrown away when anything stops this. One step takes a fraction of a second and little memory.
  */
+import { SQLITE_CORRUPT } from "../native/sqlite3.ts";
 import type { Database } from "./database.ts";
+import { SqliteError } from "./errors.ts";
 import type { Key } from "./key.ts";
 
 /** Rows of file data in one step. */
@@ -42,12 +44,26 @@ export function* copyDatabase(source: Database, path: string, key: Key): Generat
   // tables and indexes alike, where building an index afterwards would sort all of it in memory.
   for (const type of ["table", "index"]) makeAll(source, objects, type);
   for (const table of tableNames(source)) {
-    for (const _ of copyRows(source, table)) yield Number(source.pragma(`${COPY}.page_count`)) * pageSize;
+    for (const _ of copyRows(source, table)) {
+      refuseDamage(source);
+      yield Number(source.pragma(`${COPY}.page_count`)) * pageSize;
+    }
   }
   for (const type of ["view", "trigger"]) makeAll(source, objects, type);
   source.exec("COMMIT");
   source.pragma(`${COPY}.journal_mode = WAL`); // it is kept in the file
   source.exec(`DETACH ${COPY}`);
+}
+
+/**
+ * A page with a wrong HMAC is read as zeros, and where these are the end of a blob the statement that met it
+ * succeeds: only SQLCipher itself then knows.
+ * @throws SqliteError that `isDamage`
+ */
+function refuseDamage(source: Database): void {
+  const question = "main.cipher_status";
+  if (source.pragma(question) === "1") return;
+  throw new SqliteError("a page is not what was written", SQLITE_CORRUPT, 0, `PRAGMA ${question}`);
 }
 
 /** The tables of a database, without SQLite's own. */

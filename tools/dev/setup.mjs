@@ -88,6 +88,7 @@ function wanted() {
       ["mount", "mount"],
       ["mkfs.ext4", "e2fsprogs"],
       ["ps", "procps"],
+      ["strace", "strace"],
     ]) {
       want(onPath(program), debian);
     }
