@@ -18,6 +18,7 @@ PRAGMA user_version = 1;            -- major format version; meta.format has the
 --   block_size     bytes, for files made from now on (each file keeps its own)
 --   epoch          the current epoch, from 1
 --   next_serial    next unused inode number and entry id (one counter serves both)
+--   next_block     next unused block.id
 --   created_ns     time of creation
 --   features       JSON list of names a reader may ignore
 --   features_incompatible  JSON list of names a reader must know, or refuse the volume

@@ -7,8 +7,8 @@ import { Database } from "../db/database.ts";
 import { SqliteError } from "../db/errors.ts";
 import { type CipherSettings, Key, SALT_BYTES, STOCK_CIPHER } from "../db/key.ts";
 import { OpenError } from "./errors.ts";
+import { FORMAT, schemaSql } from "./format.ts";
 import { S_IFDIR } from "./mode.ts";
-import { FORMAT, schemaSql } from "./schema.ts";
 import { ROOT_INO } from "./types.ts";
 import { DEFAULT_CIPHER } from "./unlock.ts";
 
@@ -175,6 +175,7 @@ function fill(path: string, key: Key, blockSize: number, options: CreateOptions)
     put("block_size").bindInt(2, blockSize).run();
     put("epoch").bindInt(2, 1).run();
     put("next_serial").bindInt(2, FIRST_SERIAL).run();
+    put("next_block").bindInt(2, 1).run();
     put("created_ns").bindBigInt(2, nowNs).run();
     put("features").bindText(2, "[]").run();
     put("features_incompatible").bindText(2, "[]").run();

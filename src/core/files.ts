@@ -7,7 +7,8 @@
 import type { Time } from "../base/clock.ts";
 import { FsError } from "../base/errno.ts";
 import type { Statement } from "../db/statement.ts";
-import { type Blocks, type Extent, UNWRITTEN } from "./blocks.ts";
+import type { Blocks } from "./blocks.ts";
+import { type Extent, type Extents, UNWRITTEN } from "./extents.ts";
 import type { Inode, Inodes } from "./inodes.ts";
 import { isDirectory, isRegular, S_IFREG } from "./mode.ts";
 import { blockOf, blocksFor, type Span, spansOf } from "./spans.ts";
@@ -45,21 +46,23 @@ export class Files {
   readonly #store: Store;
   readonly #inodes: Inodes;
   readonly #blocks: Blocks;
+  readonly #extents: Extents;
   readonly #xattrs: Xattrs;
   readonly #nextData: Statement;
-  readonly #extents: Statement;
+  readonly #named: Statement;
   /** Two whole blocks: an operation changes at most its first and its last one in part. */
   #scratch = [new Uint8Array(0), new Uint8Array(0)];
 
-  constructor(store: Store, inodes: Inodes, blocks: Blocks, xattrs: Xattrs) {
+  constructor(store: Store, inodes: Inodes, blocks: Blocks, extents: Extents, xattrs: Xattrs) {
     this.#store = store;
     this.#inodes = inodes;
     this.#blocks = blocks;
+    this.#extents = extents;
     this.#xattrs = xattrs;
     this.#nextData = store.writer.prepare(
       `SELECT idx FROM extent WHERE ino = ?1 AND idx >= ?2 AND block <> ${UNWRITTEN} ORDER BY idx LIMIT 1`,
     );
-    this.#extents = store.writer.prepare(
+    this.#named = store.writer.prepare(
       "SELECT idx, block FROM extent WHERE ino = ?1 AND idx >= ?2 ORDER BY idx",
     );
   }
@@ -74,7 +77,7 @@ export class Files {
       const inode = this.#regular(ino);
       const end = Math.min(offset + length, inode.size);
       if (end <= offset) return 0;
-      this.#blocks.read(inode, offset, into.subarray(0, end - offset));
+      this.#extents.read(inode, offset, into.subarray(0, end - offset));
       this.#inodes.accessed(inode);
       return end - offset;
     });
@@ -109,7 +112,7 @@ export class Files {
       if (within !== 0) {
         const tail = this.#load(inode, first - 1, 0);
         if (tail.length > within) {
-          this.#blocks.put(inode, tail.idx, tail.extent, tail.bytes.subarray(0, within));
+          this.#extents.put(inode, tail.idx, tail.extent, tail.bytes.subarray(0, within), true);
         }
       }
       this.#dropFrom(inode, first);
@@ -166,7 +169,7 @@ export class Files {
           if (edge !== undefined) this.#zero(inode, edge, span.from, span.to);
         }
         if (endWhole > firstWhole) {
-          if (frees) this.#blocks.dropRange(inode, firstWhole, endWhole);
+          if (frees) this.#extents.dropRange(inode, firstWhole, endWhole);
           else this.#allocate(inode, firstWhole, endWhole, false);
         }
         if (!frees && !keepSize) inode.size = Math.max(inode.size, to);
@@ -196,7 +199,7 @@ export class Files {
         return position;
       }
       let idx = first;
-      const rows = this.#extents.bindInt(1, ino).bindInt(2, first);
+      const rows = this.#named.bindInt(1, ino).bindInt(2, first);
       while (rows.step() && rows.int(0) === idx && rows.int(1) !== UNWRITTEN) idx++;
       rows.reset();
       return Math.min(inode.size, Math.max(offset, idx * inode.blockSize));
@@ -211,7 +214,7 @@ export class Files {
   extents(ino: Ino, from: number): { readonly idx: number; readonly written: boolean }[] {
     return this.#store.query(ino, () => {
       this.#regular(ino);
-      const batch = this.#blocks.range(ino, from, Number.MAX_SAFE_INTEGER);
+      const batch = this.#extents.range(ino, from, Number.MAX_SAFE_INTEGER);
       return batch.map(({ idx, extent }) => ({ idx, written: extent.block !== UNWRITTEN }));
     });
   }
@@ -238,9 +241,15 @@ export class Files {
       let copied = 0;
       while (copied < Math.min(most, COPY_BYTES)) {
         const left = most - copied;
-        copied +=
-          this.#shareStep(from, fromOffset + copied, to, toOffset + copied, left, killSuidgid) ||
-          this.#copyStep(from, fromOffset + copied, to, toOffset + copied, left, killSuidgid);
+        try {
+          copied +=
+            this.#shareStep(from, fromOffset + copied, to, toOffset + copied, left, killSuidgid) ||
+            this.#copyStep(from, fromOffset + copied, to, toOffset + copied, left, killSuidgid);
+        } catch (error) {
+          // What was copied is told; the next call meets the failure again. Not so where the group was lost.
+          if (copied === 0 || this.#store.failed) throw error;
+          break;
+        }
       }
       return copied;
     });
@@ -269,15 +278,15 @@ export class Files {
       this.#store.touch(from);
       let next = first;
       for (;;) {
-        const batch = this.#blocks.range(from, next, first + blocks);
+        const batch = this.#extents.range(from, next, first + blocks);
         if (batch.length === 0) break;
         for (const { idx, extent } of batch) {
-          if (idx > next) this.#blocks.dropRange(target, next + shift, idx + shift);
-          this.#blocks.share(source, idx, extent, target, idx + shift);
+          if (idx > next) this.#extents.dropRange(target, next + shift, idx + shift);
+          this.#extents.share(source, idx, extent, target, idx + shift);
           next = idx + 1;
         }
       }
-      this.#blocks.dropRange(target, next + shift, first + blocks + shift);
+      this.#extents.dropRange(target, next + shift, first + blocks + shift);
       target.size = Math.max(target.size, toOffset + bytes);
       if (kill) this.#xattrs.killPrivileges(target);
       this.#modified(target);
@@ -293,7 +302,7 @@ export class Files {
     const toBorder = source.blockSize - (fromOffset % source.blockSize);
     const bytes = Math.min(length, alike ? toBorder : COPY_STEP_BYTES);
     const data = new Uint8Array(bytes);
-    this.#blocks.read(source, fromOffset, data);
+    this.#extents.read(source, fromOffset, data);
     return this.write(to, toOffset, data, kill);
   }
 
@@ -330,8 +339,9 @@ export class Files {
       this.#scratch[scratch] = bytes;
     }
     bytes = bytes.subarray(0, inode.blockSize);
-    const extent = this.#blocks.find(inode.ino, idx);
-    const length = extent === undefined ? 0 : this.#blocks.load(inode.ino, idx, extent.block, bytes);
+    const extent = this.#extents.find(inode.ino, idx);
+    const stored = extent?.block === UNWRITTEN ? undefined : extent?.block;
+    const length = stored === undefined ? 0 : this.#blocks.load(inode.ino, stored, inode.blockSize, 0, bytes);
     bytes.fill(0, length);
     return { idx, extent, length, bytes };
   }
@@ -346,11 +356,11 @@ export class Files {
       const part = data.subarray(span.at, span.at + span.to - span.from);
       const edge = edges[i];
       if (edge === undefined) {
-        this.#blocks.put(inode, span.idx, this.#blocks.find(inode.ino, span.idx), part);
+        this.#extents.put(inode, span.idx, this.#extents.find(inode.ino, span.idx), part, false);
       } else {
         edge.bytes.set(part, span.from);
         const length = Math.max(edge.length, span.to);
-        this.#blocks.put(inode, span.idx, edge.extent, edge.bytes.subarray(0, length));
+        this.#extents.put(inode, span.idx, edge.extent, edge.bytes.subarray(0, length), true);
       }
     }
   }
@@ -360,7 +370,7 @@ export class Files {
     if (from >= edge.length) return;
     edge.bytes.fill(0, from, to);
     const length = to >= edge.length ? from : edge.length;
-    this.#blocks.put(inode, edge.idx, edge.extent, edge.bytes.subarray(0, length));
+    this.#extents.put(inode, edge.idx, edge.extent, edge.bytes.subarray(0, length), true);
   }
 
   /** The spans of a range at its ends that are not whole blocks. */
@@ -388,19 +398,19 @@ export class Files {
   /** Allocates the blocks `first <= idx < end`: only holes with `holesOnly`, else all, whatever they held. */
   #allocate(inode: Inode, first: number, end: number, holesOnly: boolean): void {
     for (let idx = first; idx < end; idx++) {
-      const old = this.#blocks.find(inode.ino, idx);
-      if (old === undefined || !holesOnly) this.#blocks.allocate(inode, idx, old);
+      const old = this.#extents.find(inode.ino, idx);
+      if (old === undefined || !holesOnly) this.#extents.allocate(inode, idx, old);
     }
   }
 
   /** Byte behind the last allocated block, which may lie past the end of the file. */
   #allocatedEnd(inode: Inode): number {
-    return this.#blocks.end(inode.ino) * inode.blockSize;
+    return this.#extents.end(inode.ino) * inode.blockSize;
   }
 
   #dropFrom(inode: Inode, first: number): void {
     if (inode.extents <= DROP_AT_ONCE) {
-      if (inode.extents > 0) this.#blocks.dropRange(inode, first, Number.MAX_SAFE_INTEGER);
+      if (inode.extents > 0) this.#extents.dropRange(inode, first, Number.MAX_SAFE_INTEGER);
       return;
     }
     const heir = this.#inodes.insert(
@@ -409,7 +419,7 @@ export class Files {
     );
     // Of an unlinked file nothing belongs to an epoch later than its unlink, so nor does the heir.
     heir.born = this.#inodes.epochOf(inode);
-    this.#blocks.bequeath(inode, first, heir);
+    this.#extents.bequeath(inode, first, heir);
     this.#inodes.save(heir);
     this.#inodes.abandon(heir.ino);
   }

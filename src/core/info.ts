@@ -8,10 +8,9 @@ import { SqliteError } from "../db/errors.ts";
 import { type HmacAlgorithm, type Key, SALT_BYTES } from "../db/key.ts";
 import { draftPath } from "./draft.ts";
 import { OpenError } from "./errors.ts";
+import { APPLICATION_ID, readMeta } from "./format.ts";
 import { FileLock, lockHolder } from "./lock.ts";
 import { S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG, S_IFSOCK } from "./mode.ts";
-import { APPLICATION_ID } from "./schema.ts";
-import { readMeta } from "./store.ts";
 
 /** What anybody with the file can learn. */
 export interface Outside {

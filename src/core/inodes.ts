@@ -7,7 +7,7 @@
  */
 import { assert } from "../base/assert.ts";
 import type { Time } from "../base/clock.ts";
-import { FsError } from "../base/errno.ts";
+import { DamageError, FsError } from "../base/errno.ts";
 import type { Statement } from "../db/statement.ts";
 import { isDirectory, isRegular } from "./mode.ts";
 import type { Store } from "./store.ts";
@@ -117,6 +117,8 @@ export class Inodes {
   readonly #orphans = new Set<Ino>();
   /** Unlinked inodes that wait for the purge. */
   readonly #dead: Ino[] = [];
+  /** Whether what an earlier session left unlinked is among them. */
+  #leftLooked = false;
   /** Rows in inode, counted when first asked for and kept up to date from then on. */
   #files: number | undefined;
   readonly #random = new Uint32Array(256);
@@ -144,15 +146,20 @@ export class Inodes {
     this.#delete = db.prepare("DELETE FROM inode WHERE ino = ?1");
     this.#count = db.prepare("SELECT count(*) FROM inode");
     this.#unlinked = db.prepare("SELECT ino FROM inode WHERE nlink = 0");
-    if (!store.readOnly) while (this.#unlinked.step()) this.#dead.push(this.#unlinked.int(0) as Ino);
   }
 
   // --- rows, for the other rooms of the core ---
 
   /** @throws FsError ESTALE where there is no such inode */
   load(ino: Ino): Inode {
+    const inode = this.find(ino);
+    if (inode === undefined) throw new FsError("ESTALE");
+    return inode;
+  }
+
+  find(ino: Ino): Inode | undefined {
     const row = this.#select.bindInt(1, ino);
-    if (!row.step()) throw new FsError("ESTALE");
+    if (!row.step()) return undefined;
     const inode = readInode(row, 0);
     row.reset();
     return inode;
@@ -279,7 +286,25 @@ export class Inodes {
 
   /** The next inode to purge. */
   nextDead(): Ino | undefined {
+    if (!this.#leftLooked) this.#findLeft();
     return this.#dead.at(-1);
+  }
+
+  /** What a crash left unlinked. Damage there must not keep the volume from being opened. */
+  #findLeft(): void {
+    this.#leftLooked = true;
+    if (this.#store.readOnly) return;
+    try {
+      this.#store.query(0 as Ino, () => {
+        while (this.#unlinked.step()) {
+          const ino = this.#unlinked.int(0) as Ino;
+          if (!this.#orphans.has(ino) && !this.#dead.includes(ino)) this.#dead.unshift(ino);
+        }
+      });
+    } catch (error) {
+      if (!(error instanceof DamageError) && !(error instanceof FsError)) throw error;
+      this.#store.log(`cannot tell which unlinked files wait to be purged: ${error.message}`);
+    }
   }
 
   /** The inode that `nextDead` named is gone. */

@@ -3,8 +3,8 @@
  * one big file must not make everybody wait. What belongs to a past epoch goes there.
  */
 import { FsError } from "../base/errno.ts";
-import type { Blocks } from "./blocks.ts";
-import type { Inode, Inodes } from "./inodes.ts";
+import type { Extents } from "./extents.ts";
+import type { Inodes } from "./inodes.ts";
 import type { Store } from "./store.ts";
 import type { Ino } from "./types.ts";
 import type { Xattrs } from "./xattrs.ts";
@@ -15,13 +15,13 @@ const STEP_BLOCKS = 16;
 export class Purge {
   readonly #store: Store;
   readonly #inodes: Inodes;
-  readonly #blocks: Blocks;
+  readonly #extents: Extents;
   readonly #xattrs: Xattrs;
 
-  constructor(store: Store, inodes: Inodes, blocks: Blocks, xattrs: Xattrs) {
+  constructor(store: Store, inodes: Inodes, extents: Extents, xattrs: Xattrs) {
     this.#store = store;
     this.#inodes = inodes;
-    this.#blocks = blocks;
+    this.#extents = extents;
     this.#xattrs = xattrs;
   }
 
@@ -51,16 +51,16 @@ export class Purge {
   }
 
   #step(ino: Ino): void {
-    const inode = this.#find(ino);
+    const inode = this.#inodes.find(ino);
     if (inode === undefined || inode.nlink > 0 || this.#inodes.keepsOrphan(ino)) {
       this.#inodes.buried(ino);
       return;
     }
     if (inode.extents > 0) {
-      const batch = this.#blocks.range(ino, 0, Number.MAX_SAFE_INTEGER);
+      const batch = this.#extents.range(ino, 0, Number.MAX_SAFE_INTEGER);
       const step = batch.slice(0, STEP_BLOCKS);
-      for (const { idx, extent } of step) this.#blocks.drop(inode, idx, extent);
-      if (step.length < batch.length || inode.extents > 0) {
+      for (const { idx, extent } of step) this.#extents.drop(inode, idx, extent);
+      if (batch.length > 0 && inode.extents > 0) {
         this.#inodes.save(inode);
         return;
       }
@@ -68,14 +68,5 @@ export class Purge {
     this.#xattrs.dropAll(inode);
     this.#inodes.delete(ino);
     this.#inodes.buried(ino);
-  }
-
-  #find(ino: Ino): Inode | undefined {
-    try {
-      return this.#inodes.load(ino);
-    } catch (error) {
-      if (error instanceof FsError) return undefined;
-      throw error;
-    }
   }
 }

@@ -5,7 +5,7 @@
 import type { Time } from "../base/clock.ts";
 import { FsError } from "../base/errno.ts";
 import type { Statement } from "../db/statement.ts";
-import type { Blocks } from "./blocks.ts";
+import type { Extents } from "./extents.ts";
 import type { Inode, Inodes } from "./inodes.ts";
 import { isDevice, isDirectory, isRegular, S_IFMT } from "./mode.ts";
 import { blockOf, blocksFor, spansOf } from "./spans.ts";
@@ -42,15 +42,15 @@ const NS = 1_000_000_000;
 export class Restore {
   readonly #store: Store;
   readonly #inodes: Inodes;
-  readonly #blocks: Blocks;
+  readonly #extents: Extents;
   readonly #tree: Tree;
   readonly #xattrs: Xattrs;
   readonly #updateBtime: Statement;
 
-  constructor(store: Store, inodes: Inodes, blocks: Blocks, tree: Tree, xattrs: Xattrs) {
+  constructor(store: Store, inodes: Inodes, extents: Extents, tree: Tree, xattrs: Xattrs) {
     this.#store = store;
     this.#inodes = inodes;
-    this.#blocks = blocks;
+    this.#extents = extents;
     this.#tree = tree;
     this.#xattrs = xattrs;
     this.#updateBtime = store.writer.prepare(`UPDATE inode SET btime_ns = ?2 * ${NS} + ?3 WHERE ino = ?1`);
@@ -160,7 +160,7 @@ export class Restore {
       this.#store.change(ino, 0, false, () => {
         const end = blocksFor(offset + length, inode.blockSize);
         for (let idx = blockOf(offset, inode.blockSize); idx < end; idx++) {
-          this.#blocks.allocate(inode, idx, this.#blocks.find(ino, idx));
+          this.#extents.allocate(inode, idx, this.#extents.find(ino, idx));
         }
         this.#inodes.save(inode);
       });
@@ -170,7 +170,7 @@ export class Restore {
   #put(inode: Inode, idx: number, data: Uint8Array): void {
     let length = data.length;
     while (length > 0 && data[length - 1] === 0) length--;
-    this.#blocks.put(inode, idx, this.#blocks.find(inode.ino, idx), data.subarray(0, length));
+    this.#extents.put(inode, idx, this.#extents.find(inode.ino, idx), data.subarray(0, length), false);
   }
 
   #aligned(ino: Ino, offset: number): Inode {

@@ -20,6 +20,7 @@ import { Database } from "../db/database.ts";
 import { SqliteError } from "../db/errors.ts";
 import type { Key } from "../db/key.ts";
 import type { Statement } from "../db/statement.ts";
+import { checkFormat, readMeta } from "./format.ts";
 import { Space } from "./space.ts";
 import type { BlockNo, Epoch, Ino } from "./types.ts";
 
@@ -58,7 +59,7 @@ export class Store {
   readonly #pageSize: number;
   readonly #begin: Statement;
   readonly #commit: Statement;
-  readonly #saveSerial: Statement;
+  readonly #saveCounter: Statement;
   #reader: Database | undefined;
   /** Monotonic time at which the open group began. */
   #groupSinceMs: number | undefined;
@@ -73,7 +74,9 @@ export class Store {
   #epoch: Epoch;
   #nextSerial: number;
   #savedSerial: number;
+  #savedBlock: number;
   #nextBlock: number;
+  readonly #onGroupEnd: (() => void)[] = [];
   #failed = false;
   #closed = false;
 
@@ -92,16 +95,15 @@ export class Store {
       cacheBytes,
     });
     try {
+      checkFormat(this.writer);
       this.#configureWriter();
       const meta = (name: string): number => Number(readMeta(this.writer, name) ?? 0);
       this.#epoch = meta("epoch") as Epoch;
       this.#nextSerial = this.#savedSerial = meta("next_serial");
-      const lastBlock = this.writer.prepare("SELECT max(id) FROM block");
-      this.#nextBlock = (lastBlock.step() ? lastBlock.int(0) : 0) + 1;
-      lastBlock.reset();
+      this.#nextBlock = this.#savedBlock = meta("next_block");
       this.#begin = this.writer.prepare("BEGIN IMMEDIATE");
       this.#commit = this.writer.prepare("COMMIT");
-      this.#saveSerial = this.writer.prepare("UPDATE meta SET value = ?1 WHERE key = 'next_serial'");
+      this.#saveCounter = this.writer.prepare("UPDATE meta SET value = ?2 WHERE key = ?1");
       this.#space = new Space(this.writer, this.#pageSize, cacheBytes);
     } catch (error) {
       this.writer.close();
@@ -146,9 +148,26 @@ export class Store {
     this.#changed.add(ino);
   }
 
-  /** The connection to read the data of `ino` from: the reader, unless the open group changed it. */
-  dataConnection(ino: Ino): "writer" | "reader" {
-    return this.readOnly || this.#changed.has(ino) ? "writer" : "reader";
+  /** Calls `then` whenever the open group was committed or lost. */
+  onGroupEnd(then: () => void): void {
+    this.#onGroupEnd.push(then);
+  }
+
+  /** Tells whoever holds the volume, in one line. */
+  log(line: string): void {
+    this.#options.onLog(line);
+  }
+
+  /**
+   * Passes on bytes that the writer read, unless a damaged page may be among them: a value that
+   * spilled to pages of its own reads as zeros there.
+   * @throws DamageError
+   */
+  whole(bytes: Uint8Array): Uint8Array {
+    const LEAST_SPILLED = 900;
+    if (bytes.length >= LEAST_SPILLED && this.writer.isPoisoned)
+      throw new DamageError("a page has a wrong HMAC");
+    return bytes;
   }
 
   /** The reader, opened when first needed. */
@@ -230,17 +249,23 @@ export class Store {
   commit(): void {
     if (this.#groupSinceMs === undefined) return;
     try {
-      if (this.#nextSerial !== this.#savedSerial) this.#saveSerial.bindInt(1, this.#nextSerial).run();
+      if (this.#nextSerial !== this.#savedSerial) this.#save("next_serial", this.#nextSerial);
+      if (this.#nextBlock !== this.#savedBlock) this.#save("next_block", this.#nextBlock);
       this.#commit.run();
     } catch (error) {
       this.#lose(error);
       throw new FsError("EIO", "commit failed");
     }
     this.#savedSerial = this.#nextSerial;
+    this.#savedBlock = this.#nextBlock;
     this.#changed.clear();
     this.#groupEnded();
     this.#walSinceMs ??= this.clock.monotonicMs();
     if (this.writer.walFrames * this.#pageSize > WAL_BYTES) this.#copyWal(false);
+  }
+
+  #save(counter: string, value: number): void {
+    this.#saveCounter.bindText(1, counter).bindInt(2, value).run();
   }
 
   /**
@@ -305,6 +330,7 @@ export class Store {
     this.#groupSinceMs = undefined;
     this.#groupBytes = 0;
     this.#space.groupEnded();
+    for (const then of this.#onGroupEnd) then();
   }
 
   /** The open group is gone or must go: a failed commit. */
@@ -339,15 +365,13 @@ export class Store {
   #translate(error: unknown, ino: Ino | undefined): unknown {
     if (error instanceof FsError) return error;
     this.writer.resetAll();
+    const poisoned = this.writer.isPoisoned;
     // SQLite rolls the transaction back for an I/O error or a full disk in any statement, a SELECT too.
-    const lost = this.#groupSinceMs !== undefined && this.writer.autocommit;
-    if (lost) this.#lose(error);
+    if (this.#groupSinceMs !== undefined && (poisoned || this.writer.autocommit)) this.#lose(error);
+    else if (poisoned || !this.writer.isOpen) this.#reopenWriter();
     if (!(error instanceof SqliteError)) return error;
-    if (!this.writer.isOpen) this.#reopenWriter();
-    if (!error.isDamage) return new FsError(error.isFull ? "ENOSPC" : "EIO", error.message);
+    if (!poisoned && !error.isDamage) return new FsError(error.isFull ? "ENOSPC" : "EIO", error.message);
     const what = ino === undefined ? "the volume" : `inode ${ino}`;
-    if (this.#groupSinceMs !== undefined) this.#lose(error);
-    else this.#reopenWriter();
     return new DamageError(`${what}: ${error.message}`, { cause: error });
   }
 
@@ -386,13 +410,4 @@ export class Store {
     if (!this.readOnly && !this.#failed && this.writer.isOpen) this.#copyWal(true);
     this.writer.close();
   }
-}
-
-/** One value of meta as text, undefined where it is missing. */
-export function readMeta(db: Database, key: string): string | undefined {
-  const select = db.prepare("SELECT value FROM meta WHERE key = ?1");
-  select.bindText(1, key);
-  const value = select.step() ? select.text(0) : undefined;
-  select.reset();
-  return value;
 }

@@ -5,7 +5,7 @@
  * filesystem can know is checked here: names, types, emptiness, links, loops.
  */
 import type { Time } from "../base/clock.ts";
-import { FsError } from "../base/errno.ts";
+import { DamageError, FsError } from "../base/errno.ts";
 import type { Statement } from "../db/statement.ts";
 import { INODE_COLUMNS, type Inode, type Inodes, inodeColumns, readInode } from "./inodes.ts";
 import {
@@ -77,7 +77,7 @@ export class Tree {
     this.#xattrs = xattrs;
     const db = store.writer;
     this.#lookup = db.prepare(
-      `SELECT ${inodeColumns("i")} FROM dirent AS d JOIN inode AS i ON i.ino = d.ino WHERE d.parent = ?1 AND d.name = ?2`,
+      `SELECT ${inodeColumns("i")} FROM dirent AS d LEFT JOIN inode AS i ON i.ino = d.ino WHERE d.parent = ?1 AND d.name = ?2`,
     );
     this.#select = db.prepare("SELECT id, ino, type, born FROM dirent WHERE parent = ?1 AND name = ?2");
     this.#insert = db.prepare(
@@ -116,8 +116,10 @@ export class Tree {
     return this.#store.query(parent, () => {
       const row = this.#lookup.bindInt(1, parent).bindBlob(2, name);
       if (row.step()) {
-        const inode = readInode(row, 0);
+        const missing = row.isNull(0);
+        const inode = missing ? undefined : readInode(row, 0);
         row.reset();
+        if (inode === undefined) throw new DamageError(`an entry of directory ${parent} names no inode`);
         return inode;
       }
       // "." finds an inode of any type: that is how a file handle (NFS) is turned into one.
@@ -250,7 +252,7 @@ export class Tree {
       const directory = this.#inodes.loadDirectory(parent);
       const entry = this.#existing(parent, name);
       if (isDirectory(entry.type)) throw new FsError("EISDIR");
-      const inode = this.#inodes.load(entry.ino);
+      const inode = this.#named(entry);
       this.#store.change(parent, 0, true, () => {
         const now = this.#store.clock.now();
         this.#deleteEntry(parent, name, entry);
@@ -269,7 +271,7 @@ export class Tree {
       const entry = this.#existing(parent, name);
       if (!isDirectory(entry.type)) throw new FsError("ENOTDIR");
       if (!this.#isEmpty(entry.ino)) throw new FsError("ENOTEMPTY");
-      const inode = this.#inodes.load(entry.ino);
+      const inode = this.#named(entry);
       this.#store.change(parent, 0, true, () => {
         const now = this.#store.clock.now();
         this.#deleteEntry(parent, name, entry);
@@ -323,8 +325,8 @@ export class Tree {
     newName: Uint8Array,
     target?: Dirent,
   ): void {
-    const moved = this.#inodes.load(entry.ino);
-    const replaced = target === undefined ? undefined : this.#inodes.load(target.ino);
+    const moved = this.#named(entry);
+    const replaced = target === undefined ? undefined : this.#named(target);
     this.#store.change(from.ino, 0, true, () => {
       const now = this.#store.clock.now();
       if (target !== undefined && replaced !== undefined) {
@@ -357,8 +359,8 @@ export class Tree {
     newName: Uint8Array,
     target: Dirent,
   ): void {
-    const one = this.#inodes.load(entry.ino);
-    const other = this.#inodes.load(target.ino);
+    const one = this.#named(entry);
+    const other = this.#named(target);
     this.#store.change(from.ino, 0, false, () => {
       const now = this.#store.clock.now();
       this.#retargetEntry(from.ino, name, entry, target);
@@ -395,7 +397,7 @@ export class Tree {
       const inode = this.#inodes.load(ino);
       if (!isSymlink(inode.mode)) throw new FsError("EINVAL");
       const row = this.#target.bindInt(1, ino);
-      const target = row.step() ? row.blob(0) : new Uint8Array(0);
+      const target = row.step() ? this.#store.whole(row.blob(0)) : new Uint8Array(0);
       row.reset();
       this.#inodes.accessed(inode);
       return target;
@@ -500,6 +502,13 @@ export class Tree {
     const entry = { id: row.int(0), ino: row.int(1) as Ino, type: row.int(2), born: row.int(3) as Epoch };
     row.reset();
     return entry;
+  }
+
+  /** The inode of an entry. @throws DamageError where there is none */
+  #named(entry: Dirent): Inode {
+    const inode = this.#inodes.find(entry.ino);
+    if (inode === undefined) throw new DamageError(`inode ${entry.ino} is missing, and an entry names it`);
+    return inode;
   }
 
   #existing(parent: Ino, name: Uint8Array): Dirent {

@@ -17,14 +17,15 @@ import { Attributes } from "./attributes.ts";
 import { Blocks } from "./blocks.ts";
 import { type CreateOptions, createVolume } from "./create.ts";
 import { OpenError } from "./errors.ts";
+import { Extents } from "./extents.ts";
 import { Files } from "./files.ts";
+import { hexMeta, readMeta } from "./format.ts";
 import { Inodes } from "./inodes.ts";
 import { FileLock } from "./lock.ts";
 import { Purge } from "./purge.ts";
 import { Restore } from "./restore.ts";
-import { APPLICATION_ID, FORMAT_MAJOR } from "./schema.ts";
 import { sqlText } from "./sqltext.ts";
-import { readMeta, Store } from "./store.ts";
+import { Store } from "./store.ts";
 import { Tree } from "./tree.ts";
 import { type Ino, NAME_MAX, ROOT_INO, type StatFs } from "./types.ts";
 import { Xattrs } from "./xattrs.ts";
@@ -139,47 +140,22 @@ export class Volume {
       throw explain(error, path);
     }
     try {
-      this.volumeId = this.#checkFormat();
+      this.volumeId = hexMeta(this.#store.writer, "volume_id");
       this.blockSize = Number(readMeta(this.#store.writer, "block_size"));
       this.#rows = new Inodes(this.#store, this.blockSize, options.noatime !== true);
       this.inodes = this.#rows;
-      const blocks = new Blocks(this.#store, this.#rows);
+      const blocks = new Blocks(this.#store);
+      const extents = new Extents(this.#store, this.#rows, blocks);
       this.xattrs = new Xattrs(this.#store, this.#rows);
       this.tree = new Tree(this.#store, this.#rows, this.xattrs);
-      this.files = new Files(this.#store, this.#rows, blocks, this.xattrs);
+      this.files = new Files(this.#store, this.#rows, blocks, extents, this.xattrs);
       this.attributes = new Attributes(this.#store, this.#rows, this.xattrs, this.files);
-      this.restore = new Restore(this.#store, this.#rows, blocks, this.tree, this.xattrs);
-      this.#purge = new Purge(this.#store, this.#rows, blocks, this.xattrs);
+      this.restore = new Restore(this.#store, this.#rows, extents, this.tree, this.xattrs);
+      this.#purge = new Purge(this.#store, this.#rows, extents, this.xattrs);
     } catch (error) {
       this.#store.writer.close();
       throw explain(error, path);
     }
-  }
-
-  /** The volume's id. @throws OpenError not-a-volume, too-new */
-  #checkFormat(): string {
-    const { writer } = this.#store;
-    if (Number(writer.pragma("application_id")) !== APPLICATION_ID) {
-      throw new OpenError(
-        "not-a-volume",
-        this.path,
-        `${this.path}: a SQLCipher database, but not a sqlfuse volume`,
-      );
-    }
-    const format = readMeta(writer, "format") ?? "0";
-    const unknown = JSON.parse(readMeta(writer, "features_incompatible") ?? "[]") as string[];
-    if (Number.parseInt(format, 10) > FORMAT_MAJOR || unknown.length > 0) {
-      const needs = unknown.length > 0 ? ` with ${unknown.join(", ")}` : "";
-      throw new OpenError(
-        "too-new",
-        this.path,
-        `${this.path}: its format is ${format}${needs}, this sqlfuse knows ${FORMAT_MAJOR}.x; use a newer sqlfuse`,
-      );
-    }
-    const id = writer.prepare("SELECT lower(hex(value)) FROM meta WHERE key = 'volume_id'");
-    const volumeId = id.step() ? id.text(0) : "";
-    id.reset();
-    return volumeId;
   }
 
   /** Number of inodes. */

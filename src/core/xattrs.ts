@@ -192,7 +192,7 @@ export class Xattrs {
     if (!row.step()) return undefined;
     const value = row.blob(0);
     row.reset();
-    return value;
+    return this.#store.whole(value);
   }
 
   #bornOf(ino: Ino, name: Uint8Array): Epoch | undefined {

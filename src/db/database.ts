@@ -98,6 +98,8 @@ export class Database {
     this.#pointer = out[0];
     try {
       if (code !== SQLITE_OK) throw this.error(`open ${this.path}`);
+      // Damage is told in our own words; this is SQLCipher's log on stderr.
+      this.exec("PRAGMA cipher_log_level = NONE");
       const literal = this.#key.rawKeyLiteral();
       try {
         if (this.#api.key_v2(this.#pointer, "main", literal, literal.length) !== SQLITE_OK)
@@ -140,6 +142,14 @@ export class Database {
       this.#disconnect();
       throw error;
     }
+  }
+
+  /**
+   * Whether a page with a wrong HMAC was met: it read as zeros, and every later call fails. Asked
+   * afresh, since SQLCipher answers its pragmas when they are prepared (1.5 us).
+   */
+  get isPoisoned(): boolean {
+    return this.#pointer !== 0n && this.pragma("cipher_status") === "0";
   }
 
   /** Whether the connection is there: false after a `reopen` that failed. */

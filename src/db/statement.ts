@@ -6,12 +6,15 @@
  * left open across a commit. Blobs are bound where they are, without a copy: a bound
  * buffer must stay as it is until the step is over.
  */
+
+import { DamageError } from "../base/errno.ts";
 import {
   type Pointer,
   SQLITE_DONE,
   SQLITE_OK,
   SQLITE_ROW,
   SQLITE_STATIC,
+  SQLITE_TRANSIENT,
   sqlite3,
 } from "../native/sqlite3.ts";
 import type { Database } from "./database.ts";
@@ -23,6 +26,8 @@ export class Statement {
   readonly sql: string;
   readonly #db: Database;
   #pointer: Pointer;
+  /** Bound buffers, so that they live until the statement has stepped. */
+  readonly #bound: Uint8Array[] = [];
   /** False while its connection is closed: the pointer then leads nowhere. */
   #live = true;
   readonly #api = sqlite3();
@@ -52,13 +57,15 @@ export class Statement {
   }
 
   bindText(index: number, value: string): this {
-    const bytes = Buffer.from(value, "utf8");
-    this.#check(this.#api.bind_text(this.#open(), index, bytes, bytes.length, SQLITE_STATIC));
+    // Copied: the buffer is nobody's after this. One byte more, since an empty array has no pointer.
+    const bytes = Buffer.from(`${value}\0`, "utf8");
+    this.#check(this.#api.bind_text(this.#open(), index, bytes, bytes.length - 1, SQLITE_TRANSIENT));
     return this;
   }
 
   bindBlob(index: number, value: Uint8Array): this {
     // A null pointer would bind NULL, and an empty array has no pointer.
+    this.#bound[index] = value;
     if (value.length === 0) this.#check(this.#api.bind_zeroblob(this.#open(), index, 0));
     else this.#check(this.#api.bind_blob(this.#open(), index, value, value.length, SQLITE_STATIC));
     return this;
@@ -90,7 +97,7 @@ export class Statement {
   /** A column as a safe integer; columns count from 0. */
   int(column: number): number {
     const value = this.#api.column_int64(this.#pointer, column);
-    if (typeof value !== "number") throw new RangeError(`not a safe integer: ${value} from: ${this.sql}`);
+    if (typeof value !== "number") throw new DamageError(`${value} cannot be, from: ${this.sql}`);
     return value;
   }
 
@@ -122,6 +129,11 @@ export class Statement {
     return bytes;
   }
 
+  /** Reads all pages of a blob column without copying it. */
+  loadBlob(column: number): void {
+    this.#api.column_blob(this.#pointer, column);
+  }
+
   /** Copies `length` bytes of a blob column, from byte `from`, to the start of `into`: the one copy they get. */
   blobInto(column: number, from: number, length: number, into: Uint8Array): void {
     if (length <= 0) return;
@@ -139,6 +151,8 @@ export class Statement {
   finalize(): void {
     if (this.#live) this.#api.finalize(this.#pointer);
     this.#live = false;
+    // Columns of no statement are NULL.
+    this.#pointer = 0n;
   }
 
   /** Only Database calls this: the same SQL, prepared again on a reopened connection. */

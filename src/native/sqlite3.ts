@@ -41,6 +41,8 @@ export const SQLITE_CHECKPOINT_TRUNCATE = 3;
 export const SQLITE_PREPARE_PERSISTENT = 1;
 /** Destructor argument of sqlite3_bind_blob: the bytes stay valid until the statement is rebound. */
 export const SQLITE_STATIC = 0;
+/** … : SQLite copies them. */
+export const SQLITE_TRANSIENT = -1;
 
 /** Path of the engine: $SQLFUSE_LIBSQLCIPHER, else the addon that npm built. */
 function enginePath(): string {

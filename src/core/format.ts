@@ -1,0 +1,62 @@
+/** The format of a volume: what a new one is made from, and whether one that is there can be understood. */
+import { existsSync, readFileSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { assert } from "../base/assert.ts";
+import type { Database } from "../db/database.ts";
+import { OpenError } from "./errors.ts";
+
+const FORMAT_MAJOR = 1;
+/** meta.format of a new volume. */
+export const FORMAT = `${FORMAT_MAJOR}.0.0`;
+/** PRAGMA application_id: "SQLF". */
+export const APPLICATION_ID = 0x53514c46;
+
+/** schema.sql, which lies beside package.json in the repository and in the package alike. */
+export function schemaSql(): string {
+  let directory = dirname(fileURLToPath(import.meta.url));
+  while (!existsSync(join(directory, "schema.sql"))) {
+    const parent = dirname(directory);
+    assert(parent !== directory, "schema.sql is shipped beside package.json");
+    directory = parent;
+  }
+  return readFileSync(join(directory, "schema.sql"), "utf8");
+}
+
+/** One value of meta as text, undefined where it is missing. */
+export function readMeta(db: Database, key: string): string | undefined {
+  const select = db.prepare("SELECT value FROM meta WHERE key = ?1");
+  select.bindText(1, key);
+  const value = select.step() ? select.text(0) : undefined;
+  select.reset();
+  return value;
+}
+
+/** One value of meta that is a blob, as lower-case hexadecimal digits. */
+export function hexMeta(db: Database, key: string): string {
+  const select = db.prepare("SELECT lower(hex(value)) FROM meta WHERE key = ?1");
+  select.bindText(1, key);
+  const value = select.step() ? select.text(0) : "";
+  select.reset();
+  return value;
+}
+
+/** Refuses what this code would not understand, before anything is changed. @throws OpenError not-a-volume, too-new */
+export function checkFormat(db: Database): void {
+  const { path } = db;
+  if (Number(db.pragma("application_id")) !== APPLICATION_ID) {
+    throw new OpenError("not-a-volume", path, `${path}: a SQLCipher database, but not a sqlfuse volume`);
+  }
+  const major = Number(db.pragma("user_version"));
+  const format = major > FORMAT_MAJOR ? `${major}` : (readMeta(db, "format") ?? "0");
+  const unknown =
+    major > FORMAT_MAJOR ? [] : (JSON.parse(readMeta(db, "features_incompatible") ?? "[]") as string[]);
+  if (Number.parseInt(format, 10) > FORMAT_MAJOR || unknown.length > 0) {
+    const needs = unknown.length > 0 ? ` with ${unknown.join(", ")}` : "";
+    throw new OpenError(
+      "too-new",
+      path,
+      `${path}: its format is ${format}${needs}, this sqlfuse knows ${FORMAT_MAJOR}.x; use a newer sqlfuse`,
+    );
+  }
+}
