@@ -22,6 +22,7 @@ import {
   readdirSync,
   readFileSync,
   rmSync,
+  statfsSync,
   statSync,
 } from "node:fs";
 import { tmpdir } from "node:os";
@@ -29,6 +30,7 @@ import { dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { check } from "../../src/core/check.ts";
 import { unlock } from "../../src/core/unlock.ts";
+import { sys } from "./libc.ts";
 
 export const REPOSITORY = resolve(dirname(fileURLToPath(import.meta.url)), "../..");
 export const CLI = join(REPOSITORY, "dist/tools/cli.js");
@@ -150,21 +152,33 @@ export function mountTable(): MountEntry[] {
     });
 }
 
+const OVERLAYFS = 0x794c7630;
+const BTRFS = 0x9123683e;
+
 /** Who holds a flock(2) on the file, by /proc/locks. */
 export function lockHolder(path: string): number | undefined {
-  let inode: string;
+  let ino: bigint;
+  let device: string;
+  let vague: boolean;
   try {
-    inode = statSync(path, { bigint: true }).ino.toString();
+    ino = statSync(path, { bigint: true }).ino;
+    const [major, minor] = sys.lstat(path).dev;
+    device = `${hex(major)}:${hex(minor)}`;
+    // There stat tells another device than the locks' own.
+    vague = [OVERLAYFS, BTRFS].includes(statfsSync(path).type);
   } catch {
     return undefined;
   }
   for (const line of readFileSync("/proc/locks", "utf8").split("\n")) {
     const fields = line.trim().split(/\s+/);
     if (fields[1] !== "FLOCK") continue;
-    if (fields[5]?.split(":")[2] === inode) return Number(fields[4]);
+    const place = fields[5] ?? "";
+    if (place === `${device}:${ino}` || (vague && place.endsWith(`:${ino}`))) return Number(fields[4]);
   }
   return undefined;
 }
+
+const hex = (n: number): string => n.toString(16).padStart(2, "0");
 
 export function isAlive(pid: number): boolean {
   try {

@@ -154,6 +154,7 @@ except OSError: pass
           );
         }
       }
+      await until("the writer to begin", () => statSync(log).size > 0);
       await sleep(300 + random.below(2200));
       const killedAt = Date.now();
       await volume.kill();
