@@ -219,7 +219,7 @@ function textOf(db: Database, sql: string): string {
 /** Reads one state of the volume, which another process may have mounted and go on changing. */
 function withSnapshot<T>(path: string, key: Key, read: (db: Database) => T): T {
   const real = realpathSync(path);
-  const lock = lockShared(real);
+  const lock = FileLock.besideWriter(real);
   try {
     const wal = statSync(`${real}-wal`, { throwIfNoEntry: false })?.size ?? 0;
     // Nobody writes it, and all of it is in the file: then it can be read without files beside it.
@@ -233,26 +233,19 @@ function withSnapshot<T>(path: string, key: Key, read: (db: Database) => T): T {
         const message = `${path}: a SQLCipher database, but not a sqlfuse volume`;
         throw new OpenError("not-a-volume", path, message);
       }
-      return read(db);
+      const found = read(db);
+      if (db.isPoisoned)
+        throw new OpenError("damaged", path, `${path}: is damaged, and figures of it would be wrong`);
+      return found;
+    } catch (error) {
+      if (!(error instanceof SqliteError)) throw error;
+      const damaged = error.isDamage || db.isPoisoned;
+      const message = `${path}: ${damaged ? "is damaged" : "cannot be read"} (${error.message})`;
+      throw new OpenError(damaged ? "damaged" : "unreadable", path, message, { cause: error });
     } finally {
       db.close();
     }
-  } catch (error) {
-    if (!(error instanceof SqliteError)) throw error;
-    const damaged = error.isDamage;
-    const message = `${path}: ${damaged ? "is damaged" : "cannot be read"} (${error.message})`;
-    throw new OpenError(damaged ? "damaged" : "unreadable", path, message, { cause: error });
   } finally {
     lock?.release();
-  }
-}
-
-/** Undefined where somebody has it open for writing. */
-function lockShared(path: string): FileLock | undefined {
-  try {
-    return new FileLock(path, true);
-  } catch (error) {
-    if (error instanceof OpenError && error.reason === "locked") return undefined;
-    throw error;
   }
 }

@@ -160,8 +160,7 @@ function* replace(
     return bytes;
   } catch (error) {
     // Once a page was wrong every call may fail, and each in its own words.
-    if (error instanceof SqliteError && source.isOpen && source.pragma("main.cipher_status") !== "1")
-      throw damaged(path, error);
+    if (error instanceof SqliteError && source.isPoisoned) throw damaged(path, error);
     throw error;
   } finally {
     // In this order: the copy is open through `source`.

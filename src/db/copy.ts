@@ -61,9 +61,8 @@ export function* copyDatabase(source: Database, path: string, key: Key): Generat
  * @throws SqliteError that `isDamage`
  */
 function refuseDamage(source: Database): void {
-  const question = "main.cipher_status";
-  if (source.pragma(question) === "1") return;
-  throw new SqliteError("a page is not what was written", SQLITE_CORRUPT, 0, `PRAGMA ${question}`);
+  if (source.isPoisoned)
+    throw new SqliteError("a page is not what was written", SQLITE_CORRUPT, 0, "PRAGMA cipher_status");
 }
 
 /** The tables of a database, without SQLite's own. */

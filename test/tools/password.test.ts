@@ -133,6 +133,30 @@ describe("a password descriptor", () => {
   });
 });
 
+describe("a key file", () => {
+  const raw = Buffer.from(Array.from({ length: 32 }, (_, i) => 7 * i + 1));
+
+  test("of 32 bytes is the key itself, in SQLCipher's form", async () => {
+    expect(await read({ keyFile: file(raw) })).toBe(`x'${raw.toString("hex")}'`);
+  });
+
+  test.each([
+    ["31 bytes", raw.subarray(1)],
+    ["33 bytes", Buffer.concat([raw, Buffer.of(0)])],
+    ["32 bytes of text, which is a passphrase", Buffer.from("0123456789abcdef0123456789abcdef")],
+    ["31 bytes of text and a newline", Buffer.from("0123456789abcdef0123456789abcde\n")],
+    ["hexadecimal digits", Buffer.from(`${raw.toString("hex")}\n`)],
+  ])("of anything else is a password, every byte of it: %s", async (_, bytes) => {
+    expect(await read({ keyFile: file(bytes) })).toBe(bytes.toString("latin1"));
+  });
+
+  test("an empty one is refused with 22, and one that others may read draws a warning", async () => {
+    expect((await refusal({ keyFile: file("") })).code).toBe(22);
+    await read({ keyFile: file(raw, 0o644) });
+    expect(warnings[0]).toMatch(/^key file .* is open to other users \(mode 0644\): chmod 600/);
+  });
+});
+
 describe("the sources together", () => {
   test("an option goes before the environment", async () => {
     process.env[PASSWORD_VARIABLE] = "environment";
@@ -149,5 +173,7 @@ describe("the sources together", () => {
     const error = await refusal({ passwordFile: file("x"), passwordCommand: "echo x" });
     expect(error.code).toBe(2);
     expect(error.message).toContain("--password-file and --password-command");
+    const keys = await refusal({ passwordFd: "0", keyFile: "x" });
+    expect(keys.message).toContain("--password-fd and --key-file exclude each other");
   });
 });
