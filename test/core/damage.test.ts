@@ -2,12 +2,15 @@
  * Damage: bytes of the file are changed while it is closed. The file that they belong to gives a
  * DamageError; everything else keeps working, changes and commits included.
  */
-import { closeSync, openSync, readSync, statSync, writeSync } from "node:fs";
+import { closeSync, mkdtempSync, openSync, readSync, rmSync, statSync, writeSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { DamageError } from "../../src/base/errno.ts";
 import { check } from "../../src/core/check.ts";
 import type { Ino } from "../../src/core/types.ts";
-import type { Volume } from "../../src/core/volume.ts";
+import { unlock } from "../../src/core/unlock.ts";
+import { Volume } from "../../src/core/volume.ts";
 import { runChild } from "./child.ts";
 import { type Dump, dump } from "./dump.ts";
 import { b, contentOf, errnoOf, Fixture, mkdir, noise, put, ROOT, settle, touch } from "./fixture.ts";
@@ -16,11 +19,11 @@ const PAGE = 16_384;
 const BLOCK = 65_536;
 
 /** Changes one byte in the middle of a page; again: changes it back. */
-function flip(path: string, pageNo: number, at = 5000): void {
+function flip(path: string, pageNo: number, at = 5000, pageSize = PAGE): void {
   const fd = openSync(path, "r+");
   try {
     const byte = Buffer.alloc(1);
-    const position = (pageNo - 1) * PAGE + at;
+    const position = (pageNo - 1) * pageSize + at;
     readSync(fd, byte, 0, 1, position);
     byte[0] = (byte[0] ?? 0) ^ 0x10;
     writeSync(fd, byte, 0, 1, position);
@@ -343,6 +346,47 @@ describe("a damaged page of the tables", () => {
       outcome(() => dump(volume)); // meets it
       expect(some.map((ino) => probe(volume, ino))).toEqual(alone);
     }));
+});
+
+describe("a damaged page of an attribute's value", () => {
+  /** With pages of 4 KiB and a long name, a value of 750 bytes spills to a page of its own. */
+  it.each([750, 2000, 20_000])("is damage and never wrong bytes: %i bytes under a long name", (length) => {
+    const directory = mkdtempSync(join(tmpdir(), "damage-"));
+    try {
+      const path = join(directory, "volume");
+      const password = b("x");
+      Volume.create(path, password, { compat: true });
+      const key = unlock(path, password);
+      const name = b(`user.${"n".repeat(250)}`);
+      const value = noise(length);
+      const made = Volume.open(path, key);
+      made.xattrs.set(ROOT, name, value, 0, false);
+      made.close();
+      const pages = statSync(path).size / 4096;
+      const results = new Set<string>();
+      for (let page = 2; page <= pages; page++) {
+        flip(path, page, 2000, 4096);
+        try {
+          const volume = Volume.open(path, key, { readOnly: true });
+          let got: Uint8Array | undefined;
+          const result = outcome(() => {
+            got = volume.xattrs.get(ROOT, name);
+          });
+          results.add(result);
+          if (result === "ok") expect(Buffer.from(got ?? b("")).equals(value), `page ${page}`).toBe(true);
+          else expect(result).toBe("damage");
+          volume.close();
+        } catch (error) {
+          expect(error).toHaveProperty("reason", "damaged");
+        } finally {
+          flip(path, page, 2000, 4096);
+        }
+      }
+      expect([...results].sort()).toEqual(["damage", "ok"]);
+    } finally {
+      rmSync(directory, { recursive: true });
+    }
+  });
 });
 
 describe("rows that cannot be", () => {

@@ -9,7 +9,7 @@ import type { Volume } from "../../src/core/volume.ts";
 import type { Database } from "../../src/db/database.ts";
 
 /** What stat tells, without atime (it belongs to no epoch), with what stat does not. */
-export interface DumpedInode {
+interface DumpedInode {
   readonly ino: number;
   readonly mode: number;
   readonly nlink: number;
@@ -58,7 +58,7 @@ class ContentHash {
 }
 
 /** Hash of a file's content, holes skipped. */
-export function hashOf(volume: Volume, ino: Ino): string {
+function hashOf(volume: Volume, ino: Ino): string {
   const { size } = volume.attributes.getattr(ino);
   const hash = new ContentHash();
   const into = Buffer.alloc(1 << 20);

@@ -260,6 +260,32 @@ describe("open refuses", () => {
     }
   });
 
+  it("a volume that lacks one of its constants, as damaged", () => {
+    for (const key of ["block_size", "epoch", "next_serial", "next_block", "volume_id"]) {
+      const fixture = new Fixture();
+      fixture.sql((db) => db.exec(`DELETE FROM meta WHERE key = '${key}'`));
+      expectRefused(fixture.path, "damaged", new RegExp(key), () => Volume.open(fixture.path, fixture.key));
+      fixture.remove();
+    }
+  });
+
+  it("a volume with a constant that cannot be, as damaged", () => {
+    for (const [key, value] of [
+      ["block_size", "12345"],
+      ["epoch", "0"],
+      ["next_serial", "'many'"],
+      ["next_block", "-1"],
+      ["features_incompatible", "'[oops'"],
+    ]) {
+      const fixture = new Fixture();
+      fixture.sql((db) => db.exec(`UPDATE meta SET value = ${value} WHERE key = '${key}'`));
+      expectRefused(fixture.path, "damaged", new RegExp(`${key}`), () =>
+        Volume.open(fixture.path, fixture.key),
+      );
+      fixture.remove();
+    }
+  });
+
   it("not a newer minor format, nor a feature that may be ignored", () => {
     const fixture = new Fixture();
     fixture.sql((db) => {
