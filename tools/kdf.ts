@@ -7,7 +7,7 @@ const ITERATIONS: Record<string, number> = { standard: KDF_ITERATIONS, strong: S
 export function addKdfOption(command: Command): Command {
   const option = new Option(
     "--kdf <strength>",
-    "work to derive the key: standard (SQLCipher's own), or strong (four times as much)",
+    "work to derive the key: SQLCipher's own, or four times as much",
   );
   return command.addOption(option.choices(Object.keys(ITERATIONS)));
 }

@@ -48,7 +48,8 @@ export class Progress {
 
   #draw(line: string): void {
     const columns = process.stderr.columns || 80;
-    this.#write(CLEAR_LINE + line.slice(0, columns - 1));
+    // Room for the "^C" of a terminal, which would otherwise begin a new line.
+    this.#write(CLEAR_LINE + line.slice(0, columns - 3));
     this.#visible = true;
   }
 

@@ -24,8 +24,8 @@ export function addRekey(program: Command): void {
     .summary("change the password and encrypt everything anew")
     .description(
       "Encrypts everything in FILE anew, under a key from the new password and a new salt, into a copy that takes " +
-        "the place of FILE when it was checked. Stopped at any moment, it leaves FILE whole, under one of the two " +
-        "passwords. FILE must not be mounted; its disk needs room for the copy.",
+        "the place of FILE once it has been checked. Stopped at any moment, it leaves FILE whole, under one of the " +
+        "two passwords. FILE must not be mounted; its disk needs room for the copy.",
     )
     .argument("<file>", "the database file");
   addPasswordOptions(command);
@@ -34,9 +34,9 @@ export function addRekey(program: Command): void {
     .addHelpText(
       "after",
       `
-The old password is asked for once, the new one twice, unless options or SQLFUSE_PASSWORD give
-them. --kdf stays as it was unless given. Copies of FILE made before, such as backups, still
-open with the old password.
+The old password is asked for once, unless an option or SQLFUSE_PASSWORD gives it, the new one
+twice, unless an option does. Without --kdf the derivation stays as it was. Copies of FILE made
+before, such as backups, still open with the old password.
 
 Examples:
   sqlfuse rekey vault.sqlite

@@ -11,7 +11,7 @@ export function addVacuum(program: Command): void {
     .command("vacuum")
     .summary("shrink the file to what is in it")
     .description(
-      "Writes what is in FILE into a compact copy that takes its place when it was checked. FILE must not be " +
+      "Writes what is in FILE into a compact copy that takes its place once it has been checked. FILE must not be " +
         "mounted, and its disk needs room for the copy. Until then the space of deleted files is used again for " +
         "new ones, so there is no need to do this often.",
     )

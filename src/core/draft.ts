@@ -70,8 +70,8 @@ export class Draft {
       try {
         fchownSync(this.#fd, wanted.uid, wanted.gid);
       } catch (cause) {
-        const owner = `${wanted.uid}:${wanted.gid}`;
-        const message = `${this.#target}: belongs to ${owner}, and only root or its owner can make a new file of the same owner; nothing was changed`;
+        const owner = `user ${wanted.uid} and group ${wanted.gid}`;
+        const message = `${this.#target}: belongs to ${owner}, which this user cannot give to a new file; do it as its owner or as root; nothing was changed`;
         throw new OpenError("unreadable", this.#target, message, { cause });
       }
     }

@@ -126,6 +126,16 @@ describe("rekey and vacuum refuse, in one line", () => {
     refuse(["vacuum", "--key-file", key("other"), file], 12, /wrong password/);
   });
 
+  test.skipIf(process.geteuid?.() !== 0)("a file of somebody else, who would lose it", () => {
+    create();
+    execFileSync("chmod", ["777", directory]);
+    execFileSync("chmod", ["666", file, key("key")]);
+    const { code, stderr } = sqlfuse(["vacuum", "--key-file", key("key"), file], { unprivileged: true });
+    expect(stderr).toMatch(/: belongs to user 0 and group 0, which this user cannot give to a new file; /);
+    expect(code).toBe(10);
+    expect(readdirSync(directory).sort()).toEqual(["key", "other", "v"]);
+  });
+
   test("a hard link, a read-only file", () => {
     create();
     linkSync(file, join(directory, "second"));
