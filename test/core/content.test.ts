@@ -68,7 +68,7 @@ class Run {
 
   length(offset: number): number {
     const { end, most } = this.range;
-    const whole = this.random.between(1, 4) * this.blockSize;
+    const whole = this.random.between(1, Math.floor(most / this.blockSize)) * this.blockSize;
     const choice = this.random.pick([
       1,
       this.random.between(1, most),
@@ -230,6 +230,10 @@ function compare(blockSize: number, range: Range, operations: number): void {
 describe("files are what a plain model says, after random operations", () => {
   it.each([4096, 16_384, 65_536])("with blocks of %i bytes", (blockSize) => {
     compare(blockSize, { start: 0, end: 12 * blockSize, most: 4 * blockSize + 3 }, 500);
+  });
+
+  it("that are cut by so many blocks that they go in the background", () => {
+    compare(4096, { start: 0, end: 700 * 4096, most: 400 * 4096 }, 250);
   });
 
   it("round 4 GiB", () => {

@@ -1,6 +1,8 @@
 /** When changes are durable: what a copy of the file and its -wal holds, taken at that moment. */
-import { statSync } from "node:fs";
+import { execFileSync } from "node:child_process";
+import { readFileSync, statSync, truncateSync, writeFileSync } from "node:fs";
 import { describe, expect, it } from "vitest";
+import { unlock } from "../../src/core/unlock.ts";
 import { dump } from "./dump.ts";
 import {
   afterCrash,
@@ -12,6 +14,7 @@ import {
   mkdir,
   namesOf,
   noise,
+  PASSWORD,
   put,
   ROOT,
   settle,
@@ -98,6 +101,71 @@ describe("after a crash", () => {
           expect(contentOf(second, file).subarray(100, 111).toString()).toBe("second life");
         });
       });
+    }));
+});
+
+describe("a -wal that a power cut left in any state", () => {
+  /** Ten commits, none of them copied to the main file; what was shown after each. */
+  function withCommits(run: (fixture: Fixture, shown: readonly unknown[]) => void): void {
+    inVolume((fixture, volume) => {
+      const file = touch(volume, ROOT, "a");
+      volume.fsync(file);
+      const shown: unknown[] = [dump(volume)];
+      for (let i = 0; i < 10; i++) {
+        fixture.clock.advance(1);
+        volume.files.write(file, i * 20_000, noise(30_000, i), false);
+        put(volume, ROOT, `file ${i}`, noise(i * 1000, i));
+        if (i > 2) volume.tree.unlink(ROOT, b(`file ${i - 3}`));
+        volume.commit();
+        shown.push(dump(volume));
+      }
+      run(fixture, shown);
+    });
+  }
+
+  it("cut short anywhere gives the state after some commit, and a whole volume", () =>
+    withCommits((fixture, shown) => {
+      const { size } = statSync(`${fixture.path}-wal`);
+      const found: number[] = [];
+      for (let part = 0; part <= 24; part++) {
+        const copy = fixture.crashCopy();
+        truncateSync(`${copy.path}-wal`, Math.floor((size * part) / 24));
+        const now = JSON.stringify(dump(copy.volume));
+        const state = shown.findIndex((s) => JSON.stringify(s) === now);
+        // Before the first commit there is the empty volume of the template.
+        if (state < 0) expect(namesOf(copy.volume, ROOT)).toEqual([]);
+        found.push(state);
+        copy.finish();
+        copy.remove();
+      }
+      expect(found).toEqual([...found].sort((x, y) => x - y));
+      expect(found.at(-1)).toBe(10);
+      expect(new Set(found).size).toBeGreaterThan(5);
+    }));
+
+  it("with a checkpoint torn at any page, the first one too, loses nothing", () =>
+    withCommits((fixture, shown) => {
+      const before = fixture.crashCopy();
+      for (let due = 0; due !== Number.POSITIVE_INFINITY; due = settle(fixture.volume, fixture.clock))
+        fixture.clock.advance(due); // copies the -wal, which stays valid
+      const after = fixture.crashCopy();
+      const [old, young] = [readFileSync(before.path), readFileSync(after.path)];
+      expect(old.equals(young)).toBe(false);
+      for (let seed = 0; seed < 5; seed++) {
+        const copy = fixture.crashCopy();
+        execFileSync("cp", [`${before.path}-wal`, copy.directory]);
+        // Half of each page is young, half old, as a cut in the middle of a write leaves it; others are whole.
+        const torn = Buffer.from(old);
+        for (let at = 0; at < old.length; at += 4096)
+          if (((at / 4096) * 7 + seed * 3) % 5 < 2) young.copy(torn, at, at, at + 4096);
+        writeFileSync(copy.path, torn);
+        expect(unlock(copy.path, PASSWORD).cipher).toEqual(fixture.key.cipher);
+        expect(dump(copy.volume)).toEqual(shown.at(-1));
+        copy.finish();
+        copy.remove();
+      }
+      before.remove();
+      after.remove();
     }));
 });
 

@@ -274,6 +274,8 @@ describe("every closed epoch is found again after random operations", () => {
       ["punch", (ino) => volume.files.fallocate(ino, PUNCH, offset, length, false)],
       ["zero", (ino) => volume.files.fallocate(ino, ZERO, offset, length, false)],
       ["allocate", (ino) => volume.files.fallocate(ino, 0, offset, length, false)],
+      // So many blocks that the truncation which follows leaves them to the purge.
+      ["allocate much", (ino) => volume.files.fallocate(ino, 0, offset, 300 * BLOCK, false)],
       [
         "copy",
         (ino) => {

@@ -9,7 +9,7 @@ import type { Volume } from "../../src/core/volume.ts";
 import { SqliteError } from "../../src/db/errors.ts";
 import { Statement } from "../../src/db/statement.ts";
 import { dump } from "./dump.ts";
-import { b, CALLER, errnoOf, Fixture, find, inVolume, mkdir, put, ROOT, S_IFREG } from "./fixture.ts";
+import { b, CALLER, errnoOf, Fixture, find, inVolume, mkdir, put, ROOT, S_IFREG, settle } from "./fixture.ts";
 
 interface Change {
   readonly name: string;
@@ -140,6 +140,22 @@ describe("a volume that refuses changes", () => {
       fixture.remove();
     }
   });
+
+  it("for a disk without any room lets the purge wait, and idle asks for a pause", () =>
+    inVolume((fixture, volume) => {
+      put(volume, ROOT, "a", "content");
+      volume.tree.unlink(ROOT, b("a"));
+      volume.commit();
+      vi.spyOn(Space.prototype, "take").mockReturnValue(false);
+      let due = 0;
+      for (let i = 0; i < 10 && due === 0; i++) due = volume.idle(fixture.clock.ms);
+      expect(due).toBeGreaterThan(0);
+      vi.restoreAllMocks();
+      fixture.clock.advance(10_000);
+      settle(volume, fixture.clock);
+      const { files, ffree } = volume.statfs();
+      expect(files - ffree).toBe(1);
+    }));
 
   it("for a full disk still reads, and an atime that finds no room is let go", () =>
     inVolume((fixture, volume) => {
