@@ -6,7 +6,7 @@
  */
 import assert from "node:assert/strict";
 
-export const MAX_CONTENT = 400_000;
+const MAX_CONTENT = 400_000;
 
 /** mulberry32: small, good enough, the same everywhere. */
 export class Random {

@@ -133,7 +133,7 @@ export interface MountEntry {
 }
 
 /** The kernel's own table, spaces and the like decoded. */
-export function mountTable(): MountEntry[] {
+function mountTable(): MountEntry[] {
   const plain = (text: string): string =>
     text.replace(/\\(\d{3})/g, (_, octal: string) => String.fromCharCode(Number.parseInt(octal, 8)));
   return readFileSync("/proc/self/mountinfo", "utf8")
@@ -395,18 +395,5 @@ export class TestVolume {
     }
     rmSync(this.home, { recursive: true, force: true });
     this.#guard.stdin?.end("done\n");
-  }
-}
-
-/** A volume for as long as `work` takes; gone afterwards, however it ends. */
-export async function withVolume<T>(
-  options: TestVolumeOptions,
-  work: (volume: TestVolume) => T | Promise<T>,
-): Promise<T> {
-  const volume = TestVolume.create(options);
-  try {
-    return await work(volume);
-  } finally {
-    volume.remove();
   }
 }

@@ -2,7 +2,8 @@
  * Runs the POSIX suite, first on a filesystem of the kernel's own, which proves the cases, then on a mount.
  * SQLFUSE_POSIX_DIR=/some/directory runs it there instead of on tmpfs: any filesystem can be the control.
  */
-import { chmodSync, mkdtempSync, rmSync } from "node:fs";
+import { chmodSync, existsSync, mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, test } from "vitest";
 import { IS_ROOT, mountingImpossible, TestVolume } from "../helpers/volume.ts";
@@ -37,7 +38,7 @@ function declare(kind: "control" | "mount", base: () => string): void {
 }
 
 describe("the control filesystem", () => {
-  const parent = process.env.SQLFUSE_POSIX_DIR ?? "/dev/shm";
+  const parent = process.env.SQLFUSE_POSIX_DIR ?? (existsSync("/dev/shm") ? "/dev/shm" : tmpdir());
   const directory = mkdtempSync(join(parent, "sqlfuse-posix-"));
   chmodSync(directory, 0o755);
   afterAll(() => rmSync(directory, { recursive: true, force: true }));

@@ -260,7 +260,7 @@ def errno_of(f, *a):
 `;
 
 /** rm -rf that takes any bytes for a name. */
-export function removeTree(parent: number, name: Path): void {
+function removeTree(parent: number, name: Path): void {
   try {
     sys.unlinkat(parent, name);
     return;
