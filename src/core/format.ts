@@ -32,13 +32,45 @@ export function readMeta(db: Database, key: string): string | undefined {
   return value;
 }
 
-/** One value of meta that is a blob, as lower-case hexadecimal digits. */
+function damagedMeta(db: Database, key: string): OpenError {
+  const message = `${db.path}: damaged: its ${key} is missing or cannot be; keep a copy before you repair it`;
+  return new OpenError("damaged", db.path, message);
+}
+
+/** A constant or counter of the volume, from 1. @throws OpenError damaged where it is missing or cannot be */
+export function numberMeta(db: Database, key: string): number {
+  const value = Number(readMeta(db, key));
+  if (Number.isSafeInteger(value) && value >= 1) return value;
+  throw damagedMeta(db, key);
+}
+
+/** Bytes per block of files made from now on. @throws OpenError damaged */
+export function blockSizeMeta(db: Database): number {
+  const size = numberMeta(db, "block_size");
+  if (!Number.isInteger(Math.log2(size))) throw damagedMeta(db, "block_size");
+  return size;
+}
+
+/** One value of meta that is a blob, as lower-case hexadecimal digits. @throws OpenError damaged where it is missing */
 export function hexMeta(db: Database, key: string): string {
   const select = db.prepare("SELECT lower(hex(value)) FROM meta WHERE key = ?1");
   select.bindText(1, key);
-  const value = select.step() ? select.text(0) : "";
+  const value = select.step() ? select.text(0) : undefined;
   select.reset();
+  if (value === undefined) throw damagedMeta(db, key);
   return value;
+}
+
+/** Names of features that a reader must know. @throws OpenError damaged */
+function incompatibleFeatures(db: Database): string[] {
+  const key = "features_incompatible";
+  try {
+    const names: unknown = JSON.parse(readMeta(db, key) ?? "");
+    if (Array.isArray(names)) return names.map(String);
+  } catch {
+    // not JSON
+  }
+  throw damagedMeta(db, key);
 }
 
 /** Refuses what this code would not understand, before anything is changed. @throws OpenError not-a-volume, too-new */
@@ -49,8 +81,7 @@ export function checkFormat(db: Database): void {
   }
   const major = Number(db.pragma("user_version"));
   const format = major > FORMAT_MAJOR ? `${major}` : (readMeta(db, "format") ?? "0");
-  const unknown =
-    major > FORMAT_MAJOR ? [] : (JSON.parse(readMeta(db, "features_incompatible") ?? "[]") as string[]);
+  const unknown = major > FORMAT_MAJOR ? [] : incompatibleFeatures(db);
   if (Number.parseInt(format, 10) > FORMAT_MAJOR || unknown.length > 0) {
     const needs = unknown.length > 0 ? ` with ${unknown.join(", ")}` : "";
     throw new OpenError(

@@ -296,9 +296,10 @@ export class Inodes {
     if (this.#store.readOnly) return;
     try {
       this.#store.query(0 as Ino, () => {
+        const known = new Set(this.#dead);
         while (this.#unlinked.step()) {
           const ino = this.#unlinked.int(0) as Ino;
-          if (!this.#orphans.has(ino) && !this.#dead.includes(ino)) this.#dead.unshift(ino);
+          if (!this.#orphans.has(ino) && !known.has(ino)) this.#dead.push(ino);
         }
       });
     } catch (error) {

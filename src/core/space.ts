@@ -38,6 +38,8 @@ export class Space {
   readonly #pageCount: Statement;
   /** Bytes that may still be written before the disk is asked again. */
   #budget = 0;
+  /** Bytes that may be written beyond that by what gives space back. */
+  #reserve = 0;
   /** Most bytes that the open group can have dirtied and not yet written: what exceeds the cache is spilled. */
   #pending = 0;
   readonly #cacheBytes: number;
@@ -57,19 +59,21 @@ export class Space {
     return dataBytes + (dataBytes >> 3) + ROW_PAGES * this.#pageSize;
   }
 
-  /** Takes `bytes` from the budget; false when the disk must be asked first. */
-  take(bytes: number): boolean {
-    if (bytes > this.#budget) return false;
-    this.#budget -= bytes;
+  /** Takes `bytes`, with `frees` from the reserve too; false when the disk must be asked first. */
+  take(bytes: number, frees: boolean): boolean {
+    if (bytes > this.#budget + (frees ? this.#reserve : 0)) return false;
+    const ordinary = Math.min(bytes, this.#budget);
+    this.#budget -= ordinary;
+    this.#reserve -= bytes - ordinary;
     this.#pending = Math.min(this.#cacheBytes, this.#pending + bytes);
     return true;
   }
 
-  /** Asks the disk; with `spareReserve` the reserve counts as free. */
-  ask(spareReserve: boolean): void {
+  /** Asks the disk. */
+  ask(): void {
     const room = this.#room();
-    if (spareReserve) room.reserve = 0;
-    this.#budget = Math.min(ASK_EVERY_BYTES, this.#largest(room));
+    this.#budget = this.#largest(room);
+    this.#reserve = this.#largest({ ...room, reserve: 0 }) - this.#budget;
   }
 
   /** The group ended: nothing of it waits to be written. */

@@ -20,7 +20,7 @@ import { Database } from "../db/database.ts";
 import { SqliteError } from "../db/errors.ts";
 import type { Key } from "../db/key.ts";
 import type { Statement } from "../db/statement.ts";
-import { checkFormat, readMeta } from "./format.ts";
+import { checkFormat, numberMeta } from "./format.ts";
 import { Space } from "./space.ts";
 import type { BlockNo, Epoch, Ino } from "./types.ts";
 
@@ -97,10 +97,9 @@ export class Store {
     try {
       checkFormat(this.writer);
       this.#configureWriter();
-      const meta = (name: string): number => Number(readMeta(this.writer, name) ?? 0);
-      this.#epoch = meta("epoch") as Epoch;
-      this.#nextSerial = this.#savedSerial = meta("next_serial");
-      this.#nextBlock = this.#savedBlock = meta("next_block");
+      this.#epoch = numberMeta(this.writer, "epoch") as Epoch;
+      this.#nextSerial = this.#savedSerial = numberMeta(this.writer, "next_serial");
+      this.#nextBlock = this.#savedBlock = numberMeta(this.writer, "next_block");
       this.#begin = this.writer.prepare("BEGIN IMMEDIATE");
       this.#commit = this.writer.prepare("COMMIT");
       this.#saveCounter = this.writer.prepare("UPDATE meta SET value = ?2 WHERE key = ?1");
@@ -223,14 +222,14 @@ export class Store {
   #admit(bytes: number, frees: boolean): void {
     if (this.refusesChanges) throw new FsError("EROFS");
     const cost = this.#space.cost(bytes);
-    if (!this.#space.take(cost)) {
-      this.#space.ask(frees);
-      if (!this.#space.take(cost)) {
+    if (!this.#space.take(cost, frees)) {
+      this.#space.ask();
+      if (!this.#space.take(cost, frees)) {
         // Committed and copied, the -wal's own bytes are free again.
         this.commit();
         this.#copyWal(true);
-        this.#space.ask(frees);
-        if (!this.#space.take(cost)) throw new FsError("ENOSPC");
+        this.#space.ask();
+        if (!this.#space.take(cost, frees)) throw new FsError("ENOSPC");
       }
     }
     if (this.#groupSinceMs !== undefined) return;

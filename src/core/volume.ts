@@ -19,7 +19,7 @@ import { type CreateOptions, createVolume } from "./create.ts";
 import { OpenError } from "./errors.ts";
 import { Extents } from "./extents.ts";
 import { Files } from "./files.ts";
-import { hexMeta, readMeta } from "./format.ts";
+import { blockSizeMeta, hexMeta } from "./format.ts";
 import { Inodes } from "./inodes.ts";
 import { FileLock } from "./lock.ts";
 import { Purge } from "./purge.ts";
@@ -141,7 +141,7 @@ export class Volume {
     }
     try {
       this.volumeId = hexMeta(this.#store.writer, "volume_id");
-      this.blockSize = Number(readMeta(this.#store.writer, "block_size"));
+      this.blockSize = blockSizeMeta(this.#store.writer);
       this.#rows = new Inodes(this.#store, this.blockSize, options.noatime !== true);
       this.inodes = this.#rows;
       const blocks = new Blocks(this.#store);

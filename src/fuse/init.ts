@@ -61,7 +61,6 @@ const WANTED: readonly InitFlag[] = [
   "ABORT_ERROR",
   "MAX_PAGES",
   "CACHE_SYMLINKS",
-  "NO_OPENDIR_SUPPORT",
   "HANDLE_KILLPRIV_V2",
   "SETXATTR_EXT",
   "INIT_EXT",

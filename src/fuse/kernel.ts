@@ -250,6 +250,7 @@ export const OpenOut = layout("OpenOut", 16, { fh: "u64", open_flags: "u32", bac
 /** What CREATE and TMPFILE give: an entry, opened. */
 export const CreateOut = layout("CreateOut", 144, { entry: EntryOut, open: OpenOut });
 export const FOPEN_KEEP_CACHE = 1 << 1;
+export const FOPEN_CACHE_DIR = 1 << 3;
 export const FOPEN_NOFLUSH = 1 << 5;
 
 export const ReleaseIn = layout("ReleaseIn", 24, {

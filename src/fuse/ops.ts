@@ -184,6 +184,7 @@ export function lookup(server: Server, request: Request, reply: Reply): number {
 }
 
 export function forget(server: Server, request: Request): number {
+  server.forgotten(request.nodeid);
   server.volume.inodes.unref(request.nodeid, request.u64(k.ForgetIn.at.nlookup));
   return 0;
 }
@@ -192,6 +193,7 @@ export function batchForget(server: Server, request: Request): number {
   const count = request.u32(k.BatchForgetIn.at.count);
   for (let i = 0, at = k.BatchForgetIn.size; i < count; i++, at += k.ForgetOne.size) {
     const nodeid = request.ino(at + k.ForgetOne.at.nodeid);
+    server.forgotten(nodeid);
     server.volume.inodes.unref(nodeid, request.u64(at + k.ForgetOne.at.nlookup));
   }
   return 0;
@@ -312,6 +314,18 @@ function encodeDirent(
   reply.body.set(name, at + k.Dirent.size);
   reply.zero(end, next - end);
   return next;
+}
+
+/**
+ * Lets the kernel keep the listing. It checks that only where a scan begins: a scan that begins uncached, while an
+ * older one is still filling the cache, would go on from what the older one saw. So the first open after a change
+ * drops what is cached (no FOPEN_KEEP_CACHE), the half-filled included.
+ */
+export function opendir(server: Server, request: Request, reply: Reply): number {
+  const keep = server.listingChanged(request.nodeid) ? 0 : k.FOPEN_KEEP_CACHE;
+  reply.zero(0, k.OpenOut.size);
+  reply.u32(k.OpenOut.at.open_flags, k.FOPEN_CACHE_DIR | keep);
+  return k.OpenOut.size;
 }
 
 export function readdir(server: Server, request: Request, reply: Reply): number {

@@ -3,8 +3,8 @@
  * the answer to what is not served are all derived from it.
  *
  * A row without a handler is answered with ENOSYS, which the kernel remembers for ever and falls back from:
- * OPEN, OPENDIR, CREATE and FLUSH because files need no handles here (the kernel opens by itself and makes
- * files by MKNOD), ACCESS because the kernel checks, the locks because its own are used, the rest because
+ * OPEN, CREATE and FLUSH because files need no handles here (the kernel opens by itself and makes files by
+ * MKNOD), ACCESS because the kernel checks, the locks because its own are used, the rest because
  * this filesystem has no such thing. No handler ever answers ENOSYS.
  */
 import * as k from "./kernel.ts";
@@ -65,7 +65,7 @@ export const PROTOCOL = {
   REMOVEXATTR: { code: 24, in: Nothing, tail: "name", out: Nothing, handler: ops.removexattr, replies: true },
   FLUSH: { code: 25, in: k.FlushIn, out: Nothing, replies: true },
   INIT: { code: 26, in: k.InitInCompat, out: k.InitOut, handler: ops.init, replies: true },
-  OPENDIR: { code: 27, in: k.OpenIn, out: k.OpenOut, replies: true },
+  OPENDIR: { code: 27, in: k.OpenIn, out: k.OpenOut, handler: ops.opendir, replies: true },
   READDIR: { code: 28, in: k.ReadIn, out: "bytes", handler: ops.readdir, replies: true },
   RELEASEDIR: { code: 29, in: k.ReleaseIn, out: Nothing, handler: ops.nothing, replies: true },
   FSYNCDIR: { code: 30, in: k.FsyncIn, out: Nothing, handler: ops.fsync, replies: true },

@@ -36,7 +36,11 @@ export interface Server {
   readonly granted: Ino[];
   /** Settles INIT; undefined refuses the kernel. */
   agree(offer: Offer): Agreement | undefined;
-  /** Remembers a name whose cached entry is wrong if the open group is lost. */
+  /** Whether a directory was changed since this was last asked. */
+  listingChanged(directory: Ino): boolean;
+  /** The kernel has forgotten an inode, its listing included. */
+  forgotten(ino: Ino): void;
+  /** A name was made or removed. Remembers a name whose cached entry is wrong if the open group is lost. */
   touch(parent: Ino, name: Uint8Array): void;
   /** Everything so far is durable. */
   settled(): void;

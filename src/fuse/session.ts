@@ -97,6 +97,8 @@ export class Session implements Server {
   readonly #request: Request;
   readonly #reply: Reply;
   #touched: TouchedName[] = [];
+  /** Directories that changed since they were last opened. */
+  readonly #changedListings = new Set<Ino>();
   #lastLine = "";
   #failed = false;
   #stopped = false;
@@ -266,7 +268,16 @@ export class Session implements Server {
     return agreed;
   }
 
+  listingChanged(directory: Ino): boolean {
+    return this.#changedListings.delete(directory);
+  }
+
+  forgotten(ino: Ino): void {
+    this.#changedListings.delete(ino);
+  }
+
   touch(parent: Ino, name: Uint8Array): void {
+    this.#changedListings.add(parent);
     // One notification does for all names where the kernel knows it. After a failure nothing changes any more.
     if (this.agreed.incEpoch || this.#failed) return;
     this.#touched.push({ parent, name: name.slice() });

@@ -26,7 +26,7 @@ describe("INIT", () => {
         07000000            | major
         2d000000            | minor
         00000200            | max_readahead
-        71e0f671            | flags
+        71e0f670            | flags
         4000                | max_background
         3000                | congestion_threshold
         00001000            | max_write 1 MiB

@@ -35,7 +35,6 @@ describe("the table", () => {
     expect(unserved.map((row) => row?.name)).toEqual([
       "OPEN",
       "FLUSH",
-      "OPENDIR",
       "GETLK",
       "SETLK",
       "SETLKW",

@@ -567,6 +567,12 @@ const GOLDEN: Readonly<Record<string, Golden>> = {
     calls: [],
     reply: "",
   },
+  "OPENDIR lets the kernel keep the listing": {
+    opcode: 27,
+    body: "00000100 00000000",
+    calls: [],
+    reply: "0000000000000000 0a000000 00000000",
+  },
   RELEASEDIR: { opcode: 29, body: `${FH} 00000000 00000000 ${OWNER}`, calls: [], reply: "" },
   "IOCTL is unknown to every file": {
     opcode: 39,
@@ -629,11 +635,21 @@ describe("what has no reply", () => {
   });
 });
 
+describe("a listing that the kernel keeps", () => {
+  test("is dropped at the first open after a change, and kept at the next", () => {
+    const { volume } = noting();
+    const opendir = () => frame(27, bytes("00000100 00000000"));
+    const unlink = frame(10, bytes("6100"));
+    const replies = converse(volume, [opendir(), unlink, opendir(), opendir()]);
+    const flags = [0, 2, 3].map((i) => replies[i]?.readUInt32LE(16 + 8));
+    expect(flags).toEqual([0x0a, 0x08, 0x0a]);
+  });
+});
+
 describe("what is not served", () => {
   test.each([
     ["OPEN", 14, 8],
     ["FLUSH", 25, 24],
-    ["OPENDIR", 27, 8],
     ["GETLK", 31, 48],
     ["SETLK", 32, 48],
     ["SETLKW", 33, 48],
