@@ -3,7 +3,8 @@ import { spawnSync } from "node:child_process";
 import { mkdirSync, mkdtempSync, rmSync, statfsSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { describe, expect, it } from "vitest";
+import { describe, expect, it, vi } from "vitest";
+import { Space } from "../../src/core/space.ts";
 import type { Volume } from "../../src/core/volume.ts";
 import { b, contentOf, errnoOf, Fixture, find, namesOf, noise, ROOT, settle, touch } from "./fixture.ts";
 
@@ -141,6 +142,42 @@ describe.skipIf(process.getuid?.() !== 0)("a full disk", () => {
       expect(count * MIB).toBeLessThan(free + 4 * MIB);
       const after = volume.statfs();
       expect(after.bavail * after.blockSize).toBeLessThan(4 * MIB);
+    }));
+
+  it("that was not seen coming costs the open group and nothing else: a remount has all that was durable", () =>
+    onSmallDisk(24, (fixture) => {
+      vi.spyOn(Space.prototype, "take").mockReturnValue(true);
+      const { volume } = fixture;
+      let durable = 0;
+      let code: string = "ok";
+      for (let i = 0; i < 100 && code === "ok"; i++) {
+        code = errnoOf(() => {
+          const ino = touch(volume, ROOT, `f${i}`);
+          volume.files.write(ino, 0, PIECE, false);
+          volume.fsync(ino);
+        });
+        if (code === "ok") durable++;
+      }
+      vi.restoreAllMocks();
+      expect(["EIO", "ENOSPC"]).toContain(code);
+      expect(durable).toBeGreaterThan(3);
+      expect(volume.failed).toBe(true);
+      expect(errnoOf(() => touch(volume, ROOT, "refused"))).toBe("EROFS");
+      const readable = () => {
+        expect(namesOf(fixture.volume, ROOT)).toEqual(Array.from({ length: durable }, (_, i) => `f${i}`));
+        for (let i = 0; i < durable; i++) {
+          const ino = find(fixture.volume, `f${i}`)?.ino;
+          expect(ino !== undefined && contentOf(fixture.volume, ino).equals(PIECE)).toBe(true);
+        }
+      };
+      readable();
+      fixture.takeLog();
+      fixture.remount();
+      readable();
+      // The reserve went too, as nobody kept it: a refusal is right, a failure is not.
+      expect(["ok", "ENOSPC"]).toContain(errnoOf(() => fixture.volume.tree.unlink(ROOT, b("f0"))));
+      fixture.volume.commit();
+      expect(fixture.volume.failed).toBe(false);
     }));
 
   it("that somebody else fills refuses writes from then on, once the disk was asked", () =>
