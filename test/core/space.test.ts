@@ -178,6 +178,8 @@ describe.skipIf(process.getuid?.() !== 0)("a full disk", () => {
       expect(["ok", "ENOSPC"]).toContain(errnoOf(() => fixture.volume.tree.unlink(ROOT, b("f0"))));
       fixture.volume.commit();
       expect(fixture.volume.failed).toBe(false);
+      fixture.close();
+      for (const line of fixture.takeLog()) expect(line).toMatch(/^checkpoint failed/);
     }));
 
   it("that somebody else fills refuses writes from then on, once the disk was asked", () =>
