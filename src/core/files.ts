@@ -35,6 +35,8 @@ interface Loaded {
 
 /** A truncation that frees more blocks hands them to the purge instead of dropping them at once. */
 const DROP_AT_ONCE = 256;
+/** Bytes that an extent row takes in the database, about. */
+const EXTENT_ROW_BYTES = 32;
 /** Bytes that one step of copy_file_range copies where blocks cannot be shared. */
 const COPY_STEP_BYTES = 1 << 20;
 /** Blocks that one step of copy_file_range shares. */
@@ -139,8 +141,10 @@ export class Files {
         throw new FsError("ENOSPC");
       }
       const frees = kind === FALLOC_FL_PUNCH_HOLE;
+      // A row for each block, at worst.
+      const rowBytes = frees ? 0 : blocksFor(length, inode.blockSize) * EXTENT_ROW_BYTES;
       if (kind === 0) {
-        this.#store.change(ino, 0, frees, () => {
+        this.#store.change(ino, rowBytes, frees, () => {
           this.#allocate(
             inode,
             blockOf(offset, inode.blockSize),
@@ -163,7 +167,7 @@ export class Files {
       const endWhole = to >= inode.size ? blocksFor(to, inode.blockSize) : blockOf(to, inode.blockSize);
       const spans = [...this.#partialSpans(from, to, firstWhole, endWhole, inode.blockSize)];
       const edges = this.#loadEdges(inode, spans, () => false);
-      this.#store.change(ino, 0, frees, () => {
+      this.#store.change(ino, rowBytes, frees, () => {
         for (const [i, span] of spans.entries()) {
           const edge = edges[i];
           if (edge !== undefined) this.#zero(inode, edge, span.from, span.to);

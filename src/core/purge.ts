@@ -2,7 +2,7 @@
  * Takes apart inodes that nobody names and nobody refers to, in slices of bounded time:
  * one big file must not make everybody wait. What belongs to a past epoch goes there.
  */
-import { FsError } from "../base/errno.ts";
+import { DamageError, FsError } from "../base/errno.ts";
 import type { Extents } from "./extents.ts";
 import type { Inodes } from "./inodes.ts";
 import type { Store } from "./store.ts";
@@ -11,12 +11,15 @@ import type { Xattrs } from "./xattrs.ts";
 
 /** Blocks dropped between two looks at the clock. */
 const STEP_BLOCKS = 16;
+/** After a full disk refused a step. */
+const PAUSE_MS = 1000;
 
 export class Purge {
   readonly #store: Store;
   readonly #inodes: Inodes;
   readonly #extents: Extents;
   readonly #xattrs: Xattrs;
+  #pausedUntilMs = 0;
 
   constructor(store: Store, inodes: Inodes, extents: Extents, xattrs: Xattrs) {
     this.#store = store;
@@ -28,6 +31,11 @@ export class Purge {
   /** Whether there is anything to do, and it may be done. */
   get waiting(): boolean {
     return this.#inodes.nextDead() !== undefined && !this.#store.refusesChanges;
+  }
+
+  /** Milliseconds for which there is no point in trying again, after there was no room. */
+  pauseMs(nowMs: number): number {
+    return Math.max(0, this.#pausedUntilMs - nowMs);
   }
 
   /** Purges for about `ms` milliseconds; `Infinity` until nothing waits. */
@@ -42,9 +50,16 @@ export class Purge {
       try {
         this.#store.query(dead, () => this.#store.change(dead, 0, true, () => this.#step(dead)));
       } catch (error) {
+        if (error instanceof DamageError) {
+          // It stays unlinked; fsck can take it apart.
+          this.#store.log(`cannot purge inode ${dead}: ${error.message}`);
+          if (this.#inodes.nextDead() === dead) this.#inodes.buried(dead);
+          continue;
+        }
+        if (!(error instanceof FsError)) throw error;
         // A full disk: tried again later. A lost group: the volume is read-only, the next open purges.
-        if (error instanceof FsError && error.code !== "ESTALE") return;
-        throw error;
+        this.#pausedUntilMs = this.#store.clock.monotonicMs() + PAUSE_MS;
+        return;
       }
       if (this.#store.clock.monotonicMs() >= until) return;
     }

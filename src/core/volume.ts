@@ -208,11 +208,10 @@ export class Volume {
    */
   idle(nowMs: number): number {
     this.#store.work(nowMs);
-    if (this.#purge.waiting) {
-      this.#purge.run(PURGE_SLICE_MS);
-      if (this.#purge.waiting) return 0;
-    }
-    return this.#store.dueInMs(nowMs);
+    if (!this.#purge.waiting) return this.#store.dueInMs(nowMs);
+    if (this.#purge.pauseMs(nowMs) === 0) this.#purge.run(PURGE_SLICE_MS);
+    const purgeMs = this.#purge.waiting ? this.#purge.pauseMs(nowMs) : Number.POSITIVE_INFINITY;
+    return Math.min(purgeMs, this.#store.dueInMs(nowMs));
   }
 
   /** Starts a new epoch and tells which one is closed: its state can be kept. */
