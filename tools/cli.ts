@@ -4,7 +4,8 @@ import { Command, CommanderError } from "commander";
 import { addCat } from "./cat.ts";
 import { addCreate } from "./create.ts";
 import { addDump } from "./dump.ts";
-import { describeError, EXIT, exitCodeHelp, ToolError } from "./exitcodes.ts";
+import { describeError, EXIT, exitCodeHelp, FSCK_EXIT, ToolError } from "./exitcodes.ts";
+import { addFsck } from "./fsck.ts";
 import { addGet } from "./get.ts";
 import { addInfo } from "./info.ts";
 import { addLoad } from "./load.ts";
@@ -52,6 +53,7 @@ ${exitCodeHelp()}`,
   addSync(program);
   addStatus(program);
   addInfo(program);
+  addFsck(program);
   addRekey(program);
   addVacuum(program);
   addDump(program);
@@ -87,7 +89,8 @@ function usageError(error: CommanderError, command: Command): ToolError {
     .replace(/\.?\s*\n\s*|\.$/g, " ")
     .trim();
   const where = command.parent === null ? "sqlfuse" : `sqlfuse ${command.name()}`;
-  return new ToolError(EXIT.usage, `${what}; see: ${where} --help`);
+  const code = command.name() === "fsck" ? FSCK_EXIT.usage : EXIT.usage;
+  return new ToolError(code, `${what}; see: ${where} --help`);
 }
 
 async function run(argv: readonly string[]): Promise<number> {

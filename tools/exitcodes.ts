@@ -47,6 +47,33 @@ export function exitCodeHelp(): string {
   return ["Exit codes:", ...lines, "  128+N  ended by signal N before the work was done"].join("\n");
 }
 
+/** `sqlfuse fsck` alone has the codes of fsck(8): scripts that know those take it for any other. */
+export const FSCK_EXIT = {
+  clean: 0,
+  corrected: 1,
+  left: 4,
+  failed: 8,
+  usage: 16,
+  cancelled: 32,
+} as const;
+
+const FSCK_MEANINGS: Record<keyof typeof FSCK_EXIT, string> = {
+  clean: "nothing is wrong",
+  corrected: "errors were found and repaired",
+  left: "errors are left",
+  failed: "it could not be checked: wrong password, no such file, in use and to be repaired, ...",
+  usage: "the command line is wrong",
+  cancelled: "stopped by a signal; nothing was changed",
+};
+
+/** The table of fsck as its --help prints it. */
+export function fsckExitCodeHelp(): string {
+  const lines = Object.entries(FSCK_EXIT).map(
+    ([name, code]) => `  ${String(code).padEnd(3)} ${FSCK_MEANINGS[name as keyof typeof FSCK_EXIT]}`,
+  );
+  return ["Exit codes, as fsck(8):", ...lines].join("\n");
+}
+
 /** An error of the command line itself: `message` is the whole line for the user, without the "sqlfuse: ". */
 export class ToolError extends Error {
   override readonly name = "ToolError";

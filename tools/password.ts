@@ -34,6 +34,10 @@ interface Sources {
   readonly keyFile?: string | undefined;
 }
 
+type Question =
+  | { readonly type: "password"; readonly message: string; readonly mask: false; readonly toggleMask: false }
+  | { readonly type: "confirm"; readonly message: string; readonly default: boolean };
+
 interface Request {
   /** Shown by the prompt: the volume that the password is for. */
   readonly path: string;
@@ -249,7 +253,7 @@ function fromCommand(command: string): Buffer {
 
 /** The prompt goes to stderr, as stdout may be piped into something. Without a terminal at both ends nobody
  * would see it, or nobody could answer. */
-function canAsk(): boolean {
+export function canAsk(): boolean {
   return isatty(0) && isatty(2);
 }
 
@@ -279,6 +283,16 @@ async function fromPrompt(question: string, prefix: Sources["prefix"], request: 
 }
 
 async function ask(message: string): Promise<Buffer> {
+  const answer = await askOne<string>({ type: "password", message, mask: false, toggleMask: false });
+  return Buffer.from(answer);
+}
+
+/** Asks a question that only "y" answers with yes. */
+export function confirm(message: string): Promise<boolean> {
+  return askOne<boolean>({ type: "confirm", message, default: false });
+}
+
+async function askOne<Answer>(question: Question): Promise<Answer> {
   const { default: inquirer } = await import("inquirer");
   const prompt = inquirer.createPromptModule({ output: process.stderr });
   // A terminal that goes away leaves the promise open and the event loop empty: that is no success.
@@ -287,10 +301,8 @@ async function ask(message: string): Promise<Buffer> {
   };
   process.once("exit", gone);
   try {
-    const answer = await prompt<{ password: string }>([
-      { type: "password", name: "password", message, mask: false, toggleMask: false },
-    ]);
-    return Buffer.from(answer.password);
+    const answers = await prompt([{ ...question, name: "answer" }]);
+    return (answers as { answer: Answer }).answer;
   } catch (error) {
     if (error instanceof Error && error.name === "ExitPromptError")
       throw new ToolError(128 + 2, "interrupted");

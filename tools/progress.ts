@@ -16,6 +16,17 @@ export class Progress {
 
   /** `phase` is a word such as "copying". */
   update(phase: string, doneBytes: number, totalBytes: number): void {
+    this.#next(phase, (sinceMs) => this.#line(doneBytes, totalBytes, sinceMs));
+  }
+
+  /** As update, for what is not counted in bytes; `total` 0: not known. */
+  count(phase: string, done: number, total: number): void {
+    this.#next(phase, () =>
+      total === 0 ? `${phase} ${done === 0 ? "..." : done}` : this.#bar(done / total),
+    );
+  }
+
+  #next(phase: string, line: (sinceMs: number) => string): void {
     if (!this.#shown) return;
     const nowMs = performance.now();
     if (phase !== this.#phase) {
@@ -23,7 +34,14 @@ export class Progress {
       this.#phaseSinceMs = nowMs;
     } else if (nowMs - this.#drawnMs < REDRAW_MS) return;
     this.#drawnMs = nowMs;
-    this.#draw(this.#line(doneBytes, totalBytes, nowMs - this.#phaseSinceMs));
+    this.#draw(line(nowMs - this.#phaseSinceMs));
+  }
+
+  /** "copying [######------------------]  25 %" */
+  #bar(part: number): string {
+    const cells = Math.floor(part * BAR_CELLS);
+    const bar = "#".repeat(cells).padEnd(BAR_CELLS, "-");
+    return `${this.#phase} [${bar}] ${`${Math.floor(part * 100)}`.padStart(3)} %`;
   }
 
   /** Where nobody knows how much there is. */
@@ -36,10 +54,7 @@ export class Progress {
 
   #line(doneBytes: number, totalBytes: number, sinceMs: number): string {
     const part = totalBytes === 0 ? 1 : Math.min(1, doneBytes / totalBytes);
-    const cells = Math.floor(part * BAR_CELLS);
-    const bar = "#".repeat(cells).padEnd(BAR_CELLS, "-");
-    const percent = `${Math.floor(part * 100)}`.padStart(3);
-    const line = `${this.#phase} [${bar}] ${percent} %  ${formatBytes(doneBytes)} of ${formatBytes(totalBytes)}`;
+    const line = `${this.#bar(part)}  ${formatBytes(doneBytes)} of ${formatBytes(totalBytes)}`;
     if (doneBytes === 0 || part === 1 || sinceMs < 1000) return line;
     const rate = doneBytes / (sinceMs / 1000);
     const leftSec = Math.ceil((totalBytes - doneBytes) / rate);

@@ -1,23 +1,24 @@
 /**
- * The invariants of a volume, checked on a file that is not mounted. Every test of the core
- * ends in this.
+ * Whether a volume is whole: its pages, its -wal, SQLite's own structures, then the invariants.
+ * Nothing is changed, and nothing is left beside the file. Every test of the core ends in this.
  *
- * One row per invariant: a query that returns what breaks it, as (ino, text). Nothing is changed.
+ * The pages are read raw first: SQLite must not meet a damaged one, as nothing can be read on a
+ * connection after that. Where one is damaged the rows that can be read are copied to memory, block
+ * data excepted, and the invariants are asked there: so what is lost has a name.
  */
+import { realpathSync } from "node:fs";
 import { Database } from "../db/database.ts";
 import { SqliteError } from "../db/errors.ts";
 import type { Key } from "../db/key.ts";
+import { type BadPage, Pages } from "../db/pages.ts";
+import { scanWal } from "../db/wal.ts";
+import { OpenError } from "./errors.ts";
+import { FORMAT_MAJOR, readMeta, schemaSql } from "./format.ts";
+import { type Broken, INVARIANTS, type Invariant } from "./invariants.ts";
 import { FileLock } from "./lock.ts";
-import { S_IFDIR, S_IFLNK, S_IFMT, S_IFREG } from "./mode.ts";
-import {
-  type Ino,
-  LINK_MAX,
-  NAME_MAX,
-  ROOT_INO,
-  SYMLINK_MAX,
-  XATTR_NAME_MAX,
-  XATTR_SIZE_MAX,
-} from "./types.ts";
+import { Names, showText } from "./names.ts";
+import { type Salvaged, salvage } from "./salvage.ts";
+import type { Ino } from "./types.ts";
 
 export interface Finding {
   /** Name of the invariant that is broken. */
@@ -26,138 +27,487 @@ export interface Finding {
   /** A path that leads to the inode, where one does. */
   readonly path?: string;
   readonly text: string;
+  /** What a repair does about it. */
+  readonly remedy?: string;
 }
 
-const META = (key: string) => `(SELECT value FROM meta WHERE key = '${key}')`;
-const IS = (type: number, table = "i") => `(${table}.mode & ${S_IFMT}) = ${type}`;
-const ENTRY = "'entry ' || quote(d.name) || ' of ' || d.parent || '";
+export interface CheckOptions {
+  /** Read the data of every block as well. */
+  readonly verifyData?: boolean;
+  /** Check a file that another process has mounted, beside it. */
+  readonly besideMount?: boolean;
+}
 
-/** Each query returns (ino, text) for what breaks the invariant. */
-const INVARIANTS: Readonly<Record<string, string>> = {
-  "root-missing": `SELECT ${ROOT_INO}, 'no root directory' WHERE NOT EXISTS
-    (SELECT 1 FROM inode AS i WHERE ino = ${ROOT_INO} AND ${IS(S_IFDIR)} AND parent = ${ROOT_INO})`,
-  "entry-dangling": `SELECT d.ino, ${ENTRY} names an inode that does not exist'
-    FROM dirent AS d LEFT JOIN inode AS i ON i.ino = d.ino WHERE i.ino IS NULL`,
-  "entry-parent": `SELECT d.parent, ${ENTRY} has no directory to be in'
-    FROM dirent AS d LEFT JOIN inode AS p ON p.ino = d.parent
-    WHERE p.ino IS NULL OR NOT ${IS(S_IFDIR, "p")} OR p.nlink = 0`,
-  "entry-type": `SELECT d.ino, ${ENTRY} says type ' || d.type || ', its inode has mode ' || i.mode
-    FROM dirent AS d JOIN inode AS i ON i.ino = d.ino WHERE d.type <> (i.mode & ${S_IFMT})`,
-  "entry-name": `SELECT d.ino, ${ENTRY} has a name that cannot be'
-    FROM dirent AS d WHERE length(d.name) NOT BETWEEN 1 AND ${NAME_MAX} OR d.name IN (x'2e', x'2e2e')
-    OR instr(d.name, x'00') OR instr(d.name, x'2f')`,
-  "entry-cookie": `SELECT d.ino, ${ENTRY} has the cookie ' || d.id
-    FROM dirent AS d WHERE d.id <= 2 OR d.id >= ${META("next_serial")}`,
-  "link-count": `SELECT i.ino, 'nlink is ' || i.nlink || ', entries name it ' || count(d.ino) || ' times'
-    FROM inode AS i LEFT JOIN dirent AS d ON d.ino = i.ino WHERE NOT ${IS(S_IFDIR)}
-    GROUP BY i.ino HAVING i.nlink <> count(d.ino) OR i.nlink > ${LINK_MAX}`,
-  "directory-link-count": `SELECT i.ino, 'nlink is ' || i.nlink || ', it has ' || count(d.ino) || ' subdirectories'
-    FROM inode AS i LEFT JOIN dirent AS d ON d.parent = i.ino AND d.type = ${S_IFDIR} WHERE ${IS(S_IFDIR)} AND i.nlink <> 0
-    GROUP BY i.ino HAVING i.nlink <> 2 + count(d.ino)`,
-  "directory-parent": `SELECT i.ino, 'its parent is ' || i.parent || ', its entries are in ' || ifnull(group_concat(d.parent), 'none')
-    FROM inode AS i LEFT JOIN dirent AS d ON d.ino = i.ino WHERE ${IS(S_IFDIR)} AND i.ino <> ${ROOT_INO} AND i.nlink <> 0
-    GROUP BY i.ino HAVING count(d.ino) <> 1 OR i.parent <> max(d.parent)`,
-  "directory-unreachable": `WITH RECURSIVE reached(ino) AS (SELECT ${ROOT_INO} UNION
-      SELECT d.ino FROM reached AS r JOIN dirent AS d ON d.parent = r.ino WHERE d.type = ${S_IFDIR})
-    SELECT i.ino, 'no path leads to this directory' FROM inode AS i
-    WHERE ${IS(S_IFDIR)} AND i.nlink <> 0 AND i.ino NOT IN reached`,
-  "inode-type": `SELECT i.ino, 'mode ' || i.mode || ' is no type of file' FROM inode AS i
-    WHERE (i.mode & ${S_IFMT}) NOT IN (${[1, 2, 4, 6, 8, 10, 12].map((type) => type << 12).join(", ")}) OR i.mode >= 65536`,
-  "inode-number": `SELECT i.ino, 'its number was never given out' FROM inode AS i
-    WHERE i.ino < 1 OR i.ino >= ${META("next_serial")}`,
-  "inode-born": `SELECT i.ino, 'born in epoch ' || i.born FROM inode AS i WHERE i.born NOT BETWEEN 1 AND ${META("epoch")}`,
-  "symlink-target": `SELECT i.ino, 'its target has ' || ifnull(length(i.target), 'no') || ' bytes, its size is ' || i.size
-    FROM inode AS i WHERE ${IS(S_IFLNK)} <> (i.target IS NOT NULL)
-    OR (${IS(S_IFLNK)} AND (length(i.target) <> i.size OR i.size NOT BETWEEN 1 AND ${SYMLINK_MAX}))`,
-  "block-size": `SELECT i.ino, 'its blocks have ' || i.block_size || ' bytes' FROM inode AS i
-    WHERE CASE WHEN ${IS(S_IFREG)} THEN i.block_size < 512 OR (i.block_size & (i.block_size - 1)) <> 0 ELSE i.block_size <> 0 END`,
-  size: `SELECT i.ino, 'its size is ' || i.size FROM inode AS i
-    WHERE i.size < 0 OR (i.size > 0 AND NOT ${IS(S_IFREG)} AND NOT ${IS(S_IFLNK)})`,
-  "extent-count": `SELECT i.ino, 'extents is ' || i.extents || ', it has ' || count(e.idx)
-    FROM inode AS i LEFT JOIN extent AS e ON e.ino = i.ino GROUP BY i.ino HAVING i.extents <> count(e.idx)`,
-  "extent-owner": `SELECT e.ino, 'extent ' || e.idx || ' belongs to no regular file'
-    FROM extent AS e LEFT JOIN inode AS i ON i.ino = e.ino WHERE i.ino IS NULL OR NOT ${IS(S_IFREG)} OR e.idx < 0`,
-  "extent-born": `SELECT e.ino, 'extent ' || e.idx || ' is born in epoch ' || e.born
-    FROM extent AS e WHERE e.born NOT BETWEEN 1 AND ${META("epoch")}`,
-  "block-missing": `SELECT e.ino, 'extent ' || e.idx || ' names block ' || e.block || ', which does not exist'
-    FROM (SELECT ino, idx, block FROM extent UNION ALL SELECT ino, idx, block FROM extent_past) AS e
-    LEFT JOIN block AS b ON b.id = e.block WHERE e.block <> 0 AND b.id IS NULL`,
-  "block-length": `SELECT e.ino, 'block ' || e.block || ' at ' || e.idx || ' has ' || length(b.data) || ' bytes'
-    FROM extent AS e JOIN block AS b ON b.id = e.block JOIN inode AS i ON i.ino = e.ino
-    WHERE i.nlink <> 0 AND length(b.data) > max(0, min(i.block_size, i.size - e.idx * i.block_size))`,
-  "block-codec": "SELECT 0, 'block ' || id || ' has codec ' || codec FROM block WHERE codec <> 0",
-  "block-unowned": `SELECT 0, 'no extent names block ' || b.id FROM block AS b
-    WHERE b.id NOT IN (SELECT block FROM extent) AND b.id NOT IN (SELECT block FROM extent_past)`,
-  "block-shared": `SELECT min(e.ino), 'block ' || e.block || ' has ' || count(*) || ' extents that do not all say so'
-    FROM (SELECT ino, block, shared FROM extent UNION ALL SELECT ino, block, shared FROM extent_past) AS e
-    WHERE e.block <> 0 GROUP BY e.block HAVING count(*) > 1 AND min(e.shared) = 0`,
-  "xattr-owner": `SELECT x.ino, 'attribute ' || quote(x.name) || ' of an inode that does not exist'
-    FROM xattr AS x LEFT JOIN inode AS i ON i.ino = x.ino WHERE i.ino IS NULL`,
-  "xattr-limits": `SELECT x.ino, 'attribute ' || quote(x.name) || ' has ' || length(x.value) || ' bytes' FROM xattr AS x
-    WHERE length(x.name) NOT BETWEEN 1 AND ${XATTR_NAME_MAX} OR length(x.value) > ${XATTR_SIZE_MAX}`,
-  "past-epochs": ["inode", "dirent", "xattr", "extent"]
-    .map(
-      (table) => `SELECT ino, '${table}_past: born ' || born || ', died ' || died FROM ${table}_past
-        WHERE NOT (born >= 1 AND born < died AND died <= ${META("epoch")})`,
-    )
-    .join(" UNION ALL "),
-};
+/** What a check is doing, for a progress bar; `total` 0: not known. */
+export interface Progress {
+  readonly phase: string;
+  readonly done: number;
+  readonly total: number;
+}
+
+/** How a repair must go about it: on the file itself, or by copying what can be read to a new one. */
+type Extent = "nothing" | "rows" | "everything";
+
+export interface Report {
+  readonly findings: readonly Finding[];
+  /** What is worth knowing and no damage. */
+  readonly notices: readonly Finding[];
+  /** Process that has it mounted. */
+  readonly mountedBy: number | undefined;
+  readonly isMounted: boolean;
+  /** What must be repaired. */
+  readonly damage: Extent;
+  readonly pages: number;
+  readonly inodes: number;
+  readonly blocks: number;
+}
+
+/** Findings of one kind that are listed: more say nothing more. */
+const MOST_OF_A_KIND = 1000;
+const COPY_REMEDY = "what can be read is copied to a new file";
 
 /**
- * Everything that is wrong with the volume at `path`: page HMACs, SQLite's own integrity,
- * then the invariants. Empty for a whole one. Reads all of the file.
- * @throws OpenError locked, missing
+ * Everything that is wrong with the volume at `path`. Empty for a whole one. Reads all of the file.
+ * @throws OpenError locked, missing, too-new
  */
 export function check(path: string, key: Key): Finding[] {
-  const lock = new FileLock(path, true);
-  try {
-    const db = new Database(path, key, { mode: "readwrite" });
-    try {
-      return checkDatabase(db);
-    } finally {
-      db.close();
-    }
-  } finally {
-    lock.release();
+  return [...drain(inspect(path, key)).findings];
+}
+
+/** Runs a generator to its end. */
+export function drain<T>(steps: Generator<unknown, T>): T {
+  for (;;) {
+    const step = steps.next();
+    if (step.done === true) return step.value;
   }
 }
 
-function checkDatabase(db: Database): Finding[] {
-  const findings: Finding[] = [];
+/** As `check`, step by step: it can be abandoned between two of them. @throws OpenError */
+export function* inspect(path: string, key: Key, options: CheckOptions = {}): Generator<Progress, Report> {
+  const check = new Check(realPath(path), key, options);
   try {
-    for (const [kind, pragma] of [
-      ["page", "cipher_integrity_check"],
-      ["sqlite", "integrity_check(100)"],
-    ] as const) {
-      const rows = db.prepare(`PRAGMA ${pragma}`);
-      while (rows.step()) if (rows.text(0) !== "ok") findings.push({ kind, text: rows.text(0) });
-    }
-    for (const [kind, sql] of Object.entries(INVARIANTS)) {
-      const rows = db.prepare(sql);
-      const broken: [Ino, string][] = [];
-      while (rows.step()) broken.push([rows.int(0) as Ino, rows.text(1)]);
-      for (const [ino, text] of broken) {
-        const path = ino > 0 ? pathOf(db, ino) : undefined;
-        findings.push({ kind, ...(ino > 0 ? { ino } : {}), ...(path === undefined ? {} : { path }), text });
-      }
-    }
-  } catch (error) {
-    if (!(error instanceof SqliteError)) throw error;
-    findings.push({ kind: "unreadable", text: error.message });
+    return yield* check.run();
+  } finally {
+    check.close();
   }
+}
+
+/** What the name leads to: the -wal lies beside that. @throws OpenError missing */
+export function realPath(path: string): string {
+  try {
+    return realpathSync(path);
+  } catch (cause) {
+    throw new OpenError("missing", path, `${path}: no such file`, { cause });
+  }
+}
+
+class Check {
+  readonly #path: string;
+  readonly #key: Key;
+  readonly #options: CheckOptions;
+  readonly #findings: Finding[] = [];
+  readonly #notices: Finding[] = [];
+  readonly #lock: FileLock | undefined;
+  readonly #mountedBy: number | undefined;
+  #pages: Pages | undefined;
+  #db: Database | undefined;
+  /** Set where SQL cannot be trusted with the file. */
+  #copyNeeded = false;
+
+  constructor(path: string, key: Key, options: CheckOptions) {
+    this.#path = path;
+    this.#key = key;
+    this.#options = options;
+    try {
+      this.#lock = new FileLock(path, true);
+    } catch (error) {
+      const isMount = error instanceof OpenError && error.reason === "locked" && error.pid !== process.pid;
+      if (!isMount || options.besideMount !== true) throw error;
+      this.#mountedBy = error.pid;
+    }
+  }
+
+  get #isMounted(): boolean {
+    return this.#lock === undefined;
+  }
+
+  *run(): Generator<Progress, Report> {
+    // Beside a mount the transaction comes first: while it is open, no frame that it needs is written over.
+    if (this.#isMounted) this.#db = this.#snapshot();
+    this.#pages = new Pages(this.#path, this.#key);
+    yield* this.#checkPages(this.#pages);
+    this.#checkWal(this.#pages);
+    let figures = { inodes: 0, blocks: 0 };
+    if (!this.#copyNeeded) {
+      this.#db ??= this.#openAlone();
+      figures = yield* this.#checkRows(this.#db);
+    }
+    if (this.#copyNeeded) figures = yield* this.#checkCopy(this.#pages);
+    const findings = this.#findings;
+    return {
+      findings,
+      notices: this.#notices,
+      mountedBy: this.#mountedBy,
+      isMounted: this.#isMounted,
+      damage: this.#copyNeeded ? "everything" : findings.length > 0 ? "rows" : "nothing",
+      pages: this.#pages.pageCount,
+      ...figures,
+    };
+  }
+
+  /** Descriptors of the file come last: closing one drops the locks that SQLite has on it. */
+  close(): void {
+    this.#db?.close();
+    this.#pages?.close();
+    this.#lock?.release();
+  }
+
+  #snapshot(): Database {
+    const db = new Database(this.#path, this.#key, { mode: "readonly" });
+    try {
+      db.exec("PRAGMA temp_store = MEMORY");
+      db.exec("PRAGMA busy_timeout = 10000");
+      db.exec("BEGIN");
+      db.exec("SELECT count(*) FROM sqlite_schema");
+      return db;
+    } catch (error) {
+      if (!(error instanceof SqliteError) || !error.isDamage) {
+        db.close();
+        throw error;
+      }
+      this.#copyNeeded = true;
+      return db;
+    }
+  }
+
+  #openAlone(): Database {
+    // SQLite makes a -wal where there is none, unless it is told that nothing changes.
+    const how = this.#pages?.wal === undefined ? { immutable: true } : { alone: true };
+    const db = new Database(this.#path, this.#key, { mode: "readonly", ...how });
+    db.exec("PRAGMA temp_store = MEMORY");
+    return db;
+  }
+
+  #find(kind: string, text: string, remedy: string, more: { ino?: Ino; path?: string } = {}): void {
+    this.#findings.push({ kind, ...more, text, remedy });
+  }
+
+  // --- pages
+
+  *#checkPages(pages: Pages): Generator<Progress> {
+    // Beside a mount the -wal moves on, and what it holds SQLite checks when it reads it.
+    const foreign = pages.useWal(this.#isMounted ? "none" : "replayed");
+    for (const frame of foreign) {
+      this.#copyNeeded = true;
+      this.#find("wal-page", `frame ${frame.no} of the -wal is no page of this volume`, COPY_REMEDY);
+    }
+    const scan = pages.scan(this.#isMounted);
+    for (;;) {
+      const step = scan.next();
+      if (step.done === true) {
+        this.#badPages(pages, step.value);
+        break;
+      }
+      yield { phase: "pages", done: step.value, total: pages.pageCount };
+    }
+    if (this.#isMounted || this.#copyNeeded) return;
+    const expected = pages.pageCount * pages.pageSize;
+    if (pages.size > expected && pages.wal === undefined)
+      this.#find(
+        "file-size",
+        `the file has ${pages.size - expected} bytes behind its last page`,
+        "they are cut off",
+      );
+  }
+
+  #badPages(pages: Pages, bad: readonly BadPage[]): void {
+    const inWal = new Set(this.#isMounted ? pages.wal?.frames.map((frame) => frame.pageNo) : []);
+    for (const { pageNo, how } of bad) {
+      if (inWal.has(pageNo)) continue;
+      this.#copyNeeded = true;
+      const text = {
+        damaged: "is damaged",
+        zero: "is all zeros",
+        missing: "is missing: the file ends before it",
+      };
+      this.#find("page", `page ${pageNo} ${text[how]}`, COPY_REMEDY);
+    }
+  }
+
+  #checkWal(pages: Pages): void {
+    const { wal } = pages;
+    if (wal === undefined) return;
+    if (wal.isCut && !this.#isStillCut()) return;
+    if (wal.isCut) {
+      this.#copyNeeded = true;
+      const where = wal.headerDamaged
+        ? "its header is damaged"
+        : `frame ${wal.replayed + 1} or one soon after it is damaged`;
+      this.#find(
+        "wal",
+        `the -wal is damaged (${where}): ${wal.cutCommits} commits behind it are cut off`,
+        "they are put back as far as their pages can be read",
+      );
+    } else if (wal.headerDamaged && wal.frames.length > 0) {
+      this.#notice("wal", "the -wal has a damaged header, and no commit behind it");
+    } else if (wal.unfinished > 0 && !this.#isMounted) {
+      this.#notice(
+        "wal",
+        `the -wal ends in an unfinished commit of ${wal.unfinished} pages, as a crash leaves it`,
+      );
+    } else if (wal.replayed > 0 && !this.#isMounted) {
+      this.#notice("wal", "the last changes are in the -wal, as a crash leaves them; they count");
+    }
+  }
+
+  /** Beside a mount the -wal may have been started over while it was read. */
+  #isStillCut(): boolean {
+    if (!this.#isMounted) return true;
+    const ATTEMPTS = 3;
+    for (let attempt = 0; attempt < ATTEMPTS; attempt++)
+      if (scanWal(`${this.#path}-wal`, this.#key.cipher.pageSize)?.isCut !== true) return false;
+    return true;
+  }
+
+  #notice(kind: string, text: string): void {
+    this.#notices.push({ kind, text });
+  }
+
+  // --- rows
+
+  *#checkRows(db: Database): Generator<Progress, { inodes: number; blocks: number }> {
+    const figures = { inodes: 0, blocks: 0 };
+    try {
+      yield { phase: "structure", done: 0, total: 0 };
+      this.#refuseTooNew(db);
+      if (!this.#checkSchema(db)) return figures;
+      const lines = db.prepare("PRAGMA integrity_check(100)");
+      while (lines.step()) if (lines.text(0) !== "ok") this.#structure(lines.text(0));
+      db.release(lines);
+      if (this.#copyNeeded) return figures;
+      yield* this.#checkInvariants(db, INVARIANTS);
+      if (this.#options.verifyData === true) yield* this.#readData(db);
+      this.#count(db, figures);
+      if (db.isPoisoned) this.#structure("a page has a wrong HMAC");
+    } catch (error) {
+      if (!(error instanceof SqliteError) || !error.isDamage) throw error;
+      this.#copyNeeded = true;
+      this.#find("sqlite", error.message, COPY_REMEDY);
+    }
+    return figures;
+  }
+
+  #refuseTooNew(db: Database): void {
+    const major = Number(db.pragma("user_version"));
+    const format = major > FORMAT_MAJOR ? String(major) : (readMeta(db, "format") ?? "0");
+    const features = readMeta(db, "features_incompatible") ?? "[]";
+    let unknown: unknown = [];
+    try {
+      unknown = JSON.parse(features);
+    } catch {
+      // An invariant says so.
+    }
+    const needs = Array.isArray(unknown) ? unknown : [];
+    if (Number.parseInt(format, 10) <= FORMAT_MAJOR && needs.length === 0) return;
+    throw new OpenError(
+      "too-new",
+      this.#path,
+      `${this.#path}: its format is ${format}${needs.length > 0 ? ` with ${needs.join(", ")}` : ""}, ` +
+        `this sqlfuse knows ${FORMAT_MAJOR}.x; use a newer sqlfuse`,
+    );
+  }
+
+  /** Whether the tables are those of the format; indexes and triggers can be mended in place. */
+  #checkSchema(db: Database): boolean {
+    for (const { type, name, what } of schemaDifferences(db, this.#key)) {
+      if (type === "table") this.#copyNeeded = true;
+      const remedy = type === "table" ? COPY_REMEDY : what === "unknown" ? "is removed" : "is made again";
+      this.#find("schema", `the ${type} ${name} is ${what}`, remedy);
+    }
+    return !this.#copyNeeded;
+  }
+
+  #structure(line: string): void {
+    const ofIndex = /missing from index|wrong # of entries in index|non-unique entry in index/.test(line);
+    if (!ofIndex) this.#copyNeeded = true;
+    this.#find("sqlite", line, ofIndex ? "the indexes are made again" : COPY_REMEDY);
+  }
+
+  *#checkInvariants(db: Database, invariants: readonly Invariant[]): Generator<Progress> {
+    const names = new Names(db);
+    for (const [i, { kind, broken, remedy }] of invariants.entries()) {
+      yield { phase: "tree", done: i, total: invariants.length };
+      let count = 0;
+      for (const one of brokenOf(db, broken)) {
+        if (++count > MOST_OF_A_KIND) continue;
+        const { ino, entry, text } = one;
+        const path =
+          entry !== undefined
+            ? names.pathOfEntry(entry.parent as Ino, entry.name)
+            : ino > 0
+              ? names.pathOf(ino as Ino)
+              : undefined;
+        const where = { ...(ino > 0 ? { ino: ino as Ino } : {}), ...(path === undefined ? {} : { path }) };
+        this.#find(kind, showText(text), remedy, where);
+      }
+      if (count > MOST_OF_A_KIND) this.#find(kind, `${count - MOST_OF_A_KIND} more like these`, remedy);
+    }
+    const orphans = numberOf(db, "SELECT count(*) FROM inode WHERE nlink = 0");
+    if (orphans > 0 && !this.#isMounted)
+      this.#notice("orphan", `${orphans} unlinked files wait to be purged, which the next mount does`);
+  }
+
+  /** Reads every byte of every block: what else can be wrong with one than its page. */
+  *#readData(db: Database): Generator<Progress> {
+    const total = numberOf(db, "SELECT count(*) FROM block");
+    const rows = db.prepare("SELECT data FROM block");
+    const SLICE = 256;
+    let done = 0;
+    while (rows.step()) {
+      rows.blob(0);
+      if (++done % SLICE === 0) yield { phase: "data", done, total };
+    }
+    db.release(rows);
+  }
+
+  #count(db: Database, figures: { inodes: number; blocks: number }): void {
+    figures.inodes = numberOf(db, "SELECT count(*) FROM inode");
+    figures.blocks = numberOf(db, "SELECT count(*) FROM block");
+  }
+
+  // --- what can still be read
+
+  *#checkCopy(pages: Pages): Generator<Progress, { inodes: number; blocks: number }> {
+    pages.useWal(overlayOf(pages));
+    const copy = new Database(":memory:", this.#key, { mode: "create" });
+    try {
+      copy.exec(schemaSql());
+      const steps = salvage(pages, copy, false);
+      let salvaged: Salvaged;
+      for (;;) {
+        const step = steps.next();
+        if (step.done === true) {
+          salvaged = step.value;
+          break;
+        }
+        yield { phase: "rescue", done: step.value, total: 0 };
+      }
+      for (const [pageNo, owner] of salvaged.lost) this.#sayWhose(pageNo, owner);
+      yield* this.#checkInvariants(
+        copy,
+        INVARIANTS.filter(({ kind }) => kind !== "header"),
+      );
+      for (const finding of unreadableRanges(copy, salvaged.partial)) this.#findings.push(finding);
+      const figures = { inodes: 0, blocks: 0 };
+      this.#count(copy, figures);
+      return figures;
+    } finally {
+      copy.close();
+    }
+  }
+
+  /** Adds to the finding of a page to whom it belongs. */
+  #sayWhose(pageNo: number, owner: string): void {
+    const at = this.#findings.findIndex(({ text }) => text.startsWith(`page ${pageNo} `));
+    const found = this.#findings[at];
+    if (found === undefined) this.#find("page", `page ${pageNo} cannot be read (${owner})`, COPY_REMEDY);
+    else this.#findings[at] = { ...found, text: `${found.text} (${owner})` };
+  }
+}
+
+/** Which frames of the -wal to read for a rescue: all, where its end was cut off. */
+export function overlayOf(pages: Pages): "replayed" | "written" {
+  return pages.wal?.isCut === true ? "written" : "replayed";
+}
+
+/** The bytes of files that are lost with the rest of these blocks, of which only the first bytes could be read. */
+function unreadableRanges(db: Database, partial: ReadonlyMap<number, number>): Finding[] {
+  if (partial.size === 0) return [];
+  const names = new Names(db);
+  const findings: Finding[] = [];
+  const rows = db.prepare(
+    "SELECT e.ino, e.idx, e.block, i.block_size, i.size FROM extent AS e JOIN inode AS i ON i.ino = e.ino",
+  );
+  while (rows.step()) {
+    const have = partial.get(rows.int(2));
+    if (have === undefined) continue;
+    const [ino, start] = [rows.int(0) as Ino, rows.int(1) * rows.int(3)];
+    const end = Math.min(start + rows.int(3), rows.int(4));
+    const path = names.pathOf(ino);
+    findings.push({
+      kind: "unreadable",
+      ino,
+      ...(path === undefined ? {} : { path }),
+      text: `bytes ${start + have} to ${end - 1} cannot be read`,
+      remedy: "a hole takes their place",
+    });
+  }
+  db.release(rows);
   return findings;
 }
 
-/** A path that leads to `ino`, undefined where none does. Slow: only for findings. */
-function pathOf(db: Database, ino: Ino): string | undefined {
-  const select = db.prepare("SELECT parent, name FROM dirent WHERE ino = ?1 LIMIT 1");
-  const names: string[] = [];
-  const DEEPEST = 4096;
-  for (let at = ino; at !== ROOT_INO; ) {
-    if (!select.bindInt(1, at).step() || names.length > DEEPEST) return undefined;
-    names.unshift(Buffer.from(select.blob(1)).toString());
-    at = select.int(0) as Ino;
-    select.reset();
+/** What breaks an invariant. */
+export function* brokenOf(db: Database, broken: Invariant["broken"]): Generator<Broken> {
+  if (typeof broken !== "string") {
+    yield* broken(db);
+    return;
   }
-  return `/${names.join("/")}`;
+  const rows = db.prepare(broken);
+  const found: Broken[] = [];
+  while (rows.step()) {
+    const entry = rows.isNull(3) ? {} : { entry: { parent: Number(rows.bigint(2)), name: rows.blob(3) } };
+    found.push({ ino: Number(rows.bigint(0)), text: rows.text(1), ...entry });
+  }
+  db.release(rows);
+  yield* found;
+}
+
+interface Difference {
+  readonly type: string;
+  readonly name: string;
+  readonly what: "missing" | "changed" | "unknown";
+  /** What makes it, where it is known. */
+  readonly sql: string;
+}
+
+/** How the schema differs from the one of the format. Tables and indexes that are not ours are a newer minor's. */
+export function schemaDifferences(db: Database, key: Key): Difference[] {
+  const reference = new Database(":memory:", key, { mode: "create" });
+  try {
+    reference.exec(schemaSql());
+    const expected = schemaOf(reference);
+    const found = schemaOf(db);
+    const differences: Difference[] = [];
+    for (const [name, { type, sql }] of expected) {
+      const there = found.get(name);
+      if (there === undefined) differences.push({ type, name, what: "missing", sql });
+      else if (plain(there.sql) !== plain(sql)) differences.push({ type, name, what: "changed", sql });
+    }
+    for (const [name, { type, sql }] of found)
+      if (!expected.has(name) && (type === "trigger" || type === "view"))
+        differences.push({ type, name, what: "unknown", sql });
+    return differences;
+  } finally {
+    reference.close();
+  }
+}
+
+function schemaOf(db: Database): Map<string, { type: string; sql: string }> {
+  const rows = db.prepare("SELECT name, type, sql FROM sqlite_schema WHERE sql IS NOT NULL");
+  const found = new Map<string, { type: string; sql: string }>();
+  while (rows.step()) found.set(rows.text(0), { type: rows.text(1), sql: rows.text(2) });
+  db.release(rows);
+  return found;
+}
+
+/** SQL without comments and spaces: these may change without the format changing. */
+function plain(sql: string): string {
+  return sql.replace(/--[^\n]*/g, "").replace(/\s+/g, "");
+}
+
+function numberOf(db: Database, sql: string): number {
+  const row = db.prepare(sql);
+  const value = row.step() ? row.int(0) : 0;
+  db.release(row);
+  return value;
 }

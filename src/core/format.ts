@@ -6,7 +6,7 @@ import { assert } from "../base/assert.ts";
 import type { Database } from "../db/database.ts";
 import { OpenError } from "./errors.ts";
 
-const FORMAT_MAJOR = 1;
+export const FORMAT_MAJOR = 1;
 /** meta.format of a new volume. */
 export const FORMAT = `${FORMAT_MAJOR}.0.0`;
 /** PRAGMA application_id: "SQLF". */

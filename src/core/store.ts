@@ -313,6 +313,11 @@ export class Store {
     return this.query(0 as Ino, () => this.#space.figures());
   }
 
+  /** Copies the -wal that was found at the opening to the main file, and cuts it to nothing. */
+  settle(): void {
+    this.#copyWal(true);
+  }
+
   #copyWal(truncate: boolean): void {
     try {
       if (truncate) this.writer.checkpointTruncate();

@@ -12,6 +12,7 @@ import { dirname } from "node:path";
 import { type Clock, systemClock } from "../base/clock.ts";
 import { SqliteError } from "../db/errors.ts";
 import type { Key } from "../db/key.ts";
+import { scanWal } from "../db/wal.ts";
 import { SQLITE_BUSY } from "../native/sqlite3.ts";
 import { Attributes } from "./attributes.ts";
 import { Blocks } from "./blocks.ts";
@@ -125,6 +126,7 @@ export class Volume {
           "copy both files to a writable directory and mount that copy",
       );
     }
+    if (walWaits) refuseCutWal(path, key);
     try {
       this.#store = new Store(path, key, {
         readOnly: options.readOnly,
@@ -150,6 +152,8 @@ export class Volume {
       this.tree = new Tree(this.#store, this.#rows, this.xattrs);
       this.files = new Files(this.#store, this.#rows, blocks, extents, this.xattrs);
       this.attributes = new Attributes(this.#store, this.#rows, this.xattrs, this.files);
+      // What a crash left is settled at once: what lies behind it in the -wal is then never taken for another crash's.
+      if (walWaits && !options.readOnly) this.#store.settle();
       this.restore = new Restore(this.#store, this.#rows, extents, this.tree, this.xattrs);
       this.#purge = new Purge(this.#store, this.#rows, extents, this.xattrs);
     } catch (error) {
@@ -231,6 +235,20 @@ export class Volume {
       this.#lock?.release();
     }
   }
+}
+
+/**
+ * SQLite would replay the -wal up to its first damaged frame and write over the rest: commits that a repair can
+ * still save. @throws OpenError damaged
+ */
+function refuseCutWal(path: string, key: Key): void {
+  const wal = scanWal(`${path}-wal`, key.cipher.pageSize);
+  if (wal?.isCut !== true) return;
+  throw new OpenError(
+    "damaged",
+    path,
+    `${path}: its -wal is damaged, and a mount would lose ${wal.cutCommits} commits; save them with: sqlfuse fsck --repair ${path}`,
+  );
 }
 
 /** Whether this process may write the file and make files beside it. */

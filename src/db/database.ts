@@ -28,6 +28,11 @@ export interface DatabaseOptions {
   readonly mode: "create" | "readwrite" | "readonly";
   /** The file cannot change while it is open and has no -wal: read it without locks and without a -shm. */
   readonly immutable?: boolean;
+  /**
+   * Nobody else has it open: a -wal is read without locks and without a -shm, so that a read-only connection
+   * leaves nothing behind, and works where nothing can be written.
+   */
+  readonly alone?: boolean;
   /** Bytes of page cache. */
   readonly cacheBytes?: number;
 }
@@ -84,7 +89,7 @@ export class Database {
   }
 
   #connect(): void {
-    const { mode, immutable, cacheBytes } = this.#options;
+    const { mode, immutable, alone, cacheBytes } = this.#options;
     const out: [Pointer | null] = [null];
     const access = {
       create: SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE,
@@ -92,7 +97,8 @@ export class Database {
       readonly: SQLITE_OPEN_READONLY,
     }[mode];
     const name = encodeURI(this.path).replace(/[?#]/g, encodeURIComponent);
-    const uri = `file:${name}${immutable === true ? "?immutable=1" : ""}`;
+    const how = immutable === true ? "?immutable=1" : alone === true ? "?vfs=unix-none" : "";
+    const uri = `file:${name}${how}`;
     const code = this.#api.open_v2(uri, out, access | SQLITE_OPEN_URI | SQLITE_OPEN_NOMUTEX, null);
     if (out[0] === null) throw new SqliteError("cannot open", code, 0, this.path);
     this.#pointer = out[0];
@@ -110,6 +116,8 @@ export class Database {
       gate(this);
       this.exec(`PRAGMA cipher_page_size = ${this.#key.cipher.pageSize}`);
       this.exec(`PRAGMA cipher_hmac_algorithm = ${this.#key.cipher.hmac}`);
+      // Without locks the index of the -wal must be this connection's own memory.
+      if (alone === true) this.exec("PRAGMA locking_mode = EXCLUSIVE");
       if (mode !== "readonly") this.#watchWal();
       if (cacheBytes !== undefined) this.exec(`PRAGMA cache_size = -${Math.ceil(cacheBytes / 1024)}`);
     } catch (error) {
@@ -169,6 +177,13 @@ export class Database {
     const statement = new Statement(this, this.#prepare(sql), sql);
     this.#statements.push(statement);
     return statement;
+  }
+
+  /** Ends the life of a statement that `prepare` made. */
+  release(statement: Statement): void {
+    const at = this.#statements.lastIndexOf(statement);
+    if (at >= 0) this.#statements.splice(at, 1);
+    statement.finalize();
   }
 
   #prepare(sql: string, flags = SQLITE_PREPARE_PERSISTENT): Pointer {

@@ -1,13 +1,15 @@
 /**
- * SQLCipher 4's page format, as far as its HMAC goes: tells whether a page is one that
- * the holder of the key wrote, without opening the database. So a wrong password is
- * told from damage, and the cipher settings are found with one key derivation.
+ * The page format of SQLCipher 4: tells whether a page is one that the holder of the key
+ * wrote, and decrypts it, without opening the database. So a wrong password is told from
+ * damage, the cipher settings are found with one key derivation, and what SQLite cannot
+ * reach behind a damaged page is read all the same.
  *
  * A page ends in a reserve: IV (16 bytes), HMAC, padding to a multiple of 16. The HMAC
  * covers what precedes it and the page number (32 bits, little-endian). In page 1 the
- * first 16 bytes are the salt and are not covered.
+ * first 16 bytes are the salt, neither covered nor encrypted: they stand for SQLite's
+ * "SQLite format 3". What precedes the reserve is AES-256-CBC.
  */
-import { createHmac, pbkdf2Sync, timingSafeEqual } from "node:crypto";
+import { createDecipheriv, createHmac, pbkdf2Sync, timingSafeEqual } from "node:crypto";
 import { type CipherSettings, type HmacAlgorithm, type Key, SALT_BYTES } from "./key.ts";
 
 const IV_BYTES = 16;
@@ -43,4 +45,15 @@ export function pageIsAuthentic(page: Buffer, pageNo: number, key: Buffer, ciphe
     .update(number)
     .digest();
   return timingSafeEqual(mac, page.subarray(hmacAt, hmacAt + digest.bytes));
+}
+
+/** The content of an authentic page, without its reserve. */
+export function decryptPage(page: Buffer, pageNo: number, key: Key): Buffer {
+  const { pageSize, hmac } = key.cipher;
+  const end = pageSize - reserveBytes(hmac);
+  const aes = createDecipheriv("aes-256-cbc", key.bytes, page.subarray(end, end + IV_BYTES));
+  aes.setAutoPadding(false);
+  if (pageNo !== 1) return aes.update(page.subarray(0, end));
+  const start = Buffer.from("SQLite format 3\0", "latin1");
+  return Buffer.concat([start, aes.update(page.subarray(SALT_BYTES, end))]);
 }

@@ -1,0 +1,621 @@
+/**
+ * What must hold in a volume: one row per invariant, with the query that returns what breaks
+ * it and what mends it. The order is the order of mending: what a later one relies on comes first.
+ *
+ * Each query returns (ino or 0, text, parent, name): `parent` and `name` say which entry is meant
+ * where the inode alone does not tell, and are NULL elsewhere.
+ */
+import { FsError } from "../base/errno.ts";
+import type { Database } from "../db/database.ts";
+import { ACL_ACCESS, ACL_DEFAULT, type AclEntry, applyMode, decodeAcl, encodeAcl, modeOf } from "./acl.ts";
+import { APPLICATION_ID, FORMAT, FORMAT_MAJOR } from "./format.ts";
+import { type Mender, NUMBER_MAX } from "./mender.ts";
+import { isDirectory, isSymlink, S_IFBLK, S_IFCHR, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG } from "./mode.ts";
+import {
+  type Ino,
+  MAX_FILE_SIZE,
+  NAME_MAX,
+  ROOT_INO,
+  SYMLINK_MAX,
+  XATTR_LIST_MAX,
+  XATTR_NAME_MAX,
+  XATTR_SIZE_MAX,
+} from "./types.ts";
+
+/** One thing that breaks an invariant. */
+export interface Broken {
+  /** 0 where no inode is meant. */
+  readonly ino: number;
+  readonly text: string;
+  /** The entry that is meant. */
+  readonly entry?: { readonly parent: number; readonly name: Uint8Array };
+}
+
+export interface Invariant {
+  readonly kind: string;
+  readonly broken: string | ((db: Database) => Iterable<Broken>);
+  /** What `mend` does, for the user. */
+  readonly remedy: string;
+  /** SQL, or what SQL alone cannot do. */
+  readonly mend: readonly string[] | ((mender: Mender) => void);
+}
+
+/** Larger epochs are damage, not history. */
+const EPOCH_MAX = 2 ** 32;
+const U32 = 2 ** 32 - 1;
+const SMALLEST_BLOCK = 512;
+const LARGEST_BLOCK = 1 << 20;
+/** Numbers below are kept: 1 is the root, and readdir's cookies 1 and 2 are "." and "..". */
+const FIRST_SERIAL = 16;
+const DEFAULT_BLOCK_SIZE = 65_536;
+
+const META = (key: string) => `(SELECT value FROM meta WHERE key = '${key}')`;
+const IS = (type: number, table = "i") => `(${table}.mode & ${S_IFMT}) = ${type}`;
+const INODE = (text: string) => `SELECT i.ino, ${text}, NULL, NULL FROM inode AS i`;
+const ENTRY = (text: string) => `SELECT d.ino, ${text}, d.parent, d.name FROM dirent AS d`;
+const LIVE_TABLES = ["inode", "dirent", "xattr", "extent"] as const;
+/** Columns that tell a row of a table from another, beside its epochs. */
+const KEYS = { inode: ["ino"], dirent: ["parent", "name"], xattr: ["ino", "name"], extent: ["ino", "idx"] };
+const TYPES = [1, 2, 4, 6, 8, 10, 12].map((type) => type << 12).join(", ");
+
+const each = (build: (table: (typeof LIVE_TABLES)[number]) => string) =>
+  LIVE_TABLES.map(build).join(" UNION ALL ");
+const sameKey = (table: (typeof LIVE_TABLES)[number], a: string, b: string) =>
+  KEYS[table].map((column) => `${a}.${column} = ${b}.${column}`).join(" AND ");
+
+/** The latest epoch that any row speaks of, as far as it can be one. */
+const LATEST = `(SELECT ifnull(max(epoch), 1) FROM (${each(
+  (table) => `SELECT max(born) AS epoch FROM ${table} WHERE born <= ${EPOCH_MAX}
+    UNION ALL SELECT max(died) FROM ${table}_past WHERE died <= ${EPOCH_MAX}`,
+)}))`;
+const RAISE_EPOCH = `UPDATE meta SET value = ${LATEST} WHERE key = 'epoch' AND value < ${LATEST}`;
+const clampBorn = (table: string) => [
+  RAISE_EPOCH,
+  `UPDATE ${table} SET born = 1 WHERE born < 1`,
+  `UPDATE ${table} SET born = ${META("epoch")} WHERE born > ${META("epoch")}`,
+];
+
+/** Keys of meta, what their value must be, and what it becomes where it is not. */
+const META_RULES: Readonly<Record<string, readonly [valid: string, instead: string]>> = {
+  format: ["typeof(value) = 'text' AND value GLOB '[0-9]*.[0-9]*.[0-9]*'", `'${FORMAT}'`],
+  volume_id: ["typeof(value) = 'blob' AND length(value) = 16", "randomblob(16)"],
+  replica_id: ["typeof(value) = 'integer' AND value >= 0", "random() & 9223372036854775807"],
+  block_size: [
+    `typeof(value) = 'integer' AND value BETWEEN ${SMALLEST_BLOCK} AND ${LARGEST_BLOCK} AND (value & (value - 1)) = 0`,
+    `ifnull((SELECT block_size FROM inode WHERE block_size BETWEEN ${SMALLEST_BLOCK} AND ${LARGEST_BLOCK}
+      GROUP BY block_size ORDER BY count(*) DESC LIMIT 1), ${DEFAULT_BLOCK_SIZE})`,
+  ],
+  epoch: [`typeof(value) = 'integer' AND value BETWEEN 1 AND ${EPOCH_MAX}`, LATEST],
+  next_serial: [
+    `typeof(value) = 'integer' AND value BETWEEN ${FIRST_SERIAL} AND ${NUMBER_MAX}`,
+    String(FIRST_SERIAL),
+  ],
+  created_ns: ["typeof(value) = 'integer'", "ifnull((SELECT min(btime_ns) FROM inode), 0)"],
+  features: ["CASE WHEN json_valid(value) THEN json_type(value) = 'array' ELSE 0 END", "'[]'"],
+  features_incompatible: ["CASE WHEN json_valid(value) THEN json_type(value) = 'array' ELSE 0 END", "'[]'"],
+};
+
+/** Whether the inode has what belongs to a type and to no other. */
+const SUPPORTS = (type: string) => `CASE ${type}
+  WHEN ${S_IFREG} THEN i.block_size > 0 AND i.target IS NULL
+  WHEN ${S_IFLNK} THEN i.target IS NOT NULL
+  WHEN ${S_IFDIR} THEN i.block_size = 0 AND i.target IS NULL AND (i.parent > 0 OR i.nlink = 0)
+  ELSE i.block_size = 0 AND i.target IS NULL AND i.parent = 0 END`;
+
+/** A row of `extent` or `extent_past` whose block is not there, with the bytes that are lost with it. */
+const missingBlock = (table: string, when: string) => `
+  SELECT e.ino, 'bytes ' || (e.idx * ifnull(i.block_size, 0)) || ' to '
+    || (min((e.idx + 1) * ifnull(i.block_size, 0), max(ifnull(i.size, 0), e.idx * ifnull(i.block_size, 0) + 1)) - 1)
+    || '${when} are lost: block ' || e.block || ' does not exist', NULL, NULL
+  FROM ${table} AS e LEFT JOIN block AS b ON b.id = e.block LEFT JOIN inode AS i ON i.ino = e.ino
+  WHERE e.block <> 0 AND b.id IS NULL`;
+
+const ALL_EXTENTS = `(SELECT ino, block, shared FROM extent UNION ALL SELECT ino, block, shared FROM extent_past)`;
+
+/** Bytes that a block of this extent may have: it never reaches past the end of its file. */
+const MOST = "max(0, min(i.block_size, i.size - e.idx * i.block_size))";
+
+const hex = (text: string) => `x'${Buffer.from(text).toString("hex")}'`;
+const IN_NAMESPACE = `(${["user.", "trusted.", "security."]
+  .map((space) => `(substr(x.name, 1, ${space.length}) = ${hex(space)} AND length(x.name) > ${space.length})`)
+  .join(" OR ")} OR x.name IN (${hex(ACL_ACCESS.toString())}, ${hex(ACL_DEFAULT.toString())}))`;
+const BAD_XATTR_NAME = `(length(x.name) NOT BETWEEN 1 AND ${XATTR_NAME_MAX} OR instr(x.name, x'00') OR NOT ${IN_NAMESPACE})`;
+const XATTR = "'attribute ' || CAST(x.name AS TEXT)";
+
+/** Whether an inode was there in the epoch before `died` of the row `p`. */
+const lived = (column: string) => `(
+  EXISTS (SELECT 1 FROM inode AS i WHERE i.ino = p.${column} AND i.born < p.died)
+  OR EXISTS (SELECT 1 FROM inode_past AS q WHERE q.ino = p.${column} AND q.born < p.died AND p.died <= q.died))`;
+/** Past rows without their inode. */
+const ORPHANED_PAST = [
+  ["dirent_past", "parent"],
+  ["dirent_past", "ino"],
+  ["xattr_past", "ino"],
+  ["extent_past", "ino"],
+] as const;
+
+export const INVARIANTS: readonly Invariant[] = [
+  {
+    kind: "header",
+    *broken(db) {
+      if (Number(db.pragma("application_id")) !== APPLICATION_ID)
+        yield { ino: 0, text: "the database does not say that it is a sqlfuse volume" };
+      if (Number(db.pragma("user_version")) !== FORMAT_MAJOR)
+        yield { ino: 0, text: `user_version is ${db.pragma("user_version")}, not ${FORMAT_MAJOR}` };
+    },
+    remedy: "is set",
+    mend: [`PRAGMA application_id = ${APPLICATION_ID}`, `PRAGMA user_version = ${FORMAT_MAJOR}`],
+  },
+  {
+    kind: "meta",
+    broken: Object.entries(META_RULES)
+      .map(
+        ([key, [valid]]) => `SELECT 0, 'meta.${key} is ' ||
+          ifnull((SELECT CASE typeof(value) WHEN 'blob' THEN quote(value) ELSE value END FROM meta WHERE key = '${key}'), 'missing'),
+          NULL, NULL WHERE NOT EXISTS (SELECT 1 FROM meta WHERE key = '${key}' AND (${valid}))`,
+      )
+      .join(" UNION ALL "),
+    remedy: "is set again from what the volume holds",
+    mend: Object.entries(META_RULES).map(
+      ([key, [valid, instead]]) => `INSERT INTO meta (key, value) SELECT '${key}', ${instead}
+        WHERE NOT EXISTS (SELECT 1 FROM meta WHERE key = '${key}' AND (${valid}))
+        ON CONFLICT (key) DO UPDATE SET value = excluded.value`,
+    ),
+  },
+  // --- epochs
+  ...LIVE_TABLES.map(
+    (table): Invariant => ({
+      kind: `${table === "dirent" ? "entry" : table}-born`,
+      broken:
+        table === "dirent"
+          ? `${ENTRY("'the entry is born in epoch ' || d.born")} WHERE d.born NOT BETWEEN 1 AND ${META("epoch")}`
+          : `SELECT t.ino, '${{ inode: "it", xattr: "an attribute", extent: "an extent" }[table]} is born in epoch ' || t.born,
+              NULL, NULL FROM ${table} AS t WHERE t.born NOT BETWEEN 1 AND ${META("epoch")}`,
+      remedy: "the volume's epoch is advanced to it; where it cannot be one, it becomes the volume's",
+      mend: clampBorn(table),
+    }),
+  ),
+  {
+    kind: "past-epochs",
+    broken: each(
+      (
+        table,
+      ) => `SELECT ino, 'a past ${table} row is born in epoch ' || born || ' and died in ' || died, NULL, NULL
+        FROM ${table}_past WHERE NOT (born >= 1 AND born < died AND died <= ${META("epoch")})`,
+    ),
+    remedy: "the volume's epoch is advanced; a row that held in no epoch is dropped",
+    mend: [
+      RAISE_EPOCH,
+      ...LIVE_TABLES.map(
+        (table) =>
+          `DELETE FROM ${table}_past WHERE NOT (born >= 1 AND born < died AND died <= ${META("epoch")})`,
+      ),
+    ],
+  },
+  {
+    kind: "past-overlap",
+    broken: each(
+      (table) => `SELECT p.ino, 'two past ${table} rows hold in epoch ' || q.born, NULL, NULL
+        FROM ${table}_past AS p JOIN ${table}_past AS q ON ${sameKey(table, "p", "q")} AND q.died > p.died
+        WHERE q.born < p.died
+        UNION ALL SELECT p.ino, 'the ${table} row and a past one of it both hold in epoch ' || t.born, NULL, NULL
+        FROM ${table}_past AS p JOIN ${table} AS t ON ${sameKey(table, "p", "t")} WHERE t.born < p.died`,
+    ),
+    remedy: "the later row holds from the end of the earlier one",
+    mend: LIVE_TABLES.flatMap((table) => {
+      const before = (of: string) =>
+        `SELECT max(p.died) FROM ${table}_past AS p WHERE ${sameKey(table, "p", of)}`;
+      return [
+        `UPDATE ${table}_past AS q SET born = (${before("q")} AND p.died < q.died)
+          WHERE born < (${before("q")} AND p.died < q.died)`,
+        `UPDATE ${table} AS t SET born = (${before("t")}) WHERE born < (${before("t")})`,
+      ];
+    }),
+  },
+  {
+    kind: "past-owner",
+    broken: ORPHANED_PAST.map(
+      ([table, column]) => `SELECT p.${column}, 'a row of ${table} that died in epoch ' || p.died
+        || ' belongs to an inode that was not there', NULL, NULL FROM ${table} AS p WHERE NOT ${lived(column)}
+        AND NOT EXISTS (SELECT 1 FROM inode_past WHERE born < 1 OR born >= died)`,
+    ).join(" UNION ALL "),
+    remedy: "the row is dropped from the past",
+    mend: ORPHANED_PAST.map(([table, column]) => `DELETE FROM ${table} AS p WHERE NOT ${lived(column)}`),
+  },
+  // --- numbers
+  {
+    kind: "inode-number",
+    broken: `SELECT 0, 'inode ' || n.ino || ' has a number that none can have', NULL, NULL
+      FROM (SELECT ino FROM inode UNION SELECT parent FROM dirent UNION SELECT ino FROM extent UNION SELECT ino FROM xattr) AS n
+      WHERE n.ino < 1 OR n.ino > ${NUMBER_MAX}
+      UNION ALL ${INODE("'it has a number that is still to be given out'")}
+      WHERE i.ino >= ${META("next_serial")} AND i.ino <= ${NUMBER_MAX}`,
+    remedy: "gets a new number, or the counter of numbers is advanced",
+    mend: (mender) => mender.renumberInodes(),
+  },
+  {
+    kind: "block-number",
+    broken: `SELECT ifnull((SELECT ino FROM extent WHERE block = b.id AND block <> 0), 0),
+      'block ' || b.id || ' has a number that none can have', NULL, NULL FROM block AS b WHERE b.id < 1 OR b.id > ${NUMBER_MAX}`,
+    remedy: "gets a new number",
+    mend: (mender) => mender.renumberBlocks(),
+  },
+  // --- inodes that are gone, and what they were
+  {
+    kind: "inode-type",
+    broken: `${INODE("'mode ' || i.mode || ' is no type of file'")}
+      WHERE (i.mode & ${S_IFMT}) NOT IN (${TYPES}) OR i.mode NOT BETWEEN 0 AND 65535`,
+    remedy: "becomes what its content says",
+    mend: [
+      `UPDATE inode SET mode = (mode & 4095) | CASE
+          WHEN target IS NOT NULL THEN ${S_IFLNK}
+          WHEN block_size > 0 THEN ${S_IFREG}
+          WHEN parent > 0 THEN ${S_IFDIR}
+          ELSE ifnull((SELECT type FROM dirent WHERE dirent.ino = inode.ino AND type IN (${TYPES}) LIMIT 1), ${S_IFREG}) END
+        WHERE (mode & ${S_IFMT}) NOT IN (${TYPES}) OR mode NOT BETWEEN 0 AND 65535`,
+    ],
+  },
+  {
+    kind: "entry-type",
+    broken: `${ENTRY("'the entry says type ' || d.type || ', the inode has mode ' || i.mode")}
+      JOIN inode AS i ON i.ino = d.ino WHERE d.type <> (i.mode & ${S_IFMT})`,
+    remedy: "the inode's content decides which of them is right",
+    mend: [
+      `UPDATE inode AS i SET mode = (i.mode & 4095) | d.type FROM dirent AS d
+        WHERE d.ino = i.ino AND d.type <> (i.mode & ${S_IFMT}) AND d.type IN (${TYPES})
+        AND ${SUPPORTS("d.type")} AND NOT ${SUPPORTS(`(i.mode & ${S_IFMT})`)}`,
+      `UPDATE dirent SET type = i.mode & ${S_IFMT} FROM inode AS i
+        WHERE i.ino = dirent.ino AND dirent.type <> (i.mode & ${S_IFMT})`,
+    ],
+  },
+  {
+    kind: "root-missing",
+    broken: `SELECT ${ROOT_INO}, 'there is no root directory', NULL, NULL WHERE NOT EXISTS
+      (SELECT 1 FROM inode AS i WHERE ino = ${ROOT_INO} AND ${IS(S_IFDIR)} AND parent = ${ROOT_INO})`,
+    remedy: "is made again",
+    mend: (mender) => mender.makeRoot(),
+  },
+  {
+    kind: "directory-gone",
+    broken: `SELECT d.parent, 'the directory does not exist, ' || count(*) || ' entries of it do', NULL, NULL
+      FROM dirent AS d LEFT JOIN inode AS p ON p.ino = d.parent WHERE p.ino IS NULL AND d.parent BETWEEN 1 AND ${NUMBER_MAX}
+      GROUP BY d.parent`,
+    remedy: "is made again, in its place or in /lost+found, with mode 0700",
+    mend: (mender) => mender.remakeDirectories(),
+  },
+  {
+    kind: "extent-owner",
+    broken: `SELECT e.ino, 'the file does not exist, ' || count(*) || ' blocks of it do', NULL, NULL
+        FROM extent AS e LEFT JOIN inode AS i ON i.ino = e.ino WHERE i.ino IS NULL GROUP BY e.ino
+      UNION ALL SELECT e.ino, 'it has ' || count(*) || ' blocks but is no regular file', NULL, NULL
+        FROM extent AS e JOIN inode AS i ON i.ino = e.ino WHERE NOT ${IS(S_IFREG)} GROUP BY e.ino`,
+    remedy: "the file is made again from its blocks, in its place or in /lost+found, with mode 0600",
+    mend: (mender) => mender.remakeFiles(),
+  },
+  {
+    kind: "entry-dangling",
+    broken: `${ENTRY("'the entry names inode ' || d.ino || ', which does not exist'")}
+      LEFT JOIN inode AS i ON i.ino = d.ino WHERE i.ino IS NULL`,
+    remedy: "the entry is removed, unless its file or directory can be made again",
+    mend: ["DELETE FROM dirent WHERE NOT EXISTS (SELECT 1 FROM inode WHERE inode.ino = dirent.ino)"],
+  },
+  {
+    kind: "inode-range",
+    broken: `${INODE(`'owner ' || i.uid || ':' || i.gid || ', device ' || i.rdev || ', generation ' || i.generation || ', parent ' || i.parent
+        || ' cannot be'`)}
+      WHERE i.uid NOT BETWEEN 0 AND ${U32} OR i.gid NOT BETWEEN 0 AND ${U32} OR i.generation NOT BETWEEN 0 AND ${U32}
+      OR i.rdev NOT BETWEEN 0 AND ${U32} OR (i.rdev <> 0 AND (i.mode & ${S_IFMT}) NOT IN (${S_IFCHR}, ${S_IFBLK}))
+      OR (i.parent <> 0 AND (NOT ${IS(S_IFDIR)} OR (i.nlink = 0 AND i.ino NOT IN (SELECT ino FROM dirent))))`,
+    remedy: "what cannot be becomes 0",
+    mend: [
+      ...["uid", "gid", "generation", "rdev"].map(
+        (column) => `UPDATE inode SET ${column} = 0 WHERE ${column} NOT BETWEEN 0 AND ${U32}`,
+      ),
+      `UPDATE inode SET rdev = 0 WHERE rdev <> 0 AND (mode & ${S_IFMT}) NOT IN (${S_IFCHR}, ${S_IFBLK})`,
+      `UPDATE inode SET parent = 0 WHERE parent <> 0
+        AND ((mode & ${S_IFMT}) <> ${S_IFDIR} OR (nlink = 0 AND ino NOT IN (SELECT ino FROM dirent)))`,
+    ],
+  },
+  // --- entries
+  {
+    kind: "entry-root",
+    broken: `${ENTRY("'the entry names the root directory'")} WHERE d.ino = ${ROOT_INO}`,
+    remedy: "the entry is removed",
+    mend: [`DELETE FROM dirent WHERE ino = ${ROOT_INO}`],
+  },
+  {
+    kind: "entry-parent",
+    broken: `${ENTRY("'the entry is in inode ' || d.parent || ', which is no directory'")}
+      JOIN inode AS p ON p.ino = d.parent WHERE NOT ${IS(S_IFDIR, "p")}`,
+    remedy: "moves to /lost+found",
+    mend: (mender) =>
+      mender.moveEntries(
+        `SELECT d.parent, d.name, d.ino FROM dirent AS d JOIN inode AS p ON p.ino = d.parent WHERE NOT ${IS(S_IFDIR, "p")}`,
+      ),
+  },
+  {
+    kind: "entry-name",
+    broken: `${ENTRY("'the name of the entry cannot be'")}
+      WHERE length(d.name) NOT BETWEEN 1 AND ${NAME_MAX} OR d.name IN (x'2e', x'2e2e')
+      OR instr(d.name, x'00') OR instr(d.name, x'2f')`,
+    remedy: "moves to /lost+found",
+    mend: (mender) =>
+      mender.moveEntries(
+        `SELECT d.parent, d.name, d.ino FROM dirent AS d
+          WHERE length(d.name) NOT BETWEEN 1 AND ${NAME_MAX} OR d.name IN (x'2e', x'2e2e')
+          OR instr(d.name, x'00') OR instr(d.name, x'2f')`,
+      ),
+  },
+  {
+    kind: "entry-cookie",
+    broken: `${ENTRY("'the entry has the cookie ' || d.id || ', which cannot be'")} WHERE d.id <= 2 OR d.id > ${NUMBER_MAX}
+      UNION ALL ${ENTRY("'the entry has the cookie ' || d.id || ', which is still to be given out'")}
+      WHERE d.id >= ${META("next_serial")} AND d.id <= ${NUMBER_MAX}
+      UNION ALL ${ENTRY("'the entry has the cookie ' || d.id || ', which another has as well'")}
+      WHERE d.id IN (SELECT id FROM dirent GROUP BY id HAVING count(*) > 1)`,
+    remedy: "gets a new one, or the counter of numbers is advanced",
+    mend: (mender) =>
+      mender.renewCookies(`SELECT d.parent, d.name, d.ino FROM dirent AS d WHERE d.id <= 2 OR d.id > ${NUMBER_MAX}
+        OR d.id IN (SELECT id FROM dirent GROUP BY id HAVING count(*) > 1)`),
+  },
+  // --- the tree
+  {
+    kind: "directory-parent",
+    broken: `${INODE("'its parent is ' || i.parent || ', its entries are in ' || ifnull(group_concat(d.parent), 'none')")}
+      LEFT JOIN dirent AS d ON d.ino = i.ino WHERE ${IS(S_IFDIR)} AND i.ino <> ${ROOT_INO}
+      GROUP BY i.ino HAVING count(d.ino) > 1 OR i.parent <> max(d.parent)`,
+    remedy: "keeps one entry, and its parent is that entry's",
+    mend: (mender) => mender.nameDirectoriesOnce(),
+  },
+  {
+    kind: "directory-unreachable",
+    broken: `WITH RECURSIVE reached(ino) AS (SELECT ${ROOT_INO} UNION
+        SELECT d.ino FROM reached AS r JOIN dirent AS d ON d.parent = r.ino WHERE d.type = ${S_IFDIR})
+      ${INODE("'no path leads to this directory'")}
+      WHERE ${IS(S_IFDIR)} AND i.ino NOT IN reached
+      AND (i.nlink <> 0 OR i.ino IN (SELECT parent FROM dirent) OR i.ino IN (SELECT ino FROM dirent))`,
+    remedy: "moves to /lost+found, with what is in it",
+    mend: (mender) => mender.reach(),
+  },
+  {
+    kind: "file-unnamed",
+    broken: `${INODE("'it has ' || i.nlink || ' links, but no entry names it'")}
+      WHERE NOT ${IS(S_IFDIR)} AND i.nlink <> 0 AND i.ino NOT IN (SELECT ino FROM dirent)`,
+    remedy: "gets an entry in /lost+found",
+    mend: (mender) =>
+      mender.placeAll(
+        `SELECT ino FROM inode AS i WHERE NOT ${IS(S_IFDIR)} AND i.nlink <> 0 AND i.ino NOT IN (SELECT ino FROM dirent)`,
+      ),
+  },
+  {
+    kind: "link-count",
+    broken: `${INODE("'it says ' || i.nlink || ' links, ' || count(d.ino) || ' entries name it'")}
+      JOIN dirent AS d ON d.ino = i.ino WHERE NOT ${IS(S_IFDIR)}
+      GROUP BY i.ino HAVING i.nlink <> count(d.ino)`,
+    remedy: "the count is set",
+    mend: [
+      `UPDATE inode SET nlink = l.links FROM (SELECT ino, count(*) AS links FROM dirent GROUP BY ino) AS l
+        WHERE l.ino = inode.ino AND (mode & ${S_IFMT}) <> ${S_IFDIR} AND nlink <> l.links`,
+    ],
+  },
+  {
+    kind: "directory-link-count",
+    broken: `${INODE("'it says ' || i.nlink || ' links, it has ' || count(d.ino) || ' subdirectories'")}
+      LEFT JOIN dirent AS d ON d.parent = i.ino AND d.type = ${S_IFDIR}
+      WHERE ${IS(S_IFDIR)} AND (i.nlink <> 0 OR i.ino = ${ROOT_INO} OR i.ino IN (SELECT ino FROM dirent))
+      GROUP BY i.ino HAVING i.nlink <> 2 + count(d.ino)`,
+    remedy: "the count is set",
+    mend: [
+      `UPDATE inode AS i SET nlink = 2 + (SELECT count(*) FROM dirent AS d WHERE d.parent = i.ino AND d.type = ${S_IFDIR})
+        WHERE ${IS(S_IFDIR)} AND (i.nlink <> 0 OR i.ino = ${ROOT_INO} OR i.ino IN (SELECT ino FROM dirent))
+        AND nlink <> 2 + (SELECT count(*) FROM dirent AS d WHERE d.parent = i.ino AND d.type = ${S_IFDIR})`,
+    ],
+  },
+  // --- content
+  {
+    kind: "symlink-target",
+    broken: `${INODE("'its target has ' || ifnull(length(i.target), 'no') || ' bytes, its size is ' || i.size")}
+      WHERE ${IS(S_IFLNK)} <> (i.target IS NOT NULL)
+      OR (${IS(S_IFLNK)} AND (length(i.target) <> i.size OR length(i.target) NOT BETWEEN 1 AND ${SYMLINK_MAX}))`,
+    remedy: "its size is set; one that cannot be a target becomes a regular file that holds it",
+    mend: (mender) => mender.mendSymlinks(SYMLINK_MAX),
+  },
+  {
+    kind: "block-size",
+    broken: `${INODE("'its blocks have ' || i.block_size || ' bytes'")}
+      WHERE CASE WHEN ${IS(S_IFREG)}
+        THEN i.block_size NOT BETWEEN ${SMALLEST_BLOCK} AND ${LARGEST_BLOCK} OR (i.block_size & (i.block_size - 1)) <> 0
+        ELSE i.block_size <> 0 END`,
+    remedy: "is told from its blocks",
+    mend: (mender) => {
+      mender.db.exec(
+        `UPDATE inode SET block_size = 0 WHERE (mode & ${S_IFMT}) <> ${S_IFREG} AND block_size <> 0`,
+      );
+      mender.guessBlockSizes(`SELECT ino FROM inode AS i WHERE ${IS(S_IFREG)} AND
+        (i.block_size NOT BETWEEN ${SMALLEST_BLOCK} AND ${LARGEST_BLOCK} OR (i.block_size & (i.block_size - 1)) <> 0)`);
+    },
+  },
+  {
+    kind: "extent-index",
+    broken: `SELECT e.ino, 'a block of it is at index ' || e.idx, NULL, NULL FROM extent AS e JOIN inode AS i ON i.ino = e.ino
+      WHERE e.idx < 0 OR e.idx > ${MAX_FILE_SIZE} / max(i.block_size, ${SMALLEST_BLOCK})`,
+    remedy: "the block goes to /lost+found",
+    mend: [
+      `DELETE FROM extent AS e WHERE e.idx < 0 OR e.idx > ${MAX_FILE_SIZE} /
+        max((SELECT block_size FROM inode AS i WHERE i.ino = e.ino), ${SMALLEST_BLOCK})`,
+    ],
+  },
+  {
+    kind: "extent-shared",
+    broken: `SELECT ino, 'a block of it is neither shared nor not: ' || shared, NULL, NULL
+      FROM ${ALL_EXTENTS} WHERE shared NOT IN (0, 1)`,
+    remedy: "it counts as shared",
+    mend: ["extent", "extent_past"].map(
+      (table) => `UPDATE ${table} SET shared = 1 WHERE shared NOT IN (0, 1)`,
+    ),
+  },
+  {
+    kind: "block-codec",
+    broken: `SELECT ifnull((SELECT ino FROM extent WHERE block = b.id), 0), 'block ' || b.id || ' has codec ' || b.codec, NULL, NULL
+      FROM block AS b WHERE b.codec <> 0`,
+    remedy: "cannot be read: a hole takes its place",
+    mend: ["DELETE FROM block WHERE codec <> 0"],
+  },
+  {
+    kind: "block-hash",
+    broken: `SELECT ifnull((SELECT ino FROM extent WHERE block = b.id), 0), 'block ' || b.id || ' has a hash of ' || length(b.hash) || ' bytes',
+      NULL, NULL FROM block AS b WHERE b.hash IS NOT NULL AND length(b.hash) NOT BETWEEN 16 AND 64`,
+    remedy: "the hash is dropped",
+    mend: ["UPDATE block SET hash = NULL WHERE hash IS NOT NULL AND length(hash) NOT BETWEEN 16 AND 64"],
+  },
+  {
+    kind: "block-missing",
+    broken: `${missingBlock("extent", "")} UNION ALL ${missingBlock("extent_past", " of its past")}`,
+    remedy: "a hole takes its place",
+    mend: ["extent", "extent_past"].map(
+      (table) =>
+        `DELETE FROM ${table} WHERE block <> 0 AND NOT EXISTS (SELECT 1 FROM block WHERE block.id = ${table}.block)`,
+    ),
+  },
+  {
+    kind: "block-shared",
+    broken: `SELECT min(e.ino), 'block ' || e.block || ' belongs to ' || count(*) || ' places (inodes ' || group_concat(DISTINCT e.ino)
+        || ') that do not all say that it is shared', NULL, NULL
+      FROM ${ALL_EXTENTS} AS e WHERE e.block <> 0 GROUP BY e.block HAVING count(*) > 1 AND min(e.shared) = 0`,
+    remedy: "counts as shared from now on; whose it was cannot be told",
+    mend: [
+      `CREATE TEMP TABLE shared_block AS SELECT block FROM ${ALL_EXTENTS} WHERE block <> 0
+        GROUP BY block HAVING count(*) > 1 AND min(shared) = 0`,
+      "UPDATE extent SET shared = 1 WHERE block IN (SELECT block FROM shared_block)",
+      "UPDATE extent_past SET shared = 1 WHERE block IN (SELECT block FROM shared_block)",
+      "DROP TABLE shared_block",
+    ],
+  },
+  {
+    kind: "size",
+    broken: `${INODE("'its size is ' || i.size")}
+      WHERE i.size NOT BETWEEN 0 AND ${MAX_FILE_SIZE} OR (i.size > 0 AND NOT ${IS(S_IFREG)} AND NOT ${IS(S_IFLNK)})`,
+    remedy: "is where its last block ends",
+    mend: (mender) => {
+      mender.db.exec(
+        `UPDATE inode SET size = 0 WHERE size <> 0 AND (mode & ${S_IFMT}) NOT IN (${S_IFREG}, ${S_IFLNK})`,
+      );
+      mender.guessSizes(
+        `SELECT ino FROM inode AS i WHERE ${IS(S_IFREG)} AND i.size NOT BETWEEN 0 AND ${MAX_FILE_SIZE}`,
+      );
+    },
+  },
+  {
+    kind: "block-length",
+    broken: `SELECT e.ino, 'block ' || e.block || ' at ' || (e.idx * i.block_size) || ' has ' || length(b.data) || ' bytes, more than the '
+        || ${MOST} || ' that its file has there', NULL, NULL
+      FROM extent AS e JOIN block AS b ON b.id = e.block JOIN inode AS i ON i.ino = e.ino
+      WHERE i.nlink <> 0 AND length(b.data) > ${MOST}`,
+    remedy: "the file grows to where its last block ends; what exceeds a block is cut",
+    mend: (mender) => mender.mendLengths(MOST),
+  },
+  {
+    kind: "extent-count",
+    broken: `${INODE("'it says ' || i.extents || ' blocks, it has ' || count(e.idx)")}
+      LEFT JOIN extent AS e ON e.ino = i.ino GROUP BY i.ino HAVING i.extents <> count(e.idx)`,
+    remedy: "the count is set",
+    mend: [
+      `UPDATE inode SET extents = (SELECT count(*) FROM extent WHERE extent.ino = inode.ino)
+        WHERE extents <> (SELECT count(*) FROM extent WHERE extent.ino = inode.ino)`,
+    ],
+  },
+  {
+    kind: "block-unowned",
+    broken: `SELECT 0, 'no file has block ' || b.id || ' of ' || length(b.data) || ' bytes', NULL, NULL FROM block AS b
+      WHERE b.id NOT IN (SELECT block FROM extent) AND b.id NOT IN (SELECT block FROM extent_past)`,
+    remedy: "goes to /lost+found, together with those that follow it",
+    mend: (mender) => mender.placeBlocks(),
+  },
+  // --- attributes
+  {
+    kind: "xattr-owner",
+    broken: `SELECT x.ino, ${XATTR} || ' belongs to an inode that does not exist', NULL, NULL
+      FROM xattr AS x LEFT JOIN inode AS i ON i.ino = x.ino WHERE i.ino IS NULL`,
+    remedy: "is removed",
+    mend: ["DELETE FROM xattr WHERE NOT EXISTS (SELECT 1 FROM inode WHERE inode.ino = xattr.ino)"],
+  },
+  {
+    kind: "xattr-name",
+    broken: `SELECT x.ino, ${XATTR} || ' has a name that cannot be', NULL, NULL FROM xattr AS x WHERE ${BAD_XATTR_NAME}`,
+    remedy: "is called user.NAME from now on; where that cannot be, it is removed",
+    mend: [
+      `UPDATE OR IGNORE xattr AS x SET name = CAST(${hex("user.")} || x.name AS BLOB)
+        WHERE ${BAD_XATTR_NAME} AND length(x.name) BETWEEN 1 AND ${XATTR_NAME_MAX - 5} AND NOT instr(x.name, x'00')`,
+      `DELETE FROM xattr AS x WHERE ${BAD_XATTR_NAME}`,
+    ],
+  },
+  {
+    kind: "xattr-limits",
+    broken: `SELECT x.ino, ${XATTR} || ' has ' || length(x.value) || ' bytes', NULL, NULL FROM xattr AS x
+        WHERE length(x.value) > ${XATTR_SIZE_MAX}
+      UNION ALL SELECT x.ino, 'the names of its attributes have ' || sum(length(x.name) + 1) || ' bytes', NULL, NULL
+        FROM xattr AS x GROUP BY x.ino HAVING sum(length(x.name) + 1) > ${XATTR_LIST_MAX}`,
+    remedy: "what exceeds the limits is removed",
+    mend: [
+      `DELETE FROM xattr WHERE length(value) > ${XATTR_SIZE_MAX}`,
+      `DELETE FROM xattr WHERE (ino, name) IN (SELECT ino, name FROM
+        (SELECT ino, name, sum(length(name) + 1) OVER (PARTITION BY ino ORDER BY name) AS bytes FROM xattr)
+        WHERE bytes > ${XATTR_LIST_MAX})`,
+    ],
+  },
+  {
+    kind: "acl",
+    *broken(db) {
+      for (const { ino, text } of badAcls(db)) yield { ino, text };
+    },
+    remedy: "an ACL that is none is removed; one that disagrees with the mode follows it",
+    mend: ({ db }) => {
+      const remove = db.prepare("DELETE FROM xattr WHERE ino = ?1 AND name = ?2");
+      const update = db.prepare("UPDATE xattr SET value = ?3 WHERE ino = ?1 AND name = ?2");
+      for (const { ino, name, instead } of [...badAcls(db)]) {
+        if (instead === undefined) remove.bindInt(1, ino).bindBlob(2, name).run();
+        else update.bindInt(1, ino).bindBlob(2, name).bindBlob(3, instead).run();
+      }
+    },
+  },
+];
+
+interface BadAcl {
+  readonly ino: Ino;
+  readonly name: Uint8Array;
+  readonly text: string;
+  /** The value that it should have; undefined: none. */
+  readonly instead: Uint8Array | undefined;
+}
+
+function* badAcls(db: Database): Generator<BadAcl> {
+  const rows = db.prepare(
+    `SELECT x.ino, x.name, x.value, i.mode FROM xattr AS x JOIN inode AS i ON i.ino = x.ino
+      WHERE x.name IN (${hex(ACL_ACCESS.toString())}, ${hex(ACL_DEFAULT.toString())})`,
+  );
+  while (rows.step()) {
+    const [ino, name, mode] = [rows.int(0) as Ino, rows.blob(1), rows.int(3)];
+    const isAccess = ACL_ACCESS.equals(name);
+    const called = isAccess ? "its ACL" : "its default ACL";
+    const entries = aclOf(rows.blob(2));
+    if (entries === undefined) yield { ino, name, text: `${called} is none`, instead: undefined };
+    else if (isSymlink(mode) || (!isAccess && !isDirectory(mode)))
+      yield { ino, name, text: `${called} cannot be`, instead: undefined };
+    else if (isAccess && modeOf(entries) !== (mode & 0o777)) {
+      const says = modeOf(entries).toString(8);
+      applyMode(entries, mode);
+      const text = `${called} says mode ${says}, the inode ${(mode & 0o777).toString(8)}`;
+      yield { ino, name, text, instead: encodeAcl(entries) };
+    }
+  }
+}
+
+function aclOf(value: Uint8Array): AclEntry[] | undefined {
+  try {
+    const entries = decodeAcl(value);
+    return entries.length === 0 ? undefined : entries;
+  } catch (error) {
+    if (error instanceof FsError) return undefined;
+    throw error;
+  }
+}

@@ -1,0 +1,281 @@
+/**
+ * Copies every row that can still be read into another database, page by page without SQLite.
+ *
+ * Each table is walked from its root. Where a page of it cannot be read, the pages that nobody
+ * leads to are searched for rows of its shape; pages of the free list are left out, as they hold
+ * rows that were deleted. What a row says is not judged here: the invariants are mended afterwards.
+ */
+import { Btrees, type Row, type Value } from "../db/btree.ts";
+import type { Database } from "../db/database.ts";
+import type { Pages } from "../db/pages.ts";
+import type { Statement } from "../db/statement.ts";
+
+/** A table, and how its rows are stored. */
+interface Shape {
+  readonly name: string;
+  /** Whether rows lie in a table b-tree, under a rowid that is the first column. */
+  readonly hasRowid: boolean;
+  /** In the order in which they are stored. */
+  readonly columns: readonly Column[];
+}
+
+interface Column {
+  readonly name: string;
+  readonly type: string;
+  readonly nullable: boolean;
+}
+
+export interface Salvaged {
+  /** Pages that cannot be read, by the table that they belong to where it can be told. */
+  readonly lost: ReadonlyMap<number, string>;
+  /** Blocks of which only the first bytes could be read, and how many. */
+  readonly partial: ReadonlyMap<number, number>;
+}
+
+/** Rows between two reports of progress. */
+const SLICE = 512;
+/** Holds all that dirent does but `born`: a second copy of each name. */
+const NAMES_INDEX = "dirent_by_id";
+
+/**
+ * Fills `to`, which has the schema and nothing in its tables. Without `withData` blocks stay empty:
+ * enough to tell what is damaged. Yields the rows copied so far.
+ */
+export function* salvage(pages: Pages, to: Database, withData: boolean): Generator<number, Salvaged> {
+  const copy = new Copy(pages, to, withData);
+  yield* copy.run();
+  return { lost: copy.lost, partial: copy.partial };
+}
+
+class Copy {
+  readonly lost = new Map<number, string>();
+  readonly partial = new Map<number, number>();
+  readonly #pages: Pages;
+  readonly #to: Database;
+  readonly #withData: boolean;
+  readonly #trees: Btrees;
+  readonly #shapes: readonly Shape[];
+  readonly #inserts = new Map<string, Statement>();
+  /** Tables of which a page was lost. */
+  readonly #holed = new Set<string>();
+  #rows = 0;
+
+  constructor(pages: Pages, to: Database, withData: boolean) {
+    this.#pages = pages;
+    this.#to = to;
+    this.#withData = withData;
+    this.#trees = new Btrees(pages);
+    this.#shapes = shapesOf(to);
+    for (const { name, columns } of this.#shapes) {
+      const names = columns.map((column) => column.name).join(", ");
+      const places = columns.map((_, i) => `?${i + 1}`).join(", ");
+      this.#inserts.set(name, to.prepare(`INSERT OR IGNORE INTO ${name} (${names}) VALUES (${places})`));
+    }
+  }
+
+  *run(): Generator<number> {
+    const roots = this.#roots();
+    for (const shape of this.#shapes) {
+      const root = roots.get(shape.name);
+      if (root === undefined) this.#holed.add(shape.name);
+      else yield* this.#walk(shape, root);
+    }
+    // Indexes hold nothing of their own; walking them tells which pages are theirs.
+    for (const [name, root] of roots) {
+      if (this.#inserts.has(name)) continue;
+      for (const met of this.#trees.walk(root)) {
+        if ("lost" in met) this.lost.set(met.lost, `index ${name}`);
+        else if (name === NAMES_INDEX && this.#holed.has("dirent")) this.#name(met.row.values);
+      }
+    }
+    if (this.#holed.size > 0) yield* this.#search();
+  }
+
+  /** Roots of the b-trees, by name. */
+  #roots(): Map<string, number> {
+    const roots = new Map<string, number>();
+    let whole = true;
+    for (const met of this.#trees.walk(1)) {
+      if ("lost" in met) {
+        this.lost.set(met.lost, "the schema");
+        whole = false;
+        continue;
+      }
+      const [, name, , root] = met.row.values;
+      if (typeof name === "string" && typeof root === "number" && root > 0) roots.set(name, root);
+    }
+    return whole && this.#shapes.every(({ name }) => roots.has(name)) ? roots : this.#guessRoots(roots);
+  }
+
+  /**
+   * The schema cannot be read. Tables are made in an empty database and roots never move, so the
+   * first pages are the roots; which is whose, their rows tell.
+   */
+  #guessRoots(roots: Map<string, number>): Map<string, number> {
+    const count = this.#to.prepare("SELECT count(*) FROM sqlite_schema WHERE rootpage > 0");
+    const trees = count.step() ? count.int(0) : 0;
+    this.#to.release(count);
+    const known = new Set(roots.values());
+    for (let root = 2; root <= trees + 1; root++) {
+      if (known.has(root)) continue;
+      const first = this.#firstRow(root);
+      const shape = first === undefined ? undefined : this.#shapeOf(first);
+      if (shape !== undefined) {
+        if (!roots.has(shape.name)) roots.set(shape.name, root);
+      } else if (first !== undefined && isNameRow(first.values)) {
+        roots.set(NAMES_INDEX, root);
+      }
+    }
+    return roots;
+  }
+
+  /** Some row of the tree below `root`. */
+  #firstRow(root: number): Row | undefined {
+    const DEEPEST = 40;
+    let at = [root];
+    for (let depth = 0; depth < DEEPEST && at.length > 0; depth++) {
+      for (const page of at) {
+        const row = this.#trees.peek(page);
+        if (row !== undefined) return row;
+      }
+      at = at.flatMap((page) => this.#trees.childrenOf(page)).slice(0, 16);
+    }
+    return undefined;
+  }
+
+  *#walk(shape: Shape, root: number): Generator<number> {
+    for (const met of this.#trees.walk(root)) {
+      if ("lost" in met) this.#lose(met.lost, shape);
+      else if (!fits(met.row, shape)) this.#holed.add(shape.name);
+      else {
+        this.#insert(shape, met.row);
+        if (++this.#rows % SLICE === 0) yield this.#rows;
+      }
+    }
+  }
+
+  #lose(page: number, shape: Shape): void {
+    this.lost.set(page, `table ${shape.name}`);
+    this.#holed.add(shape.name);
+  }
+
+  /** Looks for rows of the tables that lost a page where no walk led to. */
+  *#search(): Generator<number> {
+    const free = this.#trees.freePages() ?? new Set<number>();
+    const count = this.#pages.pageCount;
+    for (let page = 2; page <= count; page++) {
+      if (page % SLICE === 0) yield this.#rows;
+      if (this.#trees.reached.has(page) || free.has(page)) continue;
+      const rows = this.#trees.rowsOf(page);
+      const first = rows?.[0];
+      if (rows === undefined || first === undefined) continue;
+      const shape = this.#shapeOf(first);
+      if (shape === undefined) {
+        if (this.#holed.has("dirent"))
+          for (const { values } of rows) if (isNameRow(values)) this.#name(values);
+        continue;
+      }
+      if (!this.#holed.has(shape.name) || !rows.every((row) => fits(row, shape))) continue;
+      this.#trees.reached.add(page);
+      for (const row of rows) {
+        this.#insert(shape, row);
+        this.#rows++;
+      }
+    }
+  }
+
+  #shapeOf(row: Row): Shape | undefined {
+    return this.#shapes.find((shape) => fits(row, shape));
+  }
+
+  #insert(shape: Shape, row: Row): void {
+    if (shape.name === "block") {
+      const data = row.values.at(-1);
+      if (row.missing > 0 && data instanceof Uint8Array) this.partial.set(Number(row.rowid), data.length);
+    } else if (row.missing > 0) {
+      // Half a symlink or attribute is a wrong one.
+      this.#holed.add(shape.name);
+      return;
+    }
+    const values = shape.hasRowid ? [row.rowid, ...row.values.slice(1)] : [...row.values];
+    if (shape.name === "block" && !this.#withData) values[values.length - 1] = new Uint8Array(0);
+    this.#put(shape, values);
+  }
+
+  /** An entry out of the index of entries; when it was born is not there. */
+  #name(values: readonly Value[]): void {
+    const shape = this.#shapes.find(({ name }) => name === "dirent");
+    const [parent, id, ino, type, name] = values;
+    if (shape === undefined || !isNameRow(values)) return;
+    const FIRST_EPOCH = 1;
+    const byColumn: Record<string, Value | undefined> = { parent, name, id, ino, type, born: FIRST_EPOCH };
+    this.#put(
+      shape,
+      shape.columns.map((column) => byColumn[column.name] ?? null),
+    );
+  }
+
+  #put(shape: Shape, values: readonly Value[]): void {
+    const insert = this.#inserts.get(shape.name);
+    if (insert === undefined) return;
+    for (const [i, value] of values.entries()) bind(insert, i + 1, value);
+    insert.run();
+  }
+}
+
+function bind(to: Statement, index: number, value: Value): void {
+  if (value === null) to.bindNull(index);
+  else if (typeof value === "bigint") to.bindBigInt(index, value);
+  else if (typeof value === "number") to.bindInt(index, value);
+  else if (typeof value === "string") to.bindText(index, value);
+  else to.bindBlob(index, value);
+}
+
+/** Whether a row is one of dirent_by_id: (parent, id, ino, type, name). */
+function isNameRow(values: readonly Value[]): boolean {
+  return (
+    values.length === 5 &&
+    values.slice(0, 4).every((value) => typeof value === "number") &&
+    values[4] instanceof Uint8Array
+  );
+}
+
+/** Whether a row can be one of the table. */
+function fits({ values, rowid }: Row, { columns, hasRowid }: Shape): boolean {
+  if (values.length !== columns.length) return false;
+  if (!hasRowid && rowid !== 0) return false;
+  return columns.every(({ type, nullable }, i) => {
+    const value = values[i] ?? null;
+    if (hasRowid && i === 0) return value === null;
+    if (value === null) return nullable;
+    if (type === "ANY") return true;
+    if (type === "INTEGER")
+      return typeof value === "bigint" || (typeof value === "number" && Number.isInteger(value));
+    return type === "TEXT" ? typeof value === "string" : value instanceof Uint8Array;
+  });
+}
+
+/** How the tables of a database store their rows. */
+function shapesOf(db: Database): Shape[] {
+  const list = db.prepare(
+    "SELECT t.name, t.wr FROM pragma_table_list AS t WHERE t.schema = 'main' AND t.type = 'table' AND t.name NOT LIKE 'sqlite_%'",
+  );
+  const tables: [name: string, withoutRowid: boolean][] = [];
+  while (list.step()) tables.push([list.text(0), list.int(1) !== 0]);
+  db.release(list);
+  return tables.map(([name, withoutRowid]) => {
+    const rows = db.prepare(
+      `SELECT name, type, "notnull", pk FROM pragma_table_info('${name}')
+        ORDER BY ${withoutRowid ? "pk = 0, pk, cid" : "cid"}`,
+    );
+    const columns: Column[] = [];
+    while (rows.step())
+      columns.push({
+        name: rows.text(0),
+        type: rows.text(1),
+        nullable: rows.int(2) === 0 && rows.int(3) === 0,
+      });
+    db.release(rows);
+    return { name, hasRowid: !withoutRowid, columns };
+  });
+}
