@@ -145,7 +145,7 @@ describe.skipIf(process.getuid?.() !== 0)("a full disk", () => {
     }));
 
   it("that was not seen coming costs the open group and nothing else: a remount has all that was durable", () =>
-    onSmallDisk(24, (fixture) => {
+    onSmallDisk(24, (fixture, disk) => {
       vi.spyOn(Space.prototype, "take").mockReturnValue(true);
       const { volume } = fixture;
       let durable = 0;
@@ -180,6 +180,9 @@ describe.skipIf(process.getuid?.() !== 0)("a full disk", () => {
       expect(fixture.volume.failed).toBe(false);
       fixture.close();
       for (const line of fixture.takeLog()) expect(line).toMatch(/^checkpoint failed/);
+      // With room again everything is as ever.
+      expect(spawnSync("mount", ["-o", "remount,size=64m", disk]).status).toBe(0);
+      touch(fixture.volume, ROOT, "new");
     }));
 
   it("that somebody else fills refuses writes from then on, once the disk was asked", () =>
