@@ -185,6 +185,24 @@ describe.skipIf(process.getuid?.() !== 0)("a full disk", () => {
       touch(fixture.volume, ROOT, "new");
     }));
 
+  it("that somebody else fills between two groups refuses the writes of the next one", () =>
+    onSmallDisk(100, (fixture, disk) => {
+      const { volume } = fixture;
+      const file = touch(volume, ROOT, "a");
+      volume.files.write(file, 0, PIECE, false);
+      volume.commit();
+      const { bavail, bsize } = statfsSync(disk);
+      writeFileSync(join(disk, "other"), Buffer.alloc(bavail * bsize - 4 * MIB));
+      let code = "ok";
+      for (let i = 0; i < 20 && code === "ok"; i++) {
+        fixture.clock.advance(1100);
+        settle(volume, fixture.clock);
+        code = errnoOf(() => volume.files.write(file, i * MIB, PIECE, false));
+      }
+      expect([code, volume.failed]).toEqual(["ENOSPC", false]);
+      rmSync(join(disk, "other"));
+    }));
+
   it("that somebody else fills refuses writes from then on, once the disk was asked", () =>
     onSmallDisk(60, (fixture, disk) => {
       const { volume } = fixture;
