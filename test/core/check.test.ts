@@ -245,6 +245,15 @@ describe("check finds", () => {
       ({ a }) => `INSERT INTO xattr VALUES (${a}, CAST('system.posix_acl_access' AS BLOB), x'0200', 1)`,
     ],
     ["a constant of the volume that is missing", () => "DELETE FROM meta WHERE key = 'block_size'"],
+    ["a counter of the volume that is missing", () => "DELETE FROM meta WHERE key = 'next_block'"],
+    [
+      "a counter that would give a block's number again",
+      () => "UPDATE meta SET value = 1 WHERE key = 'next_block'",
+    ],
+    [
+      "a counter that would give an inode's number again",
+      () => "UPDATE meta SET value = 16 WHERE key = 'next_serial'",
+    ],
   ];
   it.each(PROMISES)("%s", (_, sql) => {
     expect(found(sql)).not.toEqual([]);
