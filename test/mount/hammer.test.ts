@@ -117,6 +117,35 @@ for d in sorted(os.listdir(".")):
 print(json.dumps({"files": files, "log": open("log").read()}))
 `;
 
+/**
+ * Three processes move a name of their own in and out of a directory and look for it, while others list all the time:
+ * the kernel keeps listings, and one that another process has half read must not be gone on from.
+ */
+const LISTINGS = `
+import os, sys, time
+os.chdir(sys.argv[1]); end = time.time() + float(sys.argv[2])
+for d in "de": os.mkdir(d)
+def fill(a, b):
+    for i in range(a, b): os.close(os.open("d/n%05d" % i, os.O_CREAT | os.O_WRONLY))
+fill(0, 600)
+for w in range(3): open("d/own%d" % w, "w").close()
+fill(600, 900)
+pids = []
+for w in range(8):
+    pid = os.fork()
+    if pid == 0:
+        name, here, n, wrong = "own%d" % w, True, 0, 0
+        while time.time() < end:
+            if w < 3:
+                os.rename(("d/" if here else "e/") + name, ("e/" if here else "d/") + name); here = not here
+            listed = os.listdir("d"); n += 1
+            if w < 3 and (name in listed) != here: wrong += 1
+        if wrong: print("process %d: %d of %d listings are wrong" % (w, wrong, n), file=sys.stderr)
+        os._exit(1 if wrong else 0)
+    pids.append(pid)
+sys.exit(1 if any([os.waitpid(p, 0)[1] for p in pids]) else 0)
+`;
+
 interface Account {
   readonly ops: number;
   readonly lines: number;
@@ -165,5 +194,18 @@ test.skipIf(mountingImpossible() !== undefined)(
       `hammer: ${ops} operations, ${Math.round(ops / SECONDS)} per second${IS_ROOT ? "" : ", as a user"}`,
     );
     expect(ops).toBeGreaterThan(SECONDS * 50);
+  },
+);
+
+test.skipIf(mountingImpossible() !== undefined)(
+  "who changes a directory sees that in his next listing, whoever else is listing",
+  {
+    timeout: 120_000,
+  },
+  () => {
+    volume = TestVolume.create();
+    volume.mount();
+    python(LISTINGS, [volume.mountpoint, String(Math.min(SECONDS, 20) / 2)], { cwd: "/" });
+    volume.unmount();
   },
 );
