@@ -8,6 +8,7 @@
  */
 import { statfsSync, statSync } from "node:fs";
 import { dirname } from "node:path";
+import type { Clock } from "../base/clock.ts";
 import type { Database } from "../db/database.ts";
 import type { Statement } from "../db/statement.ts";
 
@@ -15,8 +16,9 @@ import type { Statement } from "../db/statement.ts";
 const FRAME_HEADER_BYTES = 24;
 /** Bytes kept for unlink, truncate, rename, fsync and the purge: at most this, on a small disk a 32nd of it. */
 const RESERVE_BYTES = 16 * 2 ** 20;
-/** The disk is asked again after this many new bytes: others write to it too. */
+/** The disk is asked again after this many new bytes, and after this long: others write to it too. */
 const ASK_EVERY_BYTES = 64 * 2 ** 20;
+const ANSWER_HOLDS_MS = 100;
 
 interface Room {
   /** Bytes free on the disk for us, as statfs tells. */
@@ -43,8 +45,11 @@ export class Space {
   /** Most bytes that the open group can have dirtied and not yet written: what exceeds the cache is spilled. */
   #pending = 0;
   readonly #cacheBytes: number;
+  readonly #clock: Clock;
+  #askedMs = Number.NEGATIVE_INFINITY;
 
-  constructor(db: Database, pageSize: number, cacheBytes: number) {
+  constructor(db: Database, pageSize: number, cacheBytes: number, clock: Clock) {
+    this.#clock = clock;
     this.#db = db;
     this.#pageSize = pageSize;
     this.#cacheBytes = cacheBytes;
@@ -61,6 +66,7 @@ export class Space {
 
   /** Takes `bytes`, with `frees` from the reserve too; false when the disk must be asked first. */
   take(bytes: number, frees: boolean): boolean {
+    if (this.#clock.monotonicMs() - this.#askedMs > ANSWER_HOLDS_MS) return false;
     if (bytes > this.#budget + (frees ? this.#reserve : 0)) return false;
     const ordinary = Math.min(bytes, this.#budget);
     this.#budget -= ordinary;
@@ -71,6 +77,7 @@ export class Space {
 
   /** Asks the disk. */
   ask(): void {
+    this.#askedMs = this.#clock.monotonicMs();
     const room = this.#room();
     this.#budget = this.#largest(room);
     this.#reserve = this.#largest({ ...room, reserve: 0 }) - this.#budget;

@@ -103,7 +103,7 @@ export class Store {
       this.#begin = this.writer.prepare("BEGIN IMMEDIATE");
       this.#commit = this.writer.prepare("COMMIT");
       this.#saveCounter = this.writer.prepare("UPDATE meta SET value = ?2 WHERE key = ?1");
-      this.#space = new Space(this.writer, this.#pageSize, cacheBytes);
+      this.#space = new Space(this.writer, this.#pageSize, cacheBytes, options.clock);
     } catch (error) {
       this.writer.close();
       throw error;
