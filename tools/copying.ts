@@ -1,4 +1,5 @@
 /** What `get` and `put` share: a copy with its progress, what it left out, and its end. */
+import { realpathSync, statSync } from "node:fs";
 import { Copier, describe } from "../src/archive/copy.ts";
 import { type Place, refusalOf } from "../src/archive/place.ts";
 import { isDirectory } from "../src/core/mode.ts";
@@ -27,6 +28,8 @@ export interface Job {
   readonly to: Place;
   /** Within `to`. */
   readonly target: string;
+  /** Of the volume. */
+  readonly file: string;
   readonly flags: CopyFlags;
   readonly breath: Breath;
   readonly idle: () => void;
@@ -45,6 +48,7 @@ export async function copyAll(job: Job): Promise<void> {
   const copier = new Copier(from, to, {
     chown: process.geteuid?.() === 0,
     noClobber: !flags.clobber,
+    untouchable: filesOf(job.file),
     breathe() {
       job.idle();
       if (!flags.quiet) progress.tally(`copying: ${skips.doneCount} files, ${formatBytes(bytes)}`);
@@ -76,6 +80,16 @@ export async function copyAll(job: Job): Promise<void> {
     if (losses > LOSSES_SHOWN) warn(`${losses - LOSSES_SHOWN} more attributes could not be kept`);
   }
   skips.setExitCode();
+}
+
+/**
+ * The database and what SQLite has beside it: opening and closing one of them in a process that has the volume open
+ * would drop SQLite's locks on it, and replacing one would be the end of the volume.
+ */
+function filesOf(file: string): Set<string> {
+  const real = realpathSync(file);
+  const stats = ["", "-wal", "-shm"].map((end) => statSync(real + end, { throwIfNoEntry: false }));
+  return new Set(stats.flatMap((stat) => (stat === undefined ? [] : [`${stat.dev}:${stat.ino}`])));
 }
 
 function isThereDirectory(place: Place, path: string): boolean {

@@ -54,7 +54,7 @@ async function get(
         }
       });
       process.umask(0);
-      await copyAll({ from: place, sources: from, to: new HostPlace(), target, flags, breath, idle });
+      await copyAll({ from: place, sources: from, to: new HostPlace(), target, file, flags, breath, idle });
     });
   });
 }

@@ -62,7 +62,7 @@ async function put(file: string, args: readonly string[], flags: CopyFlags & Pas
       }
       const { HostPlace } = await import("../src/archive/hostplace.ts");
       const { place: to, idle } = access;
-      await copyAll({ from: new HostPlace(), sources: from, to, target, flags, breath, idle });
+      await copyAll({ from: new HostPlace(), sources: from, to, target, file, flags, breath, idle });
     });
   });
 }

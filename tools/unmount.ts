@@ -1,4 +1,5 @@
 /** `sqlfuse unmount MOUNTPOINT|FILE`: returns when everything is committed and the file is closed. */
+import { statSync } from "node:fs";
 import type { Command } from "commander";
 import type { MountedVolume } from "../src/host/mounts.ts";
 import { EXIT, ToolError } from "./exitcodes.ts";
@@ -54,6 +55,20 @@ async function unmountVolume(volume: MountedVolume, lazy: boolean): Promise<void
   await processEnd(pid, identity, () =>
     warn(`${mountpoint}: unmounted; waiting for pid ${pid} to commit ...`),
   );
+  warnOfWal(volume.path);
+}
+
+/** A dump that runs beside a mount keeps the -wal from being copied to its end. */
+function warnOfWal(path: string): void {
+  const wal = `${path}-wal`;
+  let size = 0;
+  try {
+    size = statSync(wal, { throwIfNoEntry: false })?.size ?? 0;
+  } catch {
+    // Somebody else's place.
+  }
+  if (size === 0) return;
+  warn(`${path}: its last changes are still in ${wal} (does another process read it?): copy both, or wait`);
 }
 
 async function detachHere(mountpoint: string, lazy: boolean): Promise<void> {

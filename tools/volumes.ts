@@ -54,9 +54,20 @@ export async function withVolume<T>(
     } finally {
       key.wipe();
     }
+  } catch (error) {
+    throw explainDamage(error, file);
   } finally {
     password.fill(0);
   }
+}
+
+/** Told apart by name: loading the class would load the engine, which may be missing. */
+function explainDamage(error: unknown, file: string): unknown {
+  if (!(error instanceof Error) || error.name !== "DamageError") return error;
+  return new ToolError(
+    EXIT.damaged,
+    `${file}: damaged (${error.message}); sqlfuse get takes out what is whole`,
+  );
 }
 
 export interface Access {

@@ -13,6 +13,8 @@ export interface CopyOptions {
   readonly chown: boolean;
   /** Leave alone what is there already. */
   readonly noClobber: boolean;
+  /** Identities of files that are neither read nor replaced: those of the volume that is copied from or to. */
+  readonly untouchable: ReadonlySet<string>;
   /** Called between steps: where the caller lets others run, or throws to stop. */
   readonly breathe: () => Promise<void> | undefined;
   readonly onItem: () => void;
@@ -86,6 +88,10 @@ export class Copier {
 
   async #entry(from: string, stat: Stat, to: string): Promise<void> {
     const there = this.#to.stat(to);
+    if ([stat, there].some((one) => one !== undefined && this.#options.untouchable.has(one.identity))) {
+      this.#options.onSkip(from, "it is the volume itself");
+      return;
+    }
     if (there !== undefined && isDirectory(there.mode)) {
       this.#options.onSkip(from, "there is a directory of that name");
       return;

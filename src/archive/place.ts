@@ -21,7 +21,7 @@ export interface Stat {
   readonly minor: number;
   readonly atime: Time;
   readonly mtime: Time;
-  /** The same for all names of a file. */
+  /** The same for all names of a file, and for nothing else in any place. */
   readonly identity: string;
 }
 

@@ -48,6 +48,7 @@ const CHECKSUM_BYTES = 8;
 const PREFIX_AT = 345;
 const NAME_BYTES = 100;
 const PREFIX_BYTES = 155;
+export const LINKNAME_BYTES = 100;
 
 export interface NameFields {
   readonly name: string;
@@ -61,10 +62,6 @@ export function splitName(path: string): NameFields | undefined {
   const slash = path.indexOf("/", path.length - NAME_BYTES - 1);
   if (slash <= 0 || slash > PREFIX_BYTES || slash === path.length - 1) return undefined;
   return { name: path.slice(slash + 1), prefix: path.slice(0, slash) };
-}
-
-export function fitsLinkname(target: string): boolean {
-  return target.length <= NAME_BYTES;
 }
 
 /** Whether a number fits an octal field of so many digits. */
@@ -135,7 +132,7 @@ export function decodeHeader(bytes: Buffer): TarHeader {
     size: number(bytes, 124, 12),
     mtime: number(bytes, 136, 12),
     type: String.fromCharCode(bytes[156] ?? 0),
-    linkname: text(bytes, 157, NAME_BYTES),
+    linkname: text(bytes, 157, LINKNAME_BYTES),
     major: ustar ? number(bytes, 329, 8) : 0,
     minor: ustar ? number(bytes, 337, 8) : 0,
     gnu,

@@ -30,8 +30,8 @@ import {
   BLOCK,
   encodeHeader,
   encodePax,
-  fitsLinkname,
   fitsOctal,
+  LINKNAME_BYTES,
   LONG_DIGITS,
   type NameFields,
   SHORT_DIGITS,
@@ -129,7 +129,7 @@ function header(
   const fields = splitName(name);
   const records: (readonly [string, string | Uint8Array])[] = [];
   const longName = fields === undefined ? name : "";
-  const longLink = fitsLinkname(linkname) ? "" : linkname;
+  const longLink = linkname.length > LINKNAME_BYTES ? linkname : "";
   const sparse = realName === name ? "" : realName;
   // Names in the fields of the header are bytes; in records they are UTF-8 unless this says otherwise.
   if ([longName, longLink, sparse].some((text) => !isUtf8(text))) records.push(["hdrcharset", "BINARY"]);
@@ -152,7 +152,8 @@ function header(
       ...own,
       size,
       type,
-      linkname: longLink === "" ? linkname : "",
+      // Cut, where a record says it whole: some readers take an empty one for no link.
+      linkname: linkname.slice(0, LINKNAME_BYTES),
       major: device ? majorOf(attr.rdev) : 0,
       minor: device ? minorOf(attr.rdev) : 0,
     },

@@ -32,6 +32,9 @@ function bytesOf(text: string): Buffer {
 }
 
 export class VolumePlace implements Place {
+  static #count = 0;
+  /** Tells inodes of several volumes apart. */
+  readonly #name = `volume ${++VolumePlace.#count}`;
   readonly #volume: Volume;
   /** Whose everything is that is made, until `finish` says otherwise. */
   readonly #caller: Caller;
@@ -101,7 +104,7 @@ export class VolumePlace implements Place {
       minor: minorOf(attr.rdev),
       atime: { sec: attr.atimeSec, nsec: attr.atimeNsec },
       mtime: { sec: attr.mtimeSec, nsec: attr.mtimeNsec },
-      identity: String(attr.ino),
+      identity: `${this.#name}:${attr.ino}`,
     };
   }
 

@@ -2,14 +2,32 @@
  * A database as SQL text that makes it anew: what the sqlite3 shell's .dump does, for the tables that schema.sql
  * describes. Rows come in the order of their keys, so that the text of equal databases is equal.
  */
+import { DamageError } from "../base/errno.ts";
 import type { Database } from "../db/database.ts";
+import { SqliteError } from "../db/errors.ts";
 import type { Statement } from "../db/statement.ts";
 
 /** A text is given out when it has about this many characters. */
 const PIECE = 256 * 1024;
 
-/** The text in pieces; runs inside one read transaction of the caller, or nobody writes. */
+/**
+ * The text in pieces; runs inside one read transaction of the caller, or nobody writes.
+ * @throws DamageError
+ */
 export function* sqlText(db: Database): Generator<Buffer> {
+  try {
+    for (const piece of pieces(db)) {
+      // A damaged page reads as zeros in a blob that spills over pages: the connection knows.
+      if (db.isPoisoned) throw new DamageError("a page has a wrong HMAC");
+      yield piece;
+    }
+  } catch (error) {
+    if (!(error instanceof SqliteError) || !(error.isDamage || db.isPoisoned)) throw error;
+    throw new DamageError(error.message, { cause: error });
+  }
+}
+
+function* pieces(db: Database): Generator<Buffer> {
   const pragma = (name: string) => `PRAGMA ${name} = ${Number(db.pragma(name))};\n`;
   yield Buffer.from(`${pragma("application_id")}${pragma("user_version")}BEGIN;\n`);
   // sqlite_stat tables and the like are the engine's own.

@@ -81,6 +81,8 @@ function wanted() {
       ["gcc", "gcc"],
       ["make", "make"],
       ["rsync", "rsync"],
+      ["bsdtar", "libarchive-tools"],
+      ["sqlite3", "sqlite3"],
       ["setfacl", "acl"],
       ["setfattr", "attr"],
       ["python3", "python3"],
