@@ -109,6 +109,7 @@ export class Inodes {
   readonly #updateAtime: Statement;
   readonly #toPast: Statement;
   readonly #delete: Statement;
+  readonly #lift: readonly Statement[];
   readonly #count: Statement;
   readonly #unlinked: Statement;
   /** References held by the kernel or a library user. */
@@ -143,6 +144,9 @@ export class Inodes {
     );
     this.#updateAtime = db.prepare(`UPDATE inode SET atime_ns = ?2 * ${NS} + ?3 WHERE ino = ?1`);
     this.#toPast = db.prepare("INSERT INTO inode_past SELECT *, ?2 FROM inode WHERE ino = ?1");
+    this.#lift = ["xattr", "extent"].map((table) =>
+      db.prepare(`UPDATE ${table} SET born = ?3 WHERE ino = ?1 AND born >= ?2`),
+    );
     this.#delete = db.prepare("DELETE FROM inode WHERE ino = ?1");
     this.#count = db.prepare("SELECT count(*) FROM inode");
     this.#unlinked = db.prepare("SELECT ino FROM inode WHERE nlink = 0");
@@ -281,6 +285,9 @@ export class Inodes {
   /** An unlinked inode gets a name again (linkat of an O_TMPFILE). The caller saves it. */
   revive(inode: Inode): void {
     this.#orphans.delete(inode.ino);
+    // What it got while it was unlinked belongs to no epoch before this one either.
+    for (const lift of this.#lift)
+      lift.bindInt(1, inode.ino).bindInt(2, inode.born).bindInt(3, this.#store.epoch).run();
     inode.born = this.#store.epoch;
   }
 

@@ -122,10 +122,10 @@ const IN_NAMESPACE = `(${["user.", "trusted.", "security."]
 const BAD_XATTR_NAME = `(length(x.name) NOT BETWEEN 1 AND ${XATTR_NAME_MAX} OR instr(x.name, x'00') OR NOT ${IN_NAMESPACE})`;
 const XATTR = "'attribute ' || CAST(x.name AS TEXT)";
 
-/** Whether an inode was there in the epoch before `died` of the row `p`. */
+/** Whether an inode was there in some epoch in which the past row `p` held. */
 const lived = (column: string) => `(
   EXISTS (SELECT 1 FROM inode AS i WHERE i.ino = p.${column} AND i.born < p.died)
-  OR EXISTS (SELECT 1 FROM inode_past AS q WHERE q.ino = p.${column} AND q.born < p.died AND p.died <= q.died))`;
+  OR EXISTS (SELECT 1 FROM inode_past AS q WHERE q.ino = p.${column} AND q.born < p.died AND p.born < q.died))`;
 /** Past rows without their inode. */
 const ORPHANED_PAST = [
   ["dirent_past", "parent"],
