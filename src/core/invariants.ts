@@ -90,6 +90,10 @@ const META_RULES: Readonly<Record<string, readonly [valid: string, instead: stri
     `typeof(value) = 'integer' AND value BETWEEN ${FIRST_SERIAL} AND ${NUMBER_MAX}`,
     String(FIRST_SERIAL),
   ],
+  next_block: [
+    `typeof(value) = 'integer' AND value BETWEEN 1 AND ${NUMBER_MAX + 1}`,
+    `ifnull((SELECT max(id) FROM block WHERE id <= ${NUMBER_MAX}), 0) + 1`,
+  ],
   created_ns: ["typeof(value) = 'integer'", "ifnull((SELECT min(btime_ns) FROM inode), 0)"],
   features: ["CASE WHEN json_valid(value) THEN json_type(value) = 'array' ELSE 0 END", "'[]'"],
   features_incompatible: ["CASE WHEN json_valid(value) THEN json_type(value) = 'array' ELSE 0 END", "'[]'"],
@@ -229,15 +233,18 @@ export const INVARIANTS: readonly Invariant[] = [
       FROM (SELECT ino FROM inode UNION SELECT parent FROM dirent UNION SELECT ino FROM extent UNION SELECT ino FROM xattr) AS n
       WHERE n.ino < 1 OR n.ino > ${NUMBER_MAX}
       UNION ALL ${INODE("'it has a number that is still to be given out'")}
-      WHERE i.ino >= ${META("next_serial")} AND i.ino <= ${NUMBER_MAX}`,
+      WHERE i.ino >= ${META("next_serial")} AND i.ino = (SELECT max(ino) FROM inode WHERE ino <= ${NUMBER_MAX})`,
     remedy: "gets a new number, or the counter of numbers is advanced",
     mend: (mender) => mender.renumberInodes(),
   },
   {
     kind: "block-number",
-    broken: `SELECT ifnull((SELECT ino FROM extent WHERE block = b.id AND block <> 0), 0),
-      'block ' || b.id || ' has a number that none can have', NULL, NULL FROM block AS b WHERE b.id < 1 OR b.id > ${NUMBER_MAX}`,
-    remedy: "gets a new number",
+    broken: `SELECT ifnull(min(e.ino), 0), 'block ' || b.id || ' has a number that ' ||
+        iif(b.id BETWEEN 1 AND ${NUMBER_MAX}, 'is still to be given out', 'none can have'), NULL, NULL
+      FROM block AS b LEFT JOIN extent AS e ON e.block = b.id AND e.block <> 0
+      WHERE b.id < 1 OR b.id > ${NUMBER_MAX} OR (b.id >= ${META("next_block")}
+        AND b.id = (SELECT max(id) FROM block WHERE id <= ${NUMBER_MAX})) GROUP BY b.id`,
+    remedy: "gets a new number, or the counter of numbers is advanced",
     mend: (mender) => mender.renumberBlocks(),
   },
   // --- inodes that are gone, and what they were
@@ -350,7 +357,7 @@ export const INVARIANTS: readonly Invariant[] = [
     kind: "entry-cookie",
     broken: `${ENTRY("'the entry has the cookie ' || d.id || ', which cannot be'")} WHERE d.id <= 2 OR d.id > ${NUMBER_MAX}
       UNION ALL ${ENTRY("'the entry has the cookie ' || d.id || ', which is still to be given out'")}
-      WHERE d.id >= ${META("next_serial")} AND d.id <= ${NUMBER_MAX}
+      WHERE d.id >= ${META("next_serial")} AND d.id = (SELECT max(id) FROM dirent WHERE id <= ${NUMBER_MAX})
       UNION ALL ${ENTRY("'the entry has the cookie ' || d.id || ', which another has as well'")}
       WHERE d.id IN (SELECT id FROM dirent GROUP BY id HAVING count(*) > 1)`,
     remedy: "gets a new one, or the counter of numbers is advanced",
@@ -456,15 +463,15 @@ export const INVARIANTS: readonly Invariant[] = [
   },
   {
     kind: "block-codec",
-    broken: `SELECT ifnull((SELECT ino FROM extent WHERE block = b.id), 0), 'block ' || b.id || ' has codec ' || b.codec, NULL, NULL
-      FROM block AS b WHERE b.codec <> 0`,
+    broken: `SELECT ifnull(min(e.ino), 0), 'block ' || b.id || ' has codec ' || b.codec, NULL, NULL
+      FROM block AS b LEFT JOIN extent AS e ON e.block = b.id WHERE b.codec <> 0 GROUP BY b.id`,
     remedy: "cannot be read: a hole takes its place",
     mend: ["DELETE FROM block WHERE codec <> 0"],
   },
   {
     kind: "block-hash",
-    broken: `SELECT ifnull((SELECT ino FROM extent WHERE block = b.id), 0), 'block ' || b.id || ' has a hash of ' || length(b.hash) || ' bytes',
-      NULL, NULL FROM block AS b WHERE b.hash IS NOT NULL AND length(b.hash) NOT BETWEEN 16 AND 64`,
+    broken: `SELECT ifnull(min(e.ino), 0), 'block ' || b.id || ' has a hash of ' || length(b.hash) || ' bytes', NULL, NULL
+      FROM block AS b LEFT JOIN extent AS e ON e.block = b.id WHERE b.hash IS NOT NULL AND length(b.hash) NOT BETWEEN 16 AND 64 GROUP BY b.id`,
     remedy: "the hash is dropped",
     mend: ["UPDATE block SET hash = NULL WHERE hash IS NOT NULL AND length(hash) NOT BETWEEN 16 AND 64"],
   },

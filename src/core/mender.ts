@@ -243,6 +243,8 @@ export class Mender {
       for (const table of ["extent", "extent_past"])
         this.db.exec(`UPDATE ${table} SET block = ${next} WHERE block = ${id}`);
     }
+    const used = "(SELECT max(id) FROM block)";
+    this.db.exec(`UPDATE meta SET value = ${used} + 1 WHERE key = 'next_block' AND value <= ${used}`);
   }
 
   /** Makes directories again of which only entries are left. */

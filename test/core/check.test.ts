@@ -197,7 +197,14 @@ const SABOTAGE: readonly Sabotage[] = [
     "a codec that is not known",
     ({ plain }) => `UPDATE block SET codec = 1 WHERE id = ${BLOCK_OF(plain)}`,
   ],
-  ["block-unowned", "a block that nobody names", () => "INSERT INTO block VALUES (99999, 0, NULL, x'00')"],
+  [
+    "block-unowned",
+    "a block that nobody names",
+    () => [
+      "INSERT INTO block VALUES (99999, 0, NULL, x'00')",
+      "UPDATE meta SET value = 100000 WHERE key = 'next_block'",
+    ],
+  ],
   [
     "block-shared",
     "a shared block of which one side does not know",
