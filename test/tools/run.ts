@@ -84,6 +84,8 @@ while time.time() < deadline:
     output += data
 sys.stdout.buffer.write(output)
 sys.stdout.flush()
+if time.time() >= deadline:
+    os.kill(pid, 9)
 status = os.waitpid(pid, 0)[1]
 code = os.waitstatus_to_exitcode(status)
 sys.exit(code if code >= 0 else 128 - code)
