@@ -77,6 +77,8 @@ export class Store {
   #savedBlock: number;
   #nextBlock: number;
   readonly #onGroupEnd: (() => void)[] = [];
+  /** The last copy of the -wal failed, and that was said. */
+  #copyFails = false;
   #failed = false;
   #closed = false;
 
@@ -323,9 +325,11 @@ export class Store {
       if (truncate) this.writer.checkpointTruncate();
       else this.writer.checkpointPassive();
       this.#walSinceMs = undefined;
+      this.#copyFails = false;
     } catch (error) {
       // The -wal stays valid: it is tried again, and meanwhile it grows.
-      this.#options.onLog(`checkpoint failed, will be tried again: ${String(error)}`);
+      if (!this.#copyFails) this.#options.onLog(`checkpoint failed, will be tried again: ${String(error)}`);
+      this.#copyFails = true;
       this.#walSinceMs = this.clock.monotonicMs();
     }
   }
