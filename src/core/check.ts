@@ -16,7 +16,7 @@ import { OpenError } from "./errors.ts";
 import { FORMAT_MAJOR, readMeta, schemaSql } from "./format.ts";
 import { type Broken, INVARIANTS, type Invariant } from "./invariants.ts";
 import { FileLock } from "./lock.ts";
-import { Names, showText } from "./names.ts";
+import { Names, showName, showText } from "./names.ts";
 import { type Salvaged, salvage } from "./salvage.ts";
 import type { Ino } from "./types.ts";
 
@@ -397,7 +397,10 @@ class Check {
         copy,
         INVARIANTS.filter(({ kind }) => kind !== "header"),
       );
-      for (const finding of unreadableRanges(copy, salvaged.partial)) this.#findings.push(finding);
+      this.#findings.push(
+        ...unreadableRanges(copy, salvaged.partial),
+        ...unreadableAttributes(copy, salvaged),
+      );
       const figures = { inodes: 0, blocks: 0 };
       this.#count(copy, figures);
       return figures;
@@ -443,6 +446,29 @@ function unreadableRanges(db: Database, partial: ReadonlyMap<number, number>): F
     });
   }
   db.release(rows);
+  return findings;
+}
+
+/** The attributes that are lost, each or by the inodes that may have had some. */
+function unreadableAttributes(db: Database, { attributes, attributeGaps }: Salvaged): Finding[] {
+  const names = new Names(db);
+  const find = (ino: number, text: string): Finding => {
+    const path = names.pathOf(ino as Ino);
+    return {
+      kind: "unreadable",
+      ino: ino as Ino,
+      ...(path === undefined ? {} : { path }),
+      text,
+      remedy: "is removed",
+    };
+  };
+  const findings = attributes.map(([ino, name]) => find(ino, `attribute ${showName(name)} cannot be read`));
+  const has = db.prepare("SELECT ino FROM inode WHERE ino BETWEEN ?1 AND ?2");
+  for (const [from, to] of attributeGaps) {
+    has.bindInt(1, from).bindInt(2, to);
+    while (has.step()) findings.push(find(has.int(0), "attributes that it may have had cannot be read"));
+  }
+  db.release(has);
   return findings;
 }
 

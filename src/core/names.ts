@@ -12,7 +12,7 @@ interface Entry {
 }
 
 /** A name, with control characters and bytes that are no UTF-8 as \xNN. */
-function showName(name: Uint8Array): string {
+export function showName(name: Uint8Array): string {
   let text: string;
   try {
     text = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(name);

@@ -30,6 +30,10 @@ export interface Salvaged {
   readonly lost: ReadonlyMap<number, string>;
   /** Blocks of which only the first bytes could be read, and how many. */
   readonly partial: ReadonlyMap<number, number>;
+  /** Attributes that cannot be read as a whole, by inode and name. */
+  readonly attributes: readonly (readonly [ino: number, name: Uint8Array])[];
+  /** Inodes between which attributes lay that cannot be read: the last one before and the first one behind. */
+  readonly attributeGaps: readonly (readonly [from: number, to: number])[];
 }
 
 /** Rows between two reports of progress. */
@@ -44,12 +48,14 @@ const NAMES_INDEX = "dirent_by_id";
 export function* salvage(pages: Pages, to: Database, withData: boolean): Generator<number, Salvaged> {
   const copy = new Copy(pages, to, withData);
   yield* copy.run();
-  return { lost: copy.lost, partial: copy.partial };
+  return copy;
 }
 
-class Copy {
+class Copy implements Salvaged {
   readonly lost = new Map<number, string>();
   readonly partial = new Map<number, number>();
+  readonly attributes: [number, Uint8Array][] = [];
+  readonly attributeGaps: [number, number][] = [];
   readonly #pages: Pages;
   readonly #to: Database;
   readonly #withData: boolean;
@@ -144,14 +150,26 @@ class Copy {
   }
 
   *#walk(shape: Shape, root: number): Generator<number> {
+    let last = 0;
+    let gapFrom: number | undefined;
     for (const met of this.#trees.walk(root)) {
-      if ("lost" in met) this.#lose(met.lost, shape);
-      else if (!fits(met.row, shape)) this.#holed.add(shape.name);
-      else {
-        this.#insert(shape, met.row);
-        if (++this.#rows % SLICE === 0) yield this.#rows;
+      if ("lost" in met) {
+        this.#lose(met.lost, shape);
+        gapFrom ??= last;
+        continue;
       }
+      if (!fits(met.row, shape)) {
+        this.#holed.add(shape.name);
+        continue;
+      }
+      last = Number(met.row.values[0]);
+      if (gapFrom !== undefined && shape.name === "xattr") this.attributeGaps.push([gapFrom, last]);
+      gapFrom = undefined;
+      this.#insert(shape, met.row);
+      if (++this.#rows % SLICE === 0) yield this.#rows;
     }
+    if (gapFrom !== undefined && shape.name === "xattr")
+      this.attributeGaps.push([gapFrom, Number.MAX_SAFE_INTEGER]);
   }
 
   #lose(page: number, shape: Shape): void {
@@ -194,6 +212,8 @@ class Copy {
       if (row.missing > 0 && data instanceof Uint8Array) this.partial.set(Number(row.rowid), data.length);
     } else if (row.missing > 0) {
       // Half a symlink or attribute is a wrong one.
+      const [ino, name] = row.values;
+      if (shape.name === "xattr" && name instanceof Uint8Array) this.attributes.push([Number(ino), name]);
       this.#holed.add(shape.name);
       return;
     }
