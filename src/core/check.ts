@@ -17,7 +17,7 @@ import { FORMAT_MAJOR, readMeta, schemaSql } from "./format.ts";
 import { type Broken, INVARIANTS, type Invariant } from "./invariants.ts";
 import { FileLock } from "./lock.ts";
 import { Names, showName, showText } from "./names.ts";
-import { type Salvaged, salvage } from "./salvage.ts";
+import { type Gap, type Salvaged, salvage } from "./salvage.ts";
 import type { Ino } from "./types.ts";
 
 export interface Finding {
@@ -423,8 +423,8 @@ export function overlayOf(pages: Pages): "replayed" | "written" {
   return pages.wal?.isCut === true ? "written" : "replayed";
 }
 
-/** The bytes of files that are lost with the rest of these blocks, of which only the first bytes could be read. */
-function unreadableRanges(db: Database, partial: ReadonlyMap<number, number>): Finding[] {
+/** The bytes of files that are lost with these gaps in blocks. */
+function unreadableRanges(db: Database, partial: ReadonlyMap<number, Gap>): Finding[] {
   if (partial.size === 0) return [];
   const names = new Names(db);
   const findings: Finding[] = [];
@@ -432,16 +432,16 @@ function unreadableRanges(db: Database, partial: ReadonlyMap<number, number>): F
     "SELECT e.ino, e.idx, e.block, i.block_size, i.size FROM extent AS e JOIN inode AS i ON i.ino = e.ino",
   );
   while (rows.step()) {
-    const have = partial.get(rows.int(2));
-    if (have === undefined) continue;
+    const gap = partial.get(rows.int(2));
+    if (gap === undefined) continue;
     const [ino, start] = [rows.int(0) as Ino, rows.int(1) * rows.int(3)];
-    const end = Math.min(start + rows.int(3), rows.int(4));
+    const end = Math.min(start + gap.to, rows.int(4));
     const path = names.pathOf(ino);
     findings.push({
       kind: "unreadable",
       ino,
       ...(path === undefined ? {} : { path }),
-      text: `bytes ${start + have} to ${end - 1} cannot be read`,
+      text: `bytes ${start + gap.from} to ${end - 1} cannot be read`,
       remedy: "a hole takes their place",
     });
   }

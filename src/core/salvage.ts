@@ -28,12 +28,17 @@ interface Column {
 export interface Salvaged {
   /** Pages that cannot be read, by the table that they belong to where it can be told. */
   readonly lost: ReadonlyMap<number, string>;
-  /** Blocks of which only the first bytes could be read, and how many. */
-  readonly partial: ReadonlyMap<number, number>;
+  /** Blocks of which bytes could not be read, and which: from the first up to the last, exclusive. */
+  readonly partial: ReadonlyMap<number, Gap>;
   /** Attributes that cannot be read as a whole, by inode and name. */
   readonly attributes: readonly (readonly [ino: number, name: Uint8Array])[];
   /** Inodes between which attributes lay that cannot be read: the last one before and the first one behind. */
   readonly attributeGaps: readonly (readonly [from: number, to: number])[];
+}
+
+export interface Gap {
+  readonly from: number;
+  readonly to: number;
 }
 
 /** Rows between two reports of progress. */
@@ -53,7 +58,7 @@ export function* salvage(pages: Pages, to: Database, withData: boolean): Generat
 
 class Copy implements Salvaged {
   readonly lost = new Map<number, string>();
-  readonly partial = new Map<number, number>();
+  readonly partial = new Map<number, Gap>();
   readonly attributes: [number, Uint8Array][] = [];
   readonly attributeGaps: [number, number][] = [];
   readonly #pages: Pages;
@@ -94,7 +99,35 @@ class Copy implements Salvaged {
         else if (name === NAMES_INDEX && this.#holed.has("dirent")) this.#name(met.row.values);
       }
     }
+    if (this.partial.size > 0) this.#reattach();
     if (this.#holed.size > 0) yield* this.#search();
+  }
+
+  /**
+   * Finds what lay behind damaged overflow pages. Only where no page of a tree itself is lost, so that every loose
+   * chain is the rest of a block that is known, and only where its length says of which: else bytes would be guessed.
+   */
+  #reattach(): void {
+    const free = this.#trees.freePages();
+    if (this.#holed.size > 0 || free === undefined) return;
+    const { overflowBytes } = this.#trees;
+    const pagesBehind = ({ from, to }: Gap) => Math.ceil((to - from) / overflowBytes) - 1;
+    const chains = this.#trees.looseChains(free);
+    const patch = this.#to.prepare(
+      "UPDATE block SET data = CAST(data || zeroblob(?2) || ?3 AS BLOB) WHERE id = ?1",
+    );
+    for (const [block, gap] of this.partial) {
+      const length = pagesBehind(gap);
+      const fitting = chains.filter((chain) => chain.length === length);
+      const alike = [...this.partial.values()].filter((other) => pagesBehind(other) === length);
+      const [chain] = fitting;
+      if (length < 1 || fitting.length !== 1 || alike.length !== 1 || chain === undefined) continue;
+      const rest = this.#trees.overflowOf(chain).subarray(0, gap.to - gap.from - overflowBytes);
+      if (this.#withData) patch.bindInt(1, block).bindInt(2, overflowBytes).bindBlob(3, rest).run();
+      for (const page of chain) this.#trees.reached.add(page);
+      this.partial.set(block, { from: gap.from, to: gap.from + overflowBytes });
+    }
+    this.#to.release(patch);
   }
 
   /** Roots of the b-trees, by name. */
@@ -209,7 +242,8 @@ class Copy implements Salvaged {
   #insert(shape: Shape, row: Row): void {
     if (shape.name === "block") {
       const data = row.values.at(-1);
-      if (row.missing > 0 && data instanceof Uint8Array) this.partial.set(Number(row.rowid), data.length);
+      if (row.missing > 0 && data instanceof Uint8Array)
+        this.partial.set(Number(row.rowid), { from: data.length, to: data.length + row.missing });
     } else if (row.missing > 0) {
       // Half a symlink or attribute is a wrong one.
       const [ino, name] = row.values;

@@ -234,6 +234,42 @@ export class Btrees {
     return free.size === count ? free : undefined;
   }
 
+  /** Bytes of a row that one overflow page holds. */
+  get overflowBytes(): number {
+    return this.#usable - 4;
+  }
+
+  /**
+   * Chains of overflow pages that no row leads to, though they are not free: what lay behind a page that cannot
+   * be read. Each from its first page; only those that end where a chain ends.
+   */
+  looseChains(free: ReadonlySet<number>): number[][] {
+    const next = new Map<number, number>();
+    for (let pageNo = 2; pageNo <= this.#pages.pageCount; pageNo++) {
+      if (this.reached.has(pageNo) || free.has(pageNo)) continue;
+      const content = this.#pages.read(pageNo);
+      if (content !== undefined && parsePage(content, pageNo) === undefined)
+        next.set(pageNo, content.readUInt32BE(0));
+    }
+    const inner = new Set(next.values());
+    const chains: number[][] = [];
+    for (const head of next.keys()) {
+      if (inner.has(head)) continue;
+      const chain: number[] = [];
+      let at: number | undefined = head;
+      for (; at !== undefined && at !== 0 && chain.length <= next.size; at = next.get(at)) chain.push(at);
+      if (at === 0) chains.push(chain);
+    }
+    return chains;
+  }
+
+  /** The bytes of rows on overflow pages, one behind the other. */
+  overflowOf(chain: readonly number[]): Buffer {
+    return Buffer.concat(
+      chain.map((page) => this.#pages.read(page)?.subarray(4, this.#usable) ?? Buffer.alloc(0)),
+    );
+  }
+
   /** The row of one cell; undefined where it is none. */
   #row(content: Buffer, type: number, cell: number): Row | undefined {
     const size = varint(content, cell);
