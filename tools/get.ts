@@ -13,6 +13,7 @@ import { withPlace } from "./volumes.ts";
 export function addGet(program: Command): void {
   const command = program
     .command("get")
+    .usage("[options] <file> <path...> [dest]")
     .summary("copy files and directories out of a volume")
     .description(
       "Copies what is at PATH in the volume, directories with all that is in them, to DEST, as cp -a does: with " +

@@ -17,6 +17,7 @@ import { type Access, withPlace } from "./volumes.ts";
 export function addPut(program: Command): void {
   const command = program
     .command("put")
+    .usage("[options] <file> <source...> [path]")
     .summary("copy files and directories into a volume")
     .description(
       "Copies SOURCE, directories with all that is in them, to PATH in the volume, as cp -a does: with modes, " +

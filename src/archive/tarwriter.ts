@@ -43,7 +43,9 @@ import { walk } from "./walk.ts";
 
 /** Archives are written in records of 20 blocks, as tapes had them and tar still pads. */
 const RECORD = 20 * BLOCK;
+/** Segments of a sparse map that are written at once. */
 const SEGMENTS_AT_ONCE = 4096;
+const PIECE = 256 * 1024;
 
 const TYPEFLAGS: Readonly<Record<number, string>> = {
   [S_IFREG]: TAR.file,
@@ -61,8 +63,27 @@ export interface TarOptions {
   readonly onSkip: (path: string, why: string) => void;
 }
 
-/** The archive in pieces. `start` is the directory that becomes its root. */
+/** The archive in pieces, each valid until the next one. `start` is the directory that becomes its root. */
 export function* tarArchive(volume: Volume, start: Attr, options: TarOptions): Generator<Buffer> {
+  const piece = Buffer.allocUnsafe(PIECE);
+  let filled = 0;
+  for (const bytes of members(volume, start, options)) {
+    // Small members would each be a write of their own.
+    if (filled + bytes.length > PIECE && filled > 0) {
+      yield piece.subarray(0, filled);
+      filled = 0;
+    }
+    if (bytes.length > PIECE) {
+      yield bytes;
+    } else {
+      bytes.copy(piece, filled);
+      filled += bytes.length;
+    }
+  }
+  if (filled > 0) yield piece.subarray(0, filled);
+}
+
+function* members(volume: Volume, start: Attr, options: TarOptions): Generator<Buffer> {
   let written = 0;
   for (const { path, attr, first } of walk(volume, start)) {
     for (const piece of member(volume, path, attr, first, options)) {
