@@ -180,10 +180,12 @@ export function lockHolder(path: string): number | undefined {
 
 const hex = (n: number): string => n.toString(16).padStart(2, "0");
 
+/** Whether anything of the process runs: its first thread may be dead while others still hold its files open. */
 export function isAlive(pid: number): boolean {
   try {
     process.kill(pid, 0);
-    return readFileSync(`/proc/${pid}/stat`, "utf8").split(") ")[1]?.[0] !== "Z";
+    if (readFileSync(`/proc/${pid}/stat`, "utf8").split(") ")[1]?.[0] !== "Z") return true;
+    return readdirSync(`/proc/${pid}/task`).length > 1;
   } catch {
     return false;
   }
