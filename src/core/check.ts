@@ -52,8 +52,6 @@ export interface Report {
   readonly findings: readonly Finding[];
   /** What is worth knowing and no damage. */
   readonly notices: readonly Finding[];
-  /** Process that has it mounted. */
-  readonly mountedBy: number | undefined;
   readonly isMounted: boolean;
   /** What must be repaired. */
   readonly damage: Extent;
@@ -108,7 +106,6 @@ class Check {
   readonly #findings: Finding[] = [];
   readonly #notices: Finding[] = [];
   readonly #lock: FileLock | undefined;
-  readonly #mountedBy: number | undefined;
   #pages: Pages | undefined;
   #db: Database | undefined;
   /** Set where SQL cannot be trusted with the file. */
@@ -123,7 +120,6 @@ class Check {
     } catch (error) {
       const isMount = error instanceof OpenError && error.reason === "locked" && error.pid !== process.pid;
       if (!isMount || options.besideMount !== true) throw error;
-      this.#mountedBy = error.pid;
     }
   }
 
@@ -147,7 +143,6 @@ class Check {
     return {
       findings,
       notices: this.#notices,
-      mountedBy: this.#mountedBy,
       isMounted: this.#isMounted,
       damage: this.#copyNeeded ? "everything" : findings.length > 0 ? "rows" : "nothing",
       pages: this.#pages.pageCount,
