@@ -82,7 +82,35 @@ export function scanWal(path: string, pageSize: number): WalScan | undefined {
   }
   try {
     const { size } = fstatSync(fd);
-    return size === 0 ? undefined : scan(fd, size, pageSize);
+    if (size === 0) return undefined;
+    const found = scan(fd, size, pageSize);
+    // A -wal that is copied as a whole is written over from its head. A crash in that moment leaves a torn header
+    // before commits that nobody misses.
+    if (found.isCut && isInMain(path.replace(/-wal$/, ""), fd, found, pageSize)) {
+      return { ...found, cutCommits: 0, unfinished: 0, isCut: false };
+    }
+    return found;
+  } finally {
+    closeSync(fd);
+  }
+}
+
+/** Whether the main file has each page as its last frame of the log has it, so that nothing is lost with the log. */
+function isInMain(path: string, wal: number, found: WalScan, pageSize: number): boolean {
+  const last = new Map<number, number>();
+  for (const { no, pageNo, current, pageAt } of found.frames) {
+    if (current && no > found.replayed && no <= found.written) last.set(pageNo, pageAt);
+  }
+  const fd = openSync(path, "r");
+  try {
+    const logged = Buffer.alloc(pageSize);
+    const stored = Buffer.alloc(pageSize);
+    for (const [pageNo, pageAt] of last) {
+      readSync(wal, logged, 0, pageSize, pageAt);
+      const read = readSync(fd, stored, 0, pageSize, (pageNo - 1) * pageSize);
+      if (read !== pageSize || !logged.equals(stored)) return false;
+    }
+    return true;
   } finally {
     closeSync(fd);
   }

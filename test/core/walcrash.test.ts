@@ -1,0 +1,83 @@
+import {
+  closeSync,
+  mkdtempSync,
+  openSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+  writeSync,
+} from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterEach, beforeEach, expect, test } from "vitest";
+import { check } from "../../src/core/check.ts";
+import { ROOT_INO } from "../../src/core/types.ts";
+import { unlock } from "../../src/core/unlock.ts";
+import { Volume } from "../../src/core/volume.ts";
+import type { Key } from "../../src/db/key.ts";
+
+const PASSWORD = Buffer.from("a crash");
+const CALLER = { uid: 0, gid: 0, umask: 0o22 };
+
+let directory: string;
+let path: string;
+let key: Key;
+
+beforeEach(() => {
+  directory = mkdtempSync(join(tmpdir(), "walcrash-"));
+  path = join(directory, "volume");
+  Volume.create(path, PASSWORD);
+  key = unlock(path, PASSWORD);
+});
+afterEach(() => rmSync(directory, { recursive: true }));
+
+/** Commits three times and leaves file and -wal as a crash at this moment would. */
+function crash(copied: boolean): void {
+  const volume = Volume.open(path, key);
+  for (const name of ["a", "b", "c"]) {
+    volume.tree.mkdir(ROOT_INO, Buffer.from(name), 0o755, CALLER);
+    volume.commit();
+  }
+  // A quiet volume copies its -wal, and leaves it to be written over.
+  if (copied) volume.idle(performance.now() + 60_000);
+  const left = [readFileSync(path), readFileSync(`${path}-wal`)] as const;
+  volume.close();
+  writeFileSync(path, left[0]);
+  writeFileSync(`${path}-wal`, left[1]);
+}
+
+function overwrite(at: number, bytes: number): void {
+  const fd = openSync(`${path}-wal`, "r+");
+  writeSync(fd, Buffer.alloc(bytes, 0x5a), 0, bytes, at);
+  closeSync(fd);
+}
+
+function names(): string[] {
+  const volume = Volume.open(path, key);
+  const found: string[] = [];
+  volume.tree.readdir(ROOT_INO, 0, ({ name }) => found.push(Buffer.from(name).toString()) > 0);
+  volume.close();
+  return found;
+}
+
+test("a -wal that was copied mounts, though its header was torn while it was written over", () => {
+  crash(true);
+  expect(statSync(`${path}-wal`).size).toBeGreaterThan(0);
+  overwrite(8, 20);
+  expect(names()).toEqual(["a", "b", "c"]);
+  expect(check(path, key)).toEqual([]);
+});
+
+test("a -wal that was copied mounts, though its first frame was torn while it was written over", () => {
+  crash(true);
+  overwrite(32, 5000);
+  expect(names()).toEqual(["a", "b", "c"]);
+  expect(check(path, key)).toEqual([]);
+});
+
+test("a -wal that was not copied is refused as damaged when its header is torn: its commits could be saved", () => {
+  crash(false);
+  overwrite(8, 20);
+  expect(() => Volume.open(path, key)).toThrow(/-wal is damaged/);
+});
