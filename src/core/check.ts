@@ -235,12 +235,10 @@ class Check {
     if (wal.isCut && !this.#isStillCut()) return;
     if (wal.isCut) {
       this.#copyNeeded = true;
-      const where = wal.headerDamaged
-        ? "its header is damaged"
-        : `frame ${wal.replayed + 1} or one soon after it is damaged`;
+      const what = wal.headerDamaged ? "its header" : `frame ${wal.brokenAt} of it`;
       this.#find(
         "wal",
-        `the -wal is damaged (${where}): ${wal.cutCommits} commits behind it are cut off`,
+        `the -wal is damaged: ${what} cuts off ${wal.cutCommits} commits`,
         "they are put back as far as their pages can be read",
       );
     } else if (wal.headerDamaged && wal.frames.length > 0) {

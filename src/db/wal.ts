@@ -32,6 +32,8 @@ export interface WalScan {
   readonly headerDamaged: boolean;
   /** Whole frames in the file, leftovers of earlier rounds included. */
   readonly frames: readonly Frame[];
+  /** First frame that breaks the chain of checksums, 0 where none does. */
+  readonly brokenAt: number;
   /** Frames that SQLite replays: up to the last commit in the valid chain. */
   readonly replayed: number;
   /** Frames with the right salts up to the last commit among them, valid or not. */
@@ -134,6 +136,7 @@ function scan(fd: number, size: number, pageSize: number): WalScan {
   const frames: Frame[] = [];
   let salts = headerDamaged ? undefined : header.subarray(16, 24);
   let chained = !headerDamaged;
+  let brokenAt = 0;
   let replayed = 0;
   let written = 0;
   let cutCommits = 0;
@@ -155,6 +158,7 @@ function scan(fd: number, size: number, pageSize: number): WalScan {
         chain.add(bytes, 0, 8);
         chain.add(bytes, FRAME_HEADER_BYTES, frameBytes);
         chained = current && pageNo !== 0 && chain.equals(bytes, 16);
+        if (!chained) brokenAt = no;
       }
       if (chained && commitPages > 0) replayed = no;
       if (!current) continue;
@@ -165,5 +169,5 @@ function scan(fd: number, size: number, pageSize: number): WalScan {
     }
   }
   const isCut = cutCommits >= 2 || (headerDamaged && cutCommits >= 1);
-  return { headerDamaged, frames, replayed, written, cutCommits, unfinished, isCut };
+  return { headerDamaged, frames, brokenAt, replayed, written, cutCommits, unfinished, isCut };
 }
