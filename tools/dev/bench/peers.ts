@@ -22,10 +22,10 @@ export interface Peer {
   sync(directory: string): void;
 }
 
-function run(command: string, parameters: readonly string[], input?: string): void {
-  const environment = { ...process.env, SQLFUSE_PASSWORD: PASSWORD, CRYFS_FRONTEND: "noninteractive" };
-  const options = { input, env: environment, stdio: ["pipe", "pipe", "pipe"] as const };
-  execFileSync(command, parameters, { ...options, stdio: [...options.stdio] });
+/** Runs a program that may leave a daemon behind: a pipe that the daemon keeps open would never end. */
+function run(command: string, parameters: readonly string[], input = ""): void {
+  const env = { ...process.env, SQLFUSE_PASSWORD: PASSWORD, CRYFS_FRONTEND: "noninteractive" };
+  execFileSync(command, parameters, { input, env, stdio: ["pipe", "ignore", "ignore"] });
 }
 
 function passwordFile(directory: string): string {
