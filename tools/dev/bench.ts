@@ -71,7 +71,8 @@ class Ground {
 
   remove(): void {
     if (this.#image !== undefined) {
-      sh(`umount ${this.directory}`);
+      // A daemon may be at its end and still hold its store.
+      sh(`for i in $(seq 100); do umount ${this.directory} && exit; sleep 0.1; done; exit 1`);
       rmSync(this.#image);
     }
     rmSync(this.directory, { recursive: true });
