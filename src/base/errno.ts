@@ -39,6 +39,9 @@ export class FsError extends Error {
  * that breaks an invariant. The operation gives EIO; everything else keeps working.
  */
 export class DamageError extends Error {
+  /** The inode whose operation met it, where one did. */
+  ino: number | undefined;
+
   constructor(what: string, options?: ErrorOptions) {
     super(what, options);
     this.name = "DamageError";

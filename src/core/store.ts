@@ -189,7 +189,9 @@ export class Store {
     try {
       return read();
     } catch (error) {
-      throw this.#translate(error, ino);
+      const told = this.#translate(error, ino);
+      if (told instanceof DamageError && ino > 0) told.ino ??= ino;
+      throw told;
     }
   }
 

@@ -23,6 +23,7 @@ import { Files } from "./files.ts";
 import { blockSizeMeta, hexMeta } from "./format.ts";
 import { Inodes } from "./inodes.ts";
 import { FileLock } from "./lock.ts";
+import { Names } from "./names.ts";
 import { Purge } from "./purge.ts";
 import { Restore } from "./restore.ts";
 import { sqlText } from "./sqltext.ts";
@@ -216,6 +217,20 @@ export class Volume {
     if (this.#purge.pauseMs(nowMs) === 0) this.#purge.run(PURGE_SLICE_MS);
     const purgeMs = this.#purge.waiting ? this.#purge.pauseMs(nowMs) : Number.POSITIVE_INFINITY;
     return Math.min(purgeMs, this.#store.dueInMs(nowMs));
+  }
+
+  /**
+   * A path that leads to an inode as of the last commit, for messages; undefined where none does or it cannot be
+   * told. Looks through all entries.
+   */
+  pathOf(ino: Ino): string | undefined {
+    try {
+      return new Names(this.readOnly ? this.#store.writer : this.#store.reader).pathOf(ino);
+    } catch (error) {
+      if (!(error instanceof SqliteError)) throw error;
+      this.#store.reopenReader();
+      return undefined;
+    }
   }
 
   /** Starts a new epoch and tells which one is closed: its state can be kept. */

@@ -97,6 +97,8 @@ export class Session implements Server {
   readonly #request: Request;
   readonly #reply: Reply;
   #touched: TouchedName[] = [];
+  /** Inodes whose damage was logged. */
+  readonly #damaged = new Set<Ino>();
   /** Directories that changed since they were last opened. */
   readonly #changedListings = new Set<Ino>();
   #lastLine = "";
@@ -233,9 +235,19 @@ export class Session implements Server {
       return error.errno;
     }
     this.counters[COUNTER.errors]! += 1;
-    this.#onLog(`${operation}: ${error instanceof DamageError ? error.message : textOf(error)}`);
+    if (error instanceof DamageError) this.#logDamage(error, operation);
+    else this.#onLog(`${operation}: ${textOf(error)}`);
     this.#lookForFailure();
     return E.EIO;
+  }
+
+  /** Once per file, by its path: a reader that tries again and again must not fill the log. */
+  #logDamage(error: DamageError, operation: string): void {
+    if (error.ino === undefined) return this.#onLog(`${operation}: ${error.message}`);
+    const ino = error.ino as Ino;
+    if (this.#damaged.has(ino)) return;
+    this.#damaged.add(ino);
+    this.#onLog(`${operation}: ${this.volume.pathOf(ino) ?? `inode ${ino}`} is damaged: ${error.message}`);
   }
 
   /** For what would otherwise be said every second. */
