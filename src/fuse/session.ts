@@ -243,7 +243,10 @@ export class Session implements Server {
 
   /** Once per file, by its path: a reader that tries again and again must not fill the log. */
   #logDamage(error: DamageError, operation: string): void {
-    if (error.ino === undefined) return this.#onLog(`${operation}: ${error.message}`);
+    if (error.ino === undefined) {
+      this.#onLog(`${operation}: ${error.message}`);
+      return;
+    }
     const ino = error.ino as Ino;
     if (this.#damaged.has(ino)) return;
     this.#damaged.add(ino);

@@ -185,7 +185,10 @@ function markdown(rows: readonly Row[], peers: readonly Peer[], about: string): 
 }
 
 async function main(): Promise<void> {
-  if (values.help) return console.log(HELP);
+  if (values.help) {
+    console.log(HELP);
+    return;
+  }
   const { found: peers, missing } = findPeers(values.peers.split(",").filter((name) => name !== ""));
   if (missing.length > 0) console.error(`not installed, left out: ${missing.join(", ")}`);
   const groups = values.groups.split(",");
