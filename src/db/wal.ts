@@ -140,6 +140,8 @@ function scan(fd: number, size: number, pageSize: number): WalScan {
   let replayed = 0;
   let written = 0;
   let cutCommits = 0;
+  /** Commits of frames with other salts, since the last one with the right ones. */
+  let odd = 0;
   let unfinished = 0;
   for (let first = 0; first < count; first += BATCH) {
     const start = WAL_HEADER_BYTES + first * frameBytes;
@@ -161,7 +163,13 @@ function scan(fd: number, size: number, pageSize: number): WalScan {
         if (!chained) brokenAt = no;
       }
       if (chained && commitPages > 0) replayed = no;
-      if (!current) continue;
+      if (!current) {
+        if (commitPages > 0) odd++;
+        continue;
+      }
+      // The log is written from its start on: an odd frame before a current one is one of its own, damaged.
+      cutCommits += odd;
+      odd = 0;
       if (commitPages > 0) written = no;
       if (no > replayed) unfinished++;
       if (!chained && commitPages > 0) cutCommits++;
