@@ -73,6 +73,17 @@ class Checksum {
   }
 }
 
+/** Salts of two rounds differ in some 16 of their 64 bits, as one half is random: this few are damage. */
+const FLIPPED_BITS = 2;
+
+function differingBits(a: Buffer, b: Buffer): number {
+  let bits = 0;
+  for (let i = 0; i < a.length; i++) {
+    for (let left = (a[i] ?? 0) ^ (b[i] ?? 0); left !== 0; left &= left - 1) bits++;
+  }
+  return bits;
+}
+
 /** Reads the -wal at `path`; undefined where there is none or it is empty. */
 export function scanWal(path: string, pageSize: number): WalScan | undefined {
   let fd: number;
@@ -140,7 +151,7 @@ function scan(fd: number, size: number, pageSize: number): WalScan {
   let replayed = 0;
   let written = 0;
   let cutCommits = 0;
-  /** Commits of frames with other salts, since the last one with the right ones. */
+  /** Commits of frames with nearly the right salts, since the last one with the right ones. */
   let odd = 0;
   let unfinished = 0;
   for (let first = 0; first < count; first += BATCH) {
@@ -164,10 +175,11 @@ function scan(fd: number, size: number, pageSize: number): WalScan {
       }
       if (chained && commitPages > 0) replayed = no;
       if (!current) {
-        if (commitPages > 0) odd++;
+        if (commitPages > 0 && differingBits(bytes.subarray(8, 16), salts) <= FLIPPED_BITS) odd++;
         continue;
       }
-      // The log is written from its start on: an odd frame before a current one is one of its own, damaged.
+      // The log is written from its start on, so an odd frame before a current one is one of its own, damaged. One
+      // with quite other salts is of an earlier round: a crash may have kept the last commit's later frames alone.
       cutCommits += odd;
       odd = 0;
       if (commitPages > 0) written = no;

@@ -76,6 +76,47 @@ test("a -wal that was copied mounts, though its first frame was torn while it wa
   expect(check(path, key)).toEqual([]);
 });
 
+test("a last commit of which a crash kept the later frames alone, between those of an earlier round, is no damage", () => {
+  const volume = Volume.open(path, key);
+  const frame = 24 + 16_384;
+  // A first round of many commits, copied; then a second one that writes over its head.
+  for (let i = 0; i < 20; i++) {
+    volume.tree.mkdir(ROOT_INO, Buffer.from(`first${i}`), 0o755, CALLER);
+    volume.commit();
+  }
+  volume.idle(performance.now() + 60_000);
+  const earlier = readFileSync(`${path}-wal`);
+  volume.tree.mkdir(ROOT_INO, Buffer.from("second"), 0o755, CALLER);
+  volume.commit();
+  const before = readFileSync(`${path}-wal`);
+  volume.files.write(
+    volume.tree.mknod(ROOT_INO, Buffer.from("big"), 0o100644, 0, CALLER).ino,
+    0,
+    Buffer.alloc(300_000, 7),
+    false,
+  );
+  volume.commit();
+  const left = [readFileSync(path), readFileSync(`${path}-wal`)] as const;
+  volume.close();
+  // Of the last commit only its last frame reached the disk.
+  const changed: number[] = [];
+  for (let at = 32; at + frame <= left[1].length; at += frame) {
+    if (!left[1].subarray(at, at + frame).equals(before.subarray(at, at + frame))) changed.push(at);
+  }
+  const wal = Buffer.from(
+    before.length >= left[1].length ? before : Buffer.concat([before, left[1].subarray(before.length)]),
+  );
+  const last = changed.at(-1) ?? 0;
+  left[1].copy(wal, last, last, last + frame);
+  expect(changed.length).toBeGreaterThan(3);
+  expect(earlier.length).toBeGreaterThan(last);
+  writeFileSync(path, left[0]);
+  writeFileSync(`${path}-wal`, wal);
+  expect(names()).toContain("second");
+  expect(names()).not.toContain("big");
+  expect(check(path, key)).toEqual([]);
+});
+
 test("a -wal that was not copied is refused as damaged when its header is torn: its commits could be saved", () => {
   crash(false);
   overwrite(8, 20);
