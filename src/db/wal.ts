@@ -175,7 +175,9 @@ function scan(fd: number, size: number, pageSize: number): WalScan {
       }
       if (chained && commitPages > 0) replayed = no;
       if (!current) {
-        if (commitPages > 0 && differingBits(bytes.subarray(8, 16), salts) <= FLIPPED_BITS) odd++;
+        if (differingBits(bytes.subarray(8, 16), salts) > FLIPPED_BITS) continue;
+        if (commitPages > 0) odd++;
+        unfinished++;
         continue;
       }
       // The log is written from its start on, so an odd frame before a current one is one of its own, damaged. One

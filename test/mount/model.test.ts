@@ -117,6 +117,8 @@ class MountDriver implements Driver {
           const n = sys.copyFileRange(a, fromOffset + done, b, toOffset + done, length - done);
           if (n === 0) break;
           done += n;
+          // Copied behind its own end a file has grown: a second call would go on into what the first one made.
+          if (sys.fstat(a).ino === sys.fstat(b).ino) break;
         }
         return done;
       }),

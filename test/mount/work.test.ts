@@ -288,6 +288,9 @@ for (const person of people) {
     test("after unmount and mount every file, mode, owner, time, attribute and link is as before", {
       timeout: 300_000,
     }, () => {
+      // Twice: a file that the cache gave the first time is read from the volume, and moves its atime, at another.
+      snapshot(volume.mountpoint, "settle", owner);
+      volume.remount(...person.options);
       const before = snapshot(volume.mountpoint, "settle", owner);
       expect(before.size).toBeGreaterThan(person.files * 3);
       volume.remount(...person.options);
