@@ -119,6 +119,8 @@ function isInMain(path: string, wal: number, found: WalScan, pageSize: number): 
     const logged = Buffer.alloc(pageSize);
     const stored = Buffer.alloc(pageSize);
     for (const [pageNo, pageAt] of last) {
+      // No page has this number: a bit of it turned over.
+      if (pageNo === 0) return false;
       readSync(wal, logged, 0, pageSize, pageAt);
       const read = readSync(fd, stored, 0, pageSize, (pageNo - 1) * pageSize);
       if (read !== pageSize || !logged.equals(stored)) return false;

@@ -410,7 +410,7 @@ describe("the -wal", () => {
           const hit = byte < 32 ? 0 : Math.floor((byte - 32) / FRAME);
           const lost = total - commitsBefore(hit);
           const report = drain(inspect(path, key));
-          if (lost === 1 && byte >= 32) {
+          if (lost === 1 && byte >= 32 && report.findings.length === 0) {
             // The last commit alone: a crash leaves the same, and it was never acknowledged then.
             expect(lines(report.notices).join()).toContain("unfinished commit");
             expect(stateOf(path)).toBe(base.states.at(-2));
