@@ -2,6 +2,10 @@
  * Inode rows: loading, saving, the past of a row, and the life of an inode that no
  * entry names any more.
  *
+ * Rows that were read are kept, and rows that the open group changed are written once, before it is committed: a
+ * file that is unpacked changes its inode seven times, its directory's with each name. Whoever reads inode by SQL of
+ * his own passes each row through `current`, or calls `flush` first.
+ *
  * An inode lives while an entry names it (nlink > 0) or somebody holds a reference. What
  * is left is purged in slices; what a crash left unlinked is purged at the next open.
  */
@@ -36,6 +40,8 @@ export interface NewInode {
 }
 
 const NS = 1_000_000_000;
+/** Rows kept in memory, some 300 bytes each; as many changed ones are written before the group ends. */
+const KEPT = 8192;
 
 /**
  * The columns of an Inode in the order in which `readInode` takes them. Times come as
@@ -106,12 +112,15 @@ export class Inodes {
   readonly #select: Statement;
   readonly #insert: Statement;
   readonly #update: Statement;
-  readonly #updateAtime: Statement;
   readonly #toPast: Statement;
   readonly #delete: Statement;
   readonly #lift: readonly Statement[];
   readonly #count: Statement;
   readonly #unlinked: Statement;
+  /** Rows of the open group that differ from what the table has. */
+  readonly #changed = new Map<Ino, Inode>();
+  /** Rows that the table has like this. */
+  readonly #kept = new Map<Ino, Inode>();
   /** References held by the kernel or a library user. */
   readonly #references = new Map<Ino, number>();
   /** Unlinked inodes that are still referenced. */
@@ -142,7 +151,6 @@ export class Inodes {
          atime_ns = ?9 * ${NS} + ?10, mtime_ns = ?11 * ${NS} + ?12, ctime_ns = ?13 * ${NS} + ?14, born = ?15
        WHERE ino = ?1`,
     );
-    this.#updateAtime = db.prepare(`UPDATE inode SET atime_ns = ?2 * ${NS} + ?3 WHERE ino = ?1`);
     this.#toPast = db.prepare("INSERT INTO inode_past SELECT *, ?2 FROM inode WHERE ino = ?1");
     this.#lift = ["xattr", "extent"].map((table) =>
       db.prepare(`UPDATE ${table} SET born = ?3 WHERE ino = ?1 AND born >= ?2`),
@@ -150,6 +158,11 @@ export class Inodes {
     this.#delete = db.prepare("DELETE FROM inode WHERE ino = ?1");
     this.#count = db.prepare("SELECT count(*) FROM inode");
     this.#unlinked = db.prepare("SELECT ino FROM inode WHERE nlink = 0");
+    store.beforeCommit(() => this.flush());
+    store.onGroupLost(() => {
+      this.#changed.clear();
+      this.#kept.clear();
+    });
   }
 
   // --- rows, for the other rooms of the core ---
@@ -161,12 +174,45 @@ export class Inodes {
     return inode;
   }
 
+  /** The caller's own to change: nothing holds before `save`. */
   find(ino: Ino): Inode | undefined {
+    const known = this.#changed.get(ino) ?? this.#kept.get(ino);
+    if (known !== undefined) return { ...known };
     const row = this.#select.bindInt(1, ino);
     if (!row.step()) return undefined;
     const inode = readInode(row, 0);
     row.reset();
+    this.#keep(ino, { ...inode });
     return inode;
+  }
+
+  /** What holds of an inode that was just read from the table. */
+  current(read: Inode): Inode {
+    return this.#changed.get(read.ino) ?? read;
+  }
+
+  /** Writes the changed rows to the table. */
+  flush(): void {
+    for (const [ino, inode] of this.#changed) {
+      this.#write(inode);
+      this.#keep(ino, inode);
+    }
+    this.#changed.clear();
+  }
+
+  #keep(ino: Ino, inode: Inode): void {
+    if (this.#kept.size >= KEPT) {
+      const oldest = this.#kept.keys().next();
+      if (oldest.done !== true) this.#kept.delete(oldest.value);
+    }
+    this.#kept.set(ino, inode);
+  }
+
+  /** Holds a changed row until it is written. */
+  #hold(inode: Inode): void {
+    this.#kept.delete(inode.ino);
+    this.#changed.set(inode.ino, { ...inode });
+    if (this.#changed.size > KEPT) this.flush();
   }
 
   /** As load; an inode that only waits for the purge is gone. @throws FsError ESTALE */
@@ -233,15 +279,21 @@ export class Inodes {
     row.run();
     if (this.#files !== undefined) this.#files++;
     this.#store.touch(inode.ino);
+    this.#keep(inode.ino, { ...inode });
     return inode;
   }
 
-  /** Writes a changed row back; the row it was goes to the past where an epoch closed since. */
+  /** Takes a changed row over; the row it was goes to the past where an epoch closed since. */
   save(inode: Inode, unlinkedBefore = inode.nlink === 0): void {
     const epoch = unlinkedBefore ? inode.born : this.#store.epoch;
     if (inode.born < epoch) this.#toPast.bindInt(1, inode.ino).bindInt(2, epoch).run();
     inode.born = epoch;
     inode.blocks = statBlocks(inode);
+    this.#hold(inode);
+    this.#store.touch(inode.ino);
+  }
+
+  #write(inode: Inode): void {
     this.#update
       .bindInt(1, inode.ino)
       .bindInt(2, inode.mode)
@@ -259,11 +311,12 @@ export class Inodes {
       .bindInt(14, inode.ctimeNsec)
       .bindInt(15, inode.born)
       .run();
-    this.#store.touch(inode.ino);
   }
 
   /** Deletes the row of a dead inode; only the purge does. */
   delete(ino: Ino): void {
+    this.#changed.delete(ino);
+    this.#kept.delete(ino);
     this.#delete.bindInt(1, ino).run();
     if (this.#files !== undefined) this.#files--;
   }
@@ -303,6 +356,7 @@ export class Inodes {
     if (this.#store.readOnly) return;
     try {
       this.#store.query(0 as Ino, () => {
+        this.flush();
         const known = new Set(this.#dead);
         while (this.#unlinked.step()) {
           const ino = this.#unlinked.int(0) as Ino;
@@ -352,7 +406,7 @@ export class Inodes {
     if (!due) return;
     try {
       this.#store.change(inode.ino, 0, false, () => {
-        this.#updateAtime.bindInt(1, inode.ino).bindInt(2, now.sec).bindInt(3, now.nsec).run();
+        this.#hold({ ...inode, atimeSec: now.sec, atimeNsec: now.nsec });
       });
     } catch (error) {
       if (!(error instanceof FsError)) throw error;

@@ -115,9 +115,9 @@ export class Restore {
         inode.uid = likeness.uid;
         inode.gid = likeness.gid;
         setTimes(inode, likeness);
+        [inode.btimeSec, inode.btimeNsec] = [likeness.btime.sec, likeness.btime.nsec];
         this.#inodes.save(inode);
-        const { sec, nsec } = likeness.btime;
-        this.#updateBtime.bindInt(1, ino).bindInt(2, sec).bindInt(3, nsec).run();
+        this.#updateBtime.bindInt(1, ino).bindInt(2, inode.btimeSec).bindInt(3, inode.btimeNsec).run();
       });
     });
   }

@@ -77,6 +77,10 @@ export class Store {
   #savedBlock: number;
   #nextBlock: number;
   readonly #onGroupEnd: (() => void)[] = [];
+  readonly #onGroupLost: (() => void)[] = [];
+  readonly #beforeCommit: (() => void)[] = [];
+  /** How often an inode was touched: tells whether a change did anything that is not in the tables yet. */
+  #touches = 0;
   /** The last copy of the -wal failed, and that was said. */
   #copyFails = false;
   #failed = false;
@@ -146,12 +150,23 @@ export class Store {
 
   /** Says that the open group changes `ino`. */
   touch(ino: Ino): void {
+    this.#touches++;
     this.#changed.add(ino);
   }
 
   /** Calls `then` whenever the open group was committed or lost. */
   onGroupEnd(then: () => void): void {
     this.#onGroupEnd.push(then);
+  }
+
+  /** Calls `then` when the open group was lost, and all that was known of it. */
+  onGroupLost(then: () => void): void {
+    this.#onGroupLost.push(then);
+  }
+
+  /** Calls `then` inside the open group, before it is committed: what it holds back is written now. */
+  beforeCommit(then: () => void): void {
+    this.#beforeCommit.push(then);
   }
 
   /** Tells whoever holds the volume, in one line. */
@@ -203,14 +218,14 @@ export class Store {
   change<T>(ino: Ino, bytes: number, frees: boolean, apply: () => T): T {
     this.#admit(bytes, frees);
     this.#groupBytes += bytes;
-    const before = this.writer.totalChanges;
+    const before = this.writer.totalChanges + this.#touches;
     let result: T;
     try {
       result = apply();
     } catch (error) {
-      if (error instanceof FsError && this.writer.totalChanges === before) throw error;
-      if (error instanceof DamageError && this.writer.totalChanges === before && !this.writer.autocommit)
-        throw error;
+      const untouched = this.writer.totalChanges + this.#touches === before;
+      if (error instanceof FsError && untouched) throw error;
+      if (error instanceof DamageError && untouched && !this.writer.autocommit) throw error;
       this.#lose(error);
       throw this.#translate(error, ino);
     }
@@ -252,6 +267,7 @@ export class Store {
   commit(): void {
     if (this.#groupSinceMs === undefined) return;
     try {
+      for (const write of this.#beforeCommit) write();
       if (this.#nextSerial !== this.#savedSerial) this.#save("next_serial", this.#nextSerial);
       if (this.#nextBlock !== this.#savedBlock) this.#save("next_block", this.#nextBlock);
       this.#commit.run();
@@ -346,6 +362,7 @@ export class Store {
   /** The open group is gone or must go: a failed commit. */
   #lose(error: unknown): void {
     this.#failed = true;
+    for (const forget of this.#onGroupLost) forget();
     for (const ino of this.#changed) this.#lost.add(ino);
     this.#changed.clear();
     this.#groupEnded();

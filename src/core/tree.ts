@@ -120,7 +120,7 @@ export class Tree {
         const inode = missing ? undefined : readInode(row, 0);
         row.reset();
         if (inode === undefined) throw new DamageError(`an entry of directory ${parent} names no inode`);
-        return inode;
+        return this.#inodes.current(inode);
       }
       // "." finds an inode of any type: that is how a file handle (NFS) is turned into one.
       if (name.length === 1 && isDots(name)) return this.#inodes.loadLiving(parent);
@@ -423,7 +423,8 @@ export class Tree {
   /** As readdir, each entry with its attributes. */
   readdirplus(ino: Ino, cookie: number, visit: (entry: Entry, attr: Attr) => boolean): void {
     const show = ([entry, attr]: readonly [Entry, Attr]) => visit(entry, attr);
-    this.#scan(ino, cookie, this.#listPlus, readEntryPlus, ([entry]) => entry.cookie, show);
+    const read = (row: Statement) => this.#readEntryPlus(row);
+    this.#scan(ino, cookie, this.#listPlus, read, ([entry]) => entry.cookie, show);
   }
 
   /**
@@ -436,7 +437,7 @@ export class Tree {
       this.#inodes.loadDirectory(ino);
       const rows = this.#page.bindInt(1, ino).bindBlob(2, after).bindInt(3, count);
       const found: (readonly [Entry, Attr])[] = [];
-      while (rows.step()) found.push(readEntryPlus(rows));
+      while (rows.step()) found.push(this.#readEntryPlus(rows));
       return found;
     });
   }
@@ -556,19 +557,19 @@ export class Tree {
     this.#toPast.bindInt(1, parent).bindBlob(2, name).bindInt(3, this.#store.epoch).run();
   }
 
+  /** A row of an entry and its inode: `inodeColumns`, then id, type and name. */
+  #readEntryPlus(row: Statement): readonly [Entry, Attr] {
+    const attr = this.#inodes.current(readInode(row, 0));
+    const at = INODE_COLUMNS;
+    return [{ cookie: row.int(at), ino: attr.ino, type: row.int(at + 1), name: row.blob(at + 2) }, attr];
+  }
+
   /** mtime and ctime of a directory are now; saves. */
   #changed(directory: Inode, now: Time): void {
     directory.mtimeSec = directory.ctimeSec = now.sec;
     directory.mtimeNsec = directory.ctimeNsec = now.nsec;
     this.#inodes.save(directory);
   }
-}
-
-/** A row of an entry and its inode: `inodeColumns`, then id, type and name. */
-function readEntryPlus(row: Statement): readonly [Entry, Attr] {
-  const attr = readInode(row, 0);
-  const at = INODE_COLUMNS;
-  return [{ cookie: row.int(at), ino: attr.ino, type: row.int(at + 1), name: row.blob(at + 2) }, attr];
 }
 
 /** Whether a name is "." or "..". */

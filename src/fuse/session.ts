@@ -11,6 +11,7 @@
 import { type Clock, systemClock } from "../base/clock.ts";
 import { DamageError, E, FsError } from "../base/errno.ts";
 import type { Ino } from "../core/types.ts";
+import { COST_SLOTS, Costs } from "./costs.ts";
 import type { Device } from "./device.ts";
 import { type Agreement, negotiate, type Offer, type Wishes } from "./init.ts";
 import { InHeader, OutHeader, WriteIn } from "./kernel.ts";
@@ -47,6 +48,8 @@ export interface SessionOptions {
   readonly clock?: Clock;
   /** `COUNTERS` slots; shared with whoever shows them. */
   readonly counters?: Float64Array;
+  /** `COST_SLOTS` slots; shared with whoever shows them. */
+  readonly costs?: Float64Array;
   /** Damage and bugs, a line each. */
   readonly onLog?: (line: string) => void;
   /** One line each way per request. */
@@ -94,6 +97,7 @@ export class Session implements Server {
   readonly #wishes: Wishes;
   readonly #onLog: (line: string) => void;
   readonly #onTrace: ((line: string) => void) | undefined;
+  readonly #costs: Costs;
   readonly #request: Request;
   readonly #reply: Reply;
   #touched: TouchedName[] = [];
@@ -117,6 +121,7 @@ export class Session implements Server {
     this.#clock = options.clock ?? systemClock;
     this.#onLog = options.onLog ?? (() => {});
     this.#onTrace = options.onTrace;
+    this.#costs = new Costs(options.costs ?? new Float64Array(COST_SLOTS));
     this.#wishes = {
       writeback: options.writeback ?? false,
       acl: options.defaultPermissions ?? true,
@@ -139,7 +144,7 @@ export class Session implements Server {
       const received = this.#device.read(this.#request.bytes);
       if (received > 0) {
         spins = 0;
-        this.handle(received);
+        this.#timed(received);
         if (++burst < BURST) continue;
         burst = 0;
         this.#turn();
@@ -186,6 +191,12 @@ export class Session implements Server {
     this.counters[COUNTER.references] = this.volume.inodes.references;
     this.#lookForFailure();
     return sleepMs;
+  }
+
+  #timed(received: number): void {
+    const fromMs = performance.now();
+    this.handle(received);
+    this.#costs.add(this.#request.opcode, (performance.now() - fromMs) * 1000);
   }
 
   /** Answers the first `received` bytes of the request buffer. */

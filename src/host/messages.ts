@@ -20,6 +20,7 @@ export interface WorkerOrder {
   readonly trace: boolean;
   /** `COUNTERS` figures that the worker writes and the main thread reads. */
   readonly counters: SharedArrayBuffer;
+  readonly costs: SharedArrayBuffer;
   /** Rung by the main thread after it posted something. */
   readonly wakeFd: number;
 }

@@ -6,6 +6,7 @@ import { stat } from "node:fs/promises";
 import { Worker } from "node:worker_threads";
 import { OpenError } from "../core/errors.ts";
 import type { Key } from "../db/key.ts";
+import { COST_SLOTS, Costs, type OperationCost } from "../fuse/costs.ts";
 import { incEpoch, invalEntry, invalInode } from "../fuse/notify.ts";
 import { COUNTER, COUNTERS } from "../fuse/server.ts";
 import type { Lost } from "../fuse/session.ts";
@@ -66,6 +67,8 @@ export interface MountStatus {
   readonly failed: boolean;
   /** FUSE protocol version, as "7.44". */
   readonly protocol: string;
+  /** What each operation cost the serving thread. */
+  readonly operations: readonly OperationCost[];
 }
 
 const RING = new Uint8Array(new BigUint64Array([1n]).buffer);
@@ -77,6 +80,7 @@ export class Mount {
   readonly #worker: Worker;
   readonly #wakeFd: number;
   readonly #counters: Float64Array;
+  readonly #costs: Costs;
   readonly #since = new Date().toISOString();
   readonly #syncs = new Map<number, (error: string | undefined) => void>();
   #attachment: Attachment | undefined;
@@ -115,6 +119,8 @@ export class Mount {
     this.#wakeFd = eventfd();
     const counters = new SharedArrayBuffer(COUNTERS * Float64Array.BYTES_PER_ELEMENT);
     this.#counters = new Float64Array(counters);
+    const costs = new SharedArrayBuffer(COST_SLOTS * Float64Array.BYTES_PER_ELEMENT);
+    this.#costs = new Costs(new Float64Array(costs));
     const { bytes, salt, cipher } = key.toMessage();
     // Shared, not copied: whoever zeroes it zeroes the only one.
     const shared = new Uint8Array(new SharedArrayBuffer(bytes.length));
@@ -135,6 +141,7 @@ export class Mount {
       timeoutSec: options.attrTimeoutSec,
       trace: options.trace,
       counters,
+      costs,
       wakeFd: this.#wakeFd,
     };
     this.#worker = new Worker(new URL("./worker.js", import.meta.url), { workerData: order });
@@ -268,6 +275,7 @@ export class Mount {
       uncommittedMs: since === 0 ? 0 : Math.max(0, Math.round(Date.now() - since)),
       failed: figure("failed") !== 0,
       protocol: `7.${figure("minor")}`,
+      operations: this.#costs.list(),
     };
   }
 

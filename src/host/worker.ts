@@ -63,6 +63,7 @@ function serve(volume: Volume, fd: number): boolean {
     timeoutSec: order.timeoutSec,
     pageSize: pageSize(),
     counters: new Float64Array(order.counters),
+    costs: new Float64Array(order.costs),
     onLog: log,
     onTrace: order.trace ? log : undefined,
     onReady: () => tell({ type: "ready" }),

@@ -230,7 +230,7 @@ describe("a scenario of which one step fails", () => {
       if (wrong.length >= (all ? 1000 : 5)) break;
     }
     expect(wrong).toEqual([]);
-    expect(nth).toBeGreaterThan(200);
+    expect(nth).toBeGreaterThan(150);
   });
 });
 
