@@ -57,14 +57,14 @@ export class Blocks {
     });
   }
 
-  /** Whether the writer may touch the pages of a block. Damage is logged. */
+  /** Whether the writer may touch the pages of a block: they can be read. Damage is logged. */
   isIntact(block: BlockNo): boolean {
     if (this.#fresh.has(block)) return true;
     try {
       this.#reading(block, `block ${block}`, (row) => row.loadBlob(1));
       return true;
     } catch (error) {
-      if (!(error instanceof DamageError)) throw error;
+      if (!(error instanceof DamageError) && !(error instanceof FsError)) throw error;
       this.#store.log(`${error.message}: left alone; fsck can drop it`);
       return false;
     }

@@ -96,8 +96,9 @@ export class Files {
       this.#checkRange(offset, data.length);
       const spans = [...spansOf(offset, data.length, inode.blockSize)];
       const edges = this.#loadEdges(inode, spans, (span) => this.#replacesAll(inode, span));
-      this.#store.change(ino, data.length, false, () => {
-        this.#writeSpans(inode, spans, edges, data);
+      const olds = spans.map(({ idx }, i) => edges[i]?.extent ?? this.#extents.find(ino, idx));
+      this.#store.changeLater(ino, data.length, false, () => {
+        this.#writeSpans(inode, spans, olds, edges, data);
         inode.size = Math.max(inode.size, offset + data.length);
         if (killSuidgid) this.#xattrs.killPrivileges(inode);
         this.#modified(inode);
@@ -353,6 +354,7 @@ export class Files {
   #writeSpans(
     inode: Inode,
     spans: readonly Span[],
+    olds: readonly (Extent | undefined)[],
     edges: readonly (Loaded | undefined)[],
     data: Uint8Array,
   ): void {
@@ -360,7 +362,7 @@ export class Files {
       const part = data.subarray(span.at, span.at + span.to - span.from);
       const edge = edges[i];
       if (edge === undefined) {
-        this.#extents.put(inode, span.idx, this.#extents.find(inode.ino, span.idx), part, false);
+        this.#extents.put(inode, span.idx, olds[i], part, false);
       } else {
         edge.bytes.set(part, span.from);
         const length = Math.max(edge.length, span.to);

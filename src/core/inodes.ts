@@ -236,8 +236,15 @@ export class Inodes {
 
   /** Makes a row; all its times are now. */
   insert(fields: NewInode, now: Time): Inode {
+    const inode = this.make(fields, now);
+    this.add(inode, fields.target);
+    return inode;
+  }
+
+  /** Makes an inode that has its number and no row yet; all its times are now. */
+  make(fields: NewInode, now: Time): Inode {
     const blockSize = isRegular(fields.mode) ? (fields.blockSize ?? this.#blockSize) : 0;
-    const inode: Inode = {
+    return {
       ino: this.#store.takeSerial() as Ino,
       mode: fields.mode,
       nlink: fields.nlink ?? 1,
@@ -260,6 +267,10 @@ export class Inodes {
       parent: fields.parent ?? (0 as Ino),
       born: this.#store.epoch,
     };
+  }
+
+  /** Gives an inode its row. `target`: of a symlink. */
+  add(inode: Inode, target?: Uint8Array): void {
     const row = this.#insert
       .bindInt(1, inode.ino)
       .bindInt(2, inode.mode)
@@ -268,19 +279,18 @@ export class Inodes {
       .bindInt(5, inode.gid)
       .bindInt(6, inode.rdev)
       .bindInt(7, inode.size)
-      .bindInt(8, blockSize)
+      .bindInt(8, inode.blockSize)
       .bindInt(9, inode.parent)
       .bindInt(10, inode.generation)
-      .bindInt(11, now.sec)
-      .bindInt(12, now.nsec)
+      .bindInt(11, inode.btimeSec)
+      .bindInt(12, inode.btimeNsec)
       .bindInt(13, inode.born);
-    if (fields.target === undefined) row.bindNull(14);
-    else row.bindBlob(14, fields.target);
+    if (target === undefined) row.bindNull(14);
+    else row.bindBlob(14, target);
     row.run();
     if (this.#files !== undefined) this.#files++;
     this.#store.touch(inode.ino);
     this.#keep(inode.ino, { ...inode });
-    return inode;
   }
 
   /** Takes a changed row over; the row it was goes to the past where an epoch closed since. */

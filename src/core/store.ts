@@ -36,6 +36,8 @@ export interface StoreOptions {
   readonly commitIntervalMs: number;
   /** One durable commit per operation. */
   readonly sync: boolean;
+  /** Changes that can no longer be refused wait for `finish`. */
+  readonly answersFirst: boolean;
   readonly cacheBytes: number;
   readonly clock: Clock;
   readonly onLog: (line: string) => void;
@@ -83,6 +85,8 @@ export class Store {
   #touches = 0;
   /** The last copy of the -wal failed, and that was said. */
   #copyFails = false;
+  /** What a change that is answered already has yet to write. */
+  #owed: { readonly ino: Ino; readonly bytes: number; readonly apply: () => void } | undefined;
   #failed = false;
   #closed = false;
 
@@ -180,7 +184,7 @@ export class Store {
    * @throws DamageError
    */
   whole(bytes: Uint8Array): Uint8Array {
-    const LEAST_SPILLED = 900;
+    const LEAST_SPILLED = 600;
     if (bytes.length >= LEAST_SPILLED && this.writer.isPoisoned)
       throw new DamageError("a page has a wrong HMAC");
     return bytes;
@@ -201,6 +205,7 @@ export class Store {
    */
   query<T>(ino: Ino, read: () => T): T {
     assert(!this.#closed, "the volume is open");
+    this.finish();
     try {
       return read();
     } catch (error) {
@@ -216,6 +221,7 @@ export class Store {
    * @throws FsError EROFS, ENOSPC before anything was done; EIO with the group lost
    */
   change<T>(ino: Ino, bytes: number, frees: boolean, apply: () => T): T {
+    this.finish();
     this.#admit(bytes, frees);
     this.#groupBytes += bytes;
     const before = this.writer.totalChanges + this.#touches;
@@ -231,6 +237,48 @@ export class Store {
     }
     if (this.#options.sync || this.#groupBytes > GROUP_BYTES) this.commit();
     return result;
+  }
+
+  /**
+   * As `change`, for one that has been checked so far that only a failing disk or database could refuse it. Where the
+   * volume answers first it is applied by `finish`, while its caller is already on his way; what fails then fails
+   * as a commit does: the group is lost. `apply` only writes: what it needs of the database was read before.
+   * @throws FsError EROFS, ENOSPC; where it is applied at once also EIO
+   */
+  changeLater(ino: Ino, bytes: number, frees: boolean, apply: () => void): void {
+    if (!this.#options.answersFirst || this.#options.sync) {
+      this.change(ino, bytes, frees, apply);
+      return;
+    }
+    this.finish();
+    this.#admit(bytes, frees);
+    this.#owed = { ino, bytes, apply };
+  }
+
+  /** Applies the change that waits, if one does. Everything that looks at the volume comes after it. */
+  finish(): void {
+    const owed = this.#owed;
+    if (owed === undefined) return;
+    this.#owed = undefined;
+    this.#groupBytes += owed.bytes;
+    try {
+      owed.apply();
+    } catch (error) {
+      this.touch(owed.ino);
+      this.#lose(error);
+      this.#translate(error, owed.ino);
+      return;
+    }
+    if (this.#groupBytes > GROUP_BYTES) this.#commitQuietly();
+  }
+
+  /** A failure is told by the next fsync. */
+  #commitQuietly(): void {
+    try {
+      this.commit();
+    } catch (error) {
+      if (!(error instanceof FsError)) throw error;
+    }
   }
 
   /** Whether a change would be refused with EROFS. */
@@ -265,6 +313,7 @@ export class Store {
    * @throws FsError EIO; the group is lost
    */
   commit(): void {
+    this.finish();
     if (this.#groupSinceMs === undefined) return;
     try {
       for (const write of this.#beforeCommit) write();
@@ -313,11 +362,7 @@ export class Store {
   work(nowMs: number): void {
     if (this.#groupSinceMs !== undefined) {
       if (nowMs - this.#groupSinceMs < this.#options.commitIntervalMs) return;
-      try {
-        this.commit();
-      } catch (error) {
-        if (!(error instanceof FsError)) throw error;
-      }
+      this.#commitQuietly();
     } else if (this.#walSinceMs !== undefined && nowMs - this.#walSinceMs >= QUIET_MS) {
       this.#copyWal(false);
     }
@@ -427,11 +472,7 @@ export class Store {
   /** Commits, copies the -wal and closes: afterwards only the one file is left. */
   close(): void {
     this.#closed = true;
-    try {
-      if (!this.#failed) this.commit();
-    } catch (error) {
-      if (!(error instanceof FsError)) throw error;
-    }
+    if (!this.#failed) this.#commitQuietly();
     this.#reader?.close();
     this.#reader = undefined;
     if (!this.readOnly && !this.#failed && this.writer.isOpen) this.#copyWal(true);

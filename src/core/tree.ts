@@ -170,15 +170,16 @@ export class Tree {
       const directory = this.#openDirectory(parent);
       checkNewName(name);
       if (this.#find(parent, name) !== undefined) throw new FsError("EEXIST");
-      return this.#store.change(parent, fields.size ?? 0, false, () => {
-        const now = this.#store.clock.now();
-        const inode = this.#insertInode(directory, mode, caller, fields, now);
+      const now = this.#store.clock.now();
+      const { inode, insert } = this.#newInode(directory, mode, caller, fields, now);
+      this.#store.changeLater(parent, fields.size ?? 0, false, () => {
+        insert();
         // One counter serves inodes and entries, so the first entry of an inode may bear its number.
         this.#insertEntry(parent, name, inode.ino, inode);
         if (isDirectory(mode)) directory.nlink++;
         this.#changed(directory, now);
-        return inode;
       });
+      return inode;
     });
   }
 
@@ -189,26 +190,28 @@ export class Tree {
   tmpfile(parent: Ino, mode: number, caller: Caller): Attr {
     return this.#store.query(parent, () => {
       const directory = this.#openDirectory(parent);
-      return this.#store.change(parent, 0, false, () => {
-        const now = this.#store.clock.now();
-        const regular = (mode & 0o7777) | S_IFREG;
-        const inode = this.#insertInode(directory, regular, caller, { nlink: 0 }, now);
+      const regular = (mode & 0o7777) | S_IFREG;
+      const now = this.#store.clock.now();
+      const { inode, insert } = this.#newInode(directory, regular, caller, { nlink: 0 }, now);
+      this.#store.changeLater(parent, 0, false, () => {
+        insert();
         this.#inodes.orphan(inode.ino);
-        return inode;
       });
+      return inode;
     });
   }
 
-  #insertInode(
+  /** An inode as a new one in `directory` is to be; `insert`, inside a change, gives it its rows. */
+  #newInode(
     directory: Inode,
     mode: number,
     caller: Caller,
     fields: { rdev?: number; nlink?: number; parent?: Ino; size?: number; target?: Uint8Array },
     now: Time,
-  ): Inode {
+  ): { readonly inode: Inode; readonly insert: () => void } {
     const setgid = (directory.mode & S_ISGID) !== 0;
     const { mode: permitted, give } = this.#xattrs.inherit(directory.ino, mode, caller.umask);
-    const inode = this.#inodes.insert(
+    const inode = this.#inodes.make(
       {
         ...fields,
         mode: setgid && isDirectory(mode) ? permitted | S_ISGID : permitted,
@@ -217,8 +220,12 @@ export class Tree {
       },
       now,
     );
-    give?.(inode);
-    return inode;
+    const insert = () => {
+      this.#inodes.add(inode, fields.target);
+      this.#xattrs.made(inode.ino);
+      give?.(inode);
+    };
+    return { inode, insert };
   }
 
   /**
@@ -253,7 +260,7 @@ export class Tree {
       const entry = this.#existing(parent, name);
       if (isDirectory(entry.type)) throw new FsError("EISDIR");
       const inode = this.#named(entry);
-      this.#store.change(parent, 0, true, () => {
+      this.#store.changeLater(parent, 0, true, () => {
         const now = this.#store.clock.now();
         this.#deleteEntry(parent, name, entry);
         [inode.ctimeSec, inode.ctimeNsec] = [now.sec, now.nsec];
@@ -272,7 +279,7 @@ export class Tree {
       if (!isDirectory(entry.type)) throw new FsError("ENOTDIR");
       if (!this.#isEmpty(entry.ino)) throw new FsError("ENOTEMPTY");
       const inode = this.#named(entry);
-      this.#store.change(parent, 0, true, () => {
+      this.#store.changeLater(parent, 0, true, () => {
         const now = this.#store.clock.now();
         this.#deleteEntry(parent, name, entry);
         [inode.ctimeSec, inode.ctimeNsec] = [now.sec, now.nsec];
@@ -327,7 +334,7 @@ export class Tree {
   ): void {
     const moved = this.#named(entry);
     const replaced = target === undefined ? undefined : this.#named(target);
-    this.#store.change(from.ino, 0, true, () => {
+    this.#store.changeLater(from.ino, 0, true, () => {
       const now = this.#store.clock.now();
       if (target !== undefined && replaced !== undefined) {
         this.#deleteEntry(to.ino, newName, target);

@@ -43,6 +43,11 @@ export interface VolumeOptions {
   readonly commitIntervalMs?: number;
   /** One durable commit per operation. */
   readonly sync?: boolean;
+  /**
+   * Operations return when nothing but a failing disk can refuse them, and write at the next `finish`, which is to be
+   * called when whoever asked has his answer. A failure then is a failed commit. Not with `sync`.
+   */
+  readonly answersFirst?: boolean;
   /** READ, READDIR and READLINK leave atime alone. */
   readonly noatime?: boolean;
   /** Bytes of page caches, together. */
@@ -135,6 +140,7 @@ export class Volume {
         beside: beside ? (isWritable(path) ? "readwrite" : "readonly") : undefined,
         commitIntervalMs: options.commitIntervalMs ?? DEFAULT_COMMIT_INTERVAL_MS,
         sync: options.sync ?? false,
+        answersFirst: options.answersFirst ?? false,
         cacheBytes: options.cacheBytes ?? DEFAULT_CACHE_BYTES,
         clock: options.clock ?? systemClock,
         onLog: options.onLog ?? (() => {}),
@@ -190,6 +196,11 @@ export class Volume {
    */
   fsync(ino: Ino): void {
     this.#store.fsync(ino);
+  }
+
+  /** Writes what the last operation left to be written: see `answersFirst`. */
+  finish(): void {
+    this.#store.finish();
   }
 
   /** Commits what is open, durably. @throws FsError EIO */

@@ -2,7 +2,7 @@
  * Extended attributes, and what hangs on them: POSIX ACLs that agree with st_mode, and the
  * privileges that a change of a file takes away.
  */
-import { FsError } from "../base/errno.ts";
+import { DamageError, FsError } from "../base/errno.ts";
 import type { Statement } from "../db/statement.ts";
 import {
   ACL_ACCESS,
@@ -29,6 +29,8 @@ import {
 
 const CAPABILITY = Buffer.from("security.capability");
 const NAMESPACES = ["user.", "trusted.", "security."];
+/** Inodes that are remembered to have no attributes. */
+const BARE_KEPT = 16_384;
 
 export class Xattrs {
   readonly #store: Store;
@@ -42,6 +44,9 @@ export class Xattrs {
   readonly #deleteAll: Statement;
   readonly #toPast: Statement;
   readonly #allToPast: Statement;
+  readonly #any: Statement;
+  /** Inodes without attributes, as far as is known. */
+  readonly #bare = new Set<Ino>();
 
   constructor(store: Store, inodes: Inodes) {
     this.#store = store;
@@ -55,6 +60,8 @@ export class Xattrs {
     this.#delete = db.prepare("DELETE FROM xattr WHERE ino = ?1 AND name = ?2");
     this.#deleteAll = db.prepare("DELETE FROM xattr WHERE ino = ?1");
     this.#toPast = db.prepare("INSERT INTO xattr_past SELECT *, ?3 FROM xattr WHERE ino = ?1 AND name = ?2");
+    this.#any = db.prepare("SELECT 1 FROM xattr WHERE ino = ?1 LIMIT 1");
+    store.onGroupLost(() => this.#bare.clear());
     this.#allToPast = db.prepare(
       "INSERT INTO xattr_past SELECT *, ?2 FROM xattr WHERE ino = ?1 AND born < ?2",
     );
@@ -69,6 +76,7 @@ export class Xattrs {
   /** The names, each followed by a NUL. */
   list(ino: Ino): Uint8Array {
     return this.#store.query(ino, () => {
+      if (this.#isBare(ino)) return new Uint8Array(0);
       const names: Uint8Array[] = [];
       const rows = this.#names.bindInt(1, ino);
       while (rows.step()) names.push(rows.blob(0), Uint8Array.of(0));
@@ -130,6 +138,11 @@ export class Xattrs {
 
   // --- for the other rooms; all inside a change of the caller, who saves the inode ---
 
+  /** An inode was made, and has no attributes yet: nobody need look for them. */
+  made(ino: Ino): void {
+    this.#remember(ino);
+  }
+
   /** Clears S_ISUID, S_ISGID where group-executable, and the file's capabilities. */
   killPrivileges(inode: Inode): void {
     inode.mode &= ~S_ISUID;
@@ -187,15 +200,43 @@ export class Xattrs {
     this.#deleteAll.bindInt(1, inode.ino).run();
   }
 
+  #remember(ino: Ino): void {
+    if (this.#bare.size >= BARE_KEPT) {
+      const oldest = this.#bare.values().next();
+      if (oldest.done !== true) this.#bare.delete(oldest.value);
+    }
+    this.#bare.add(ino);
+  }
+
+  /** Whether an inode has no attributes at all: the kernel asks for them at every first write, chown and listing. */
+  #isBare(ino: Ino): boolean {
+    if (this.#bare.has(ino)) return true;
+    const any = this.#any.bindInt(1, ino).step();
+    if (any) {
+      this.#any.reset();
+      return false;
+    }
+    this.#absent();
+    this.#remember(ino);
+    return true;
+  }
+
+  /** Nothing was found: unless in a page that reads as zeros. @throws DamageError */
+  #absent(): undefined {
+    if (this.#store.writer.isPoisoned) throw new DamageError("a page has a wrong HMAC");
+  }
+
   #value(ino: Ino, name: Uint8Array): Uint8Array | undefined {
+    if (this.#isBare(ino)) return undefined;
     const row = this.#select.bindInt(1, ino).bindBlob(2, name);
-    if (!row.step()) return undefined;
+    if (!row.step()) return this.#absent();
     const value = row.blob(0);
     row.reset();
     return this.#store.whole(value);
   }
 
   #bornOf(ino: Ino, name: Uint8Array): Epoch | undefined {
+    if (this.#isBare(ino)) return undefined;
     const row = this.#born.bindInt(1, ino).bindBlob(2, name);
     if (!row.step()) return undefined;
     const born = row.int(0) as Epoch;
@@ -208,6 +249,7 @@ export class Xattrs {
     const born = this.#bornOf(inode.ino, name);
     if (born !== undefined && born < epoch) this.#past(inode.ino, name, epoch);
     const row = born === undefined ? this.#insert : this.#update;
+    this.#bare.delete(inode.ino);
     row.bindInt(1, inode.ino).bindBlob(2, name).bindBlob(3, value).bindInt(4, epoch).run();
   }
 

@@ -228,6 +228,8 @@ export class Session implements Server {
     const length = result < 0 ? reply.finish(request, result, 0) : reply.finish(request, 0, result);
     if (trace !== undefined) trace(traceReply(request, reply, row, result));
     const written = this.#device.write(reply.bytes, length);
+    // Whoever asked is on his way: what he made is written while he is.
+    this.volume.finish();
     if (written < 0) this.#undelivered(written);
     if (row?.name === "INIT" && result > 0) this.#options.onReady?.(this.agreed);
   }

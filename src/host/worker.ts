@@ -43,6 +43,7 @@ function openVolume(key: Key): Volume | undefined {
     return Volume.open(path, key, {
       readOnly,
       noatime,
+      answersFirst: true,
       sync,
       commitIntervalMs,
       onLog: log,

@@ -80,7 +80,7 @@ describe("a volume", () => {
       const step = Statement.prototype.step;
       let calls = 0;
       Statement.prototype.step = function (this: Statement) {
-        if (calls++ === 3) throw new SqliteError("disk I/O error", 10, 5, this.sql);
+        if (calls++ === 2) throw new SqliteError("disk I/O error", 10, 5, this.sql);
         return step.call(this);
       };
       attempt("mknod", () => volume.tree.mknod(ROOT, b("b"), S_IFREG, 0, CALLER));

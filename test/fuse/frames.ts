@@ -180,6 +180,7 @@ export function noting(answers: Readonly<Record<string, unknown>> = {}): {
     commit: () => {
       calls.push(["commit"]);
     },
+    finish: () => {},
     idle: quiet.idle,
     uncommittedMs: quiet.uncommittedMs,
     get failed() {

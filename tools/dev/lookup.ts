@@ -49,6 +49,7 @@ const EMPTY = {
   attributes: { getattr: () => ROOT },
   xattrs: { get: () => undefined },
   inodes: { unref: () => {}, references: 0 },
+  finish: () => {},
   idle: () => Number.POSITIVE_INFINITY,
   uncommittedMs: () => 0,
   failed: false,
