@@ -6,6 +6,9 @@
  * the row still looks whole. So what was committed is read on the reader, which can be thrown
  * away, and no bytes are given out before the connection was asked whether it is poisoned. And a block
  * is read there before the writer may touch its pages: a damaged one is left alone.
+ *
+ * The block that was written last is held back until another one is, or the group ends: a file that comes in small
+ * pieces is written once.
  */
 import { DamageError, FsError } from "../base/errno.ts";
 import type { Database } from "../db/database.ts";
@@ -16,6 +19,19 @@ import type { BlockNo, Ino } from "./types.ts";
 
 /** Block data stored as it is. */
 const CODEC_RAW = 0;
+/** Longer content is written at once: there is little to gain, and a copy to lose. */
+const LONGEST_HELD = 65_535;
+
+/** A block that the open group wrote, and that its row does not have like this yet. */
+interface Held {
+  readonly block: BlockNo;
+  /** Whether there is a row at all. */
+  readonly stored: boolean;
+  /** Its content is the first `length` bytes. */
+  readonly bytes: Uint8Array;
+  readonly length: number;
+}
+
 const DATA = "SELECT codec, data FROM block WHERE id = ?1";
 
 export class Blocks {
@@ -27,6 +43,8 @@ export class Blocks {
   #readerData: Statement | undefined;
   /** Blocks that the open group wrote: only the writer sees them, and its cache holds what it wrote. */
   readonly #fresh = new Set<BlockNo>();
+  #held: Held | undefined;
+  #heldBytes = new Uint8Array(0);
 
   constructor(store: Store) {
     this.#store = store;
@@ -37,7 +55,11 @@ export class Blocks {
     );
     this.#update = db.prepare(`UPDATE block SET codec = ${CODEC_RAW}, hash = NULL, data = ?2 WHERE id = ?1`);
     this.#delete = db.prepare("DELETE FROM block WHERE id = ?1");
-    store.onGroupEnd(() => this.#fresh.clear());
+    store.beforeCommit(() => this.#release());
+    store.onGroupEnd(() => {
+      this.#fresh.clear();
+      this.#held = undefined;
+    });
   }
 
   /**
@@ -46,6 +68,12 @@ export class Blocks {
    * @throws DamageError where they are missing, damaged or not understood
    */
   load(ino: Ino, block: BlockNo, blockSize: number, from: number, into: Uint8Array): number {
+    const held = this.#held;
+    if (held?.block === block) {
+      const length = Math.max(0, Math.min(held.length - from, into.length));
+      into.set(held.bytes.subarray(from, from + length));
+      return length;
+    }
     return this.#reading(block, `inode ${ino}, block ${block}`, (row) => {
       const stored = row.blobLength(1);
       if (stored > blockSize)
@@ -73,20 +101,48 @@ export class Blocks {
   /** Stores `data` as a new block. */
   insert(data: Uint8Array): BlockNo {
     const block = this.#store.takeBlock();
-    this.#insert.bindInt(1, block).bindBlob(2, data).run();
-    this.#fresh.add(block);
+    this.#hold(block, false, data);
     return block;
   }
 
   /** Overwrites a block that is intact and that one extent alone names, of this epoch. */
   update(block: BlockNo, data: Uint8Array): void {
-    this.#update.bindInt(1, block).bindBlob(2, data).run();
-    this.#fresh.add(block);
+    this.#hold(block, this.#held?.block !== block || this.#held.stored, data);
   }
 
   /** Deletes a block that no extent names any more; a damaged one stays, for fsck. */
   delete(block: BlockNo): void {
+    const held = this.#held?.block === block ? this.#held : undefined;
+    if (held !== undefined) this.#held = undefined;
+    if (held?.stored === false) return;
     if (this.isIntact(block)) this.#delete.bindInt(1, block).run();
+  }
+
+  #hold(block: BlockNo, stored: boolean, data: Uint8Array): void {
+    if (this.#held?.block === block) this.#held = undefined;
+    this.#release();
+    this.#store.stir();
+    this.#fresh.add(block);
+    if (data.length > LONGEST_HELD) {
+      this.#write(block, stored, data);
+      return;
+    }
+    if (data.length > this.#heldBytes.length) this.#heldBytes = new Uint8Array(data.length);
+    this.#heldBytes.set(data);
+    this.#held = { block, stored, bytes: this.#heldBytes, length: data.length };
+  }
+
+  /** Writes what is held back. */
+  #release(): void {
+    const held = this.#held;
+    if (held === undefined) return;
+    this.#held = undefined;
+    this.#write(held.block, held.stored, held.bytes.subarray(0, held.length));
+  }
+
+  #write(block: BlockNo, stored: boolean, data: Uint8Array): void {
+    const row = stored ? this.#update : this.#insert;
+    row.bindInt(1, block).bindBlob(2, data).run();
   }
 
   #reading<T>(block: BlockNo, what: string, use: (row: Statement) => T): T {

@@ -27,9 +27,9 @@ import type { Xattrs } from "./xattrs.ts";
 interface Loaded {
   readonly idx: number;
   readonly extent: Extent | undefined;
-  /** Bytes stored, at the start of `bytes`; what follows in `bytes` is zeros. */
+  /** Bytes stored, at the start of `bytes`; what follows in `bytes` is anything. */
   readonly length: number;
-  /** One whole block. */
+  /** Room for one whole block. */
   readonly bytes: Uint8Array;
 }
 
@@ -347,7 +347,6 @@ export class Files {
     const extent = this.#extents.find(inode.ino, idx);
     const stored = extent?.block === UNWRITTEN ? undefined : extent?.block;
     const length = stored === undefined ? 0 : this.#blocks.load(inode.ino, stored, inode.blockSize, 0, bytes);
-    bytes.fill(0, length);
     return { idx, extent, length, bytes };
   }
 
@@ -364,6 +363,7 @@ export class Files {
       if (edge === undefined) {
         this.#extents.put(inode, span.idx, olds[i], part, false);
       } else {
+        if (span.from > edge.length) edge.bytes.fill(0, edge.length, span.from);
         edge.bytes.set(part, span.from);
         const length = Math.max(edge.length, span.to);
         this.#extents.put(inode, span.idx, edge.extent, edge.bytes.subarray(0, length), true);

@@ -81,7 +81,7 @@ export class Store {
   readonly #onGroupEnd: (() => void)[] = [];
   readonly #onGroupLost: (() => void)[] = [];
   readonly #beforeCommit: (() => void)[] = [];
-  /** How often an inode was touched: tells whether a change did anything that is not in the tables yet. */
+  /** Tells, with the rows that were changed, whether a change did anything. */
   #touches = 0;
   /** The last copy of the -wal failed, and that was said. */
   #copyFails = false;
@@ -154,8 +154,13 @@ export class Store {
 
   /** Says that the open group changes `ino`. */
   touch(ino: Ino): void {
-    this.#touches++;
+    this.stir();
     this.#changed.add(ino);
+  }
+
+  /** Says that the open change did something, which no table need show yet: it can no longer be refused. */
+  stir(): void {
+    this.#touches++;
   }
 
   /** Calls `then` whenever the open group was committed or lost. */
