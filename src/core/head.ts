@@ -288,11 +288,7 @@ export class HeadKeeper {
 
   /** After the first commit: makes the file where there is none. @throws OpenError bad-head */
   begin(): void {
-    if (this.#head === undefined) return;
-    if (this.#file !== undefined) {
-      this.publish();
-      return;
-    }
+    if (this.#head === undefined || this.#file !== undefined) return;
     if (this.#head.no > 1)
       this.#log(`${this.#path}: made anew; states older than this one were known to another file`);
     this.#file = HeadFile.make(this.#path, { volumeId: this.#volumeId, ...this.#head });
