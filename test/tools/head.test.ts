@@ -2,13 +2,11 @@
 import { execFileSync, spawnSync } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import {
-  closeSync,
   copyFileSync,
   cpSync,
   existsSync,
   mkdirSync,
   mkdtempSync,
-  openSync,
   readFileSync,
   rmSync,
   writeFileSync,
@@ -23,6 +21,7 @@ import { unlock } from "../../src/core/unlock.ts";
 import { Volume } from "../../src/core/volume.ts";
 import type { Key } from "../../src/db/key.ts";
 import { namesOf, ROOT } from "../core/fixture.ts";
+import { mountingImpossible } from "../helpers/volume.ts";
 import { fingerprint, type Outcome, sqlfuse, sqlfuseOnTerminal } from "./run.ts";
 
 const LONG = process.env.SQLFUSE_LONG === "1";
@@ -151,7 +150,7 @@ const WRITES = ["pwrite64", "fsync", "fdatasync", "ftruncate", "rename", "unlink
 const canTrace = spawnSync("strace", ["-qq", "true"]).status === 0;
 
 describe.skipIf(!canTrace)(
-  "a volume whose process is killed",
+  `a volume whose process is killed${canTrace ? "" : " (there is no strace)"}`,
   { timeout: LONG ? 3_600_000 : 120_000 },
   () => {
     function write(...trace: string[]): { stdout: string; status: number | null } {
@@ -239,44 +238,39 @@ describe.skipIf(!canTrace)(
   },
 );
 
-const canMount = (() => {
-  try {
-    closeSync(openSync("/dev/fuse", "r+"));
-    return true;
-  } catch {
-    return false;
-  }
-})();
+const impossible = mountingImpossible();
+describe.skipIf(impossible !== undefined)(
+  `mount --head-file${impossible === undefined ? "" : ` (${impossible})`}`,
+  () => {
+    test("keeps the head of what is fsynced, and refuses an older copy with exit code 20", () => {
+      expect(run("mount", "--head-file", head, file, point)).toMatchObject({ code: 0, stderr: "" });
+      writeFileSync(join(point, "a"), "a", { flush: true });
+      const fsynced = readHeadFile(head)?.no ?? 0;
+      expect(fsynced).toBeGreaterThan(1);
+      expect(run("fsck", "--head-file", head, file)).toMatchObject({ code: 0 });
+      expect(sqlfuse(["unmount", point]).code).toBe(0);
+      const newest = join(directory, "newest");
+      copyFileSync(file, newest);
+      copyFileSync(template, file);
+      const refused = run("mount", "--head-file", head, file, point);
+      expect(refused.code).toBe(20);
+      expect(refused.stderr).toContain(`${file}: is older than its head: ${head} has seen commit `);
+      copyFileSync(newest, file);
+      expect(run("mount", "-o", `head_file=${head}`, file, point).code).toBe(0);
+      expect(sqlfuse(["unmount", point]).code).toBe(0);
+    });
 
-describe.skipIf(!canMount)("mount --head-file", () => {
-  test("keeps the head of what is fsynced, and refuses an older copy with exit code 20", () => {
-    expect(run("mount", "--head-file", head, file, point)).toMatchObject({ code: 0, stderr: "" });
-    writeFileSync(join(point, "a"), "a", { flush: true });
-    const fsynced = readHeadFile(head)?.no ?? 0;
-    expect(fsynced).toBeGreaterThan(1);
-    expect(run("fsck", "--head-file", head, file)).toMatchObject({ code: 0 });
-    expect(sqlfuse(["unmount", point]).code).toBe(0);
-    const newest = join(directory, "newest");
-    copyFileSync(file, newest);
-    copyFileSync(template, file);
-    const refused = run("mount", "--head-file", head, file, point);
-    expect(refused.code).toBe(20);
-    expect(refused.stderr).toContain(`${file}: is older than its head: ${head} has seen commit `);
-    copyFileSync(newest, file);
-    expect(run("mount", "-o", `head_file=${head}`, file, point).code).toBe(0);
-    expect(sqlfuse(["unmount", point]).code).toBe(0);
-  });
-
-  test("compares on a read-only mount, and then writes nothing", () => {
-    commitOne("a");
-    const before = [fingerprint(file), readFileSync(head, "utf8")];
-    expect(run("mount", "--ro", "--head-file", head, file, point).code).toBe(0);
-    expect(sqlfuse(["unmount", point]).code).toBe(0);
-    expect([fingerprint(file), readFileSync(head, "utf8")]).toEqual(before);
-    copyFileSync(template, file);
-    expect(run("mount", "--ro", "--head-file", head, file, point).code).toBe(20);
-  });
-});
+    test("compares on a read-only mount, and then writes nothing", () => {
+      commitOne("a");
+      const before = [fingerprint(file), readFileSync(head, "utf8")];
+      expect(run("mount", "--ro", "--head-file", head, file, point).code).toBe(0);
+      expect(sqlfuse(["unmount", point]).code).toBe(0);
+      expect([fingerprint(file), readFileSync(head, "utf8")]).toEqual(before);
+      copyFileSync(template, file);
+      expect(run("mount", "--ro", "--head-file", head, file, point).code).toBe(20);
+    });
+  },
+);
 
 test("mount refuses a head inside its own mount point, and one that is none", () => {
   expect(run("mount", "--head-file", join(point, "head"), file, point)).toMatchObject({ code: 2 });
