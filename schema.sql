@@ -20,6 +20,8 @@ PRAGMA user_version = 1;            -- major format version; meta.format has the
 --   next_serial    next unused inode number and entry id (one counter serves both)
 --   next_block     next unused block.id
 --   created_ns     time of creation
+--   head           number of the last commit and 16 random hexadecimal digits that name it, with a space between; only
+--                  where the volume was ever mounted with a head file, and changed by such mounts alone
 --   features       JSON list of names a reader may ignore
 --   features_incompatible  JSON list of names a reader must know, or refuse the volume
 CREATE TABLE meta (

@@ -1,4 +1,5 @@
 /** `sqlfuse fsck FILE`: whether a volume is whole, and its repair. Its exit codes are those of fsck(8). */
+import { resolve } from "node:path";
 import type { Command } from "commander";
 import type { Finding, Report, Progress as Step } from "../src/core/check.ts";
 import type { Repaired } from "../src/core/repair.ts";
@@ -14,6 +15,7 @@ import { runSteps } from "./steps.ts";
 interface FsckFlags extends PasswordOptions {
   readonly repair?: true;
   readonly verifyData?: true;
+  readonly headFile?: string;
   readonly json?: true;
   readonly quiet?: true;
   readonly yes?: true;
@@ -33,6 +35,7 @@ export function addFsck(program: Command): void {
     .argument("<file>", "the database file")
     .option("--repair", "mend what is found; on a terminal it asks first")
     .option("--verify-data", "read the data of every block as well")
+    .option("--head-file <file>", "compare with the newest state that a mount with --head-file left in FILE")
     .option("--yes", "do not ask")
     .option("--quiet", "print what is wrong, and nothing else")
     .option("--json", "print one JSON object");
@@ -95,8 +98,9 @@ async function checkAndRepair(
   const { inspect } = await import("../src/core/check.ts");
   const { pageSize } = key.cipher;
   const verifyData = flags.verifyData === true;
+  const headFile = flags.headFile === undefined ? undefined : resolve(flags.headFile);
   const report = await show(
-    inspect(file, key, { verifyData, besideMount: true }),
+    inspect(file, key, { verifyData, besideMount: true, headFile }),
     pageSize,
     `stopped; nothing of ${file} was changed`,
   );
@@ -111,8 +115,13 @@ async function checkAndRepair(
     if (flags.json) printJson(file, report, undefined, FSCK_EXIT.left);
     return FSCK_EXIT.left;
   }
+  const { systemClock } = await import("../src/base/clock.ts");
   const { repair } = await import("../src/core/repair.ts");
-  const repaired = await show(repair(file, key, report), pageSize, `stopped; ${file} is as it was`);
+  const repaired = await show(
+    repair(file, key, report, systemClock, headFile),
+    pageSize,
+    `stopped; ${file} is as it was`,
+  );
   const code = repaired.left.length === 0 ? FSCK_EXIT.corrected : FSCK_EXIT.left;
   if (flags.json) printJson(file, report, repaired, code);
   else printRepair(file, report, repaired, flags);
@@ -121,10 +130,13 @@ async function checkAndRepair(
 
 /** Says what is about to be done, and asks where there is somebody to ask. */
 async function agreed(file: string, report: Report, flags: FsckFlags): Promise<boolean> {
+  const isOlder = report.findings.some(({ kind }) => kind === "head");
   const how =
     report.damage === "everything"
       ? "what can be read will be copied to a new file that takes its name, and the damaged file kept beside it"
-      : "they will be mended in the file, all or none";
+      : isOlder && report.findings.length === 1
+        ? "nothing brings the lost changes back; this state will be taken for the newest one"
+        : "they will be mended in the file, all or none";
   const count = plural(report.findings.length, "error");
   if (!flags.quiet && !flags.json) say(`${file}: ${count}; ${how}`);
   if (flags.yes || !canAsk()) return true;
@@ -171,8 +183,12 @@ function printReport(
   if (flags.quiet) return;
   const size = `${plural(inodes, "file")}, ${plural(blocks, "block")}, ${formatBytes(pages * pageSize)}`;
   if (findings.length === 0) say(`${file}: clean (${size})`);
-  else if (!flags.repair)
-    say(`${file}: ${plural(findings.length, "error")}; to mend them: sqlfuse fsck --repair ${quote(file)}`);
+  else if (!flags.repair) {
+    const head = flags.headFile === undefined ? "" : `--head-file ${quote(flags.headFile)} `;
+    say(
+      `${file}: ${plural(findings.length, "error")}; to mend them: sqlfuse fsck --repair ${head}${quote(file)}`,
+    );
+  }
 }
 
 /** "/a/b (inode 17): link-count: it says 3 links, 1 entries name it -> the count is set" */

@@ -29,6 +29,7 @@ interface MountFlags extends PasswordOptions {
   readonly sync?: true;
   readonly commit?: string;
   readonly logFile?: string;
+  readonly headFile?: string;
   readonly trace?: true;
   /** Set by startDaemon: we are the process in the background. */
   readonly child?: true;
@@ -56,6 +57,10 @@ export function addMount(program: Command): void {
       "commit at most this long after a change, as -o commit=SECONDS (default: 1)",
     )
     .option("--log-file <file>", "append messages of the background process to FILE")
+    .option(
+      "--head-file <file>",
+      "remember the newest state in FILE, elsewhere, and refuse an older one; made if missing",
+    )
     .option("--trace", "log each request and its reply (names included)")
     .addOption(new Option("--child").hideHelp());
   addPasswordOptions(command)
@@ -84,6 +89,8 @@ async function mount(file: string, mountpoint: string | undefined, flags: MountF
   const path = findFile(file);
   const point = findMountpoint(file, mountpoint);
   const logFile = logFileOf(flags, settings, point);
+  const headFile = headFileOf(flags, settings, point);
+  if (headFile !== undefined) settings.headFile = headFile;
   settings.readOnly ||= unwritable(path);
   const options = mountOptions(path, point, settings, flags.trace === true);
   await refuseMounted(path, settings.readOnly);
@@ -149,6 +156,7 @@ function mountOptions(
     writeback: settings.writeback,
     fsname: settings.fsname ?? path,
     trace,
+    ...(settings.headFile === undefined ? {} : { headFile: settings.headFile }),
     ...(settings.uid === undefined ? {} : { uid: settings.uid }),
     ...(settings.gid === undefined ? {} : { gid: settings.gid }),
   };
@@ -253,16 +261,22 @@ function passwordSource(flags: MountFlags, settings: MountSettings): PasswordOpt
 }
 
 function logFileOf(flags: MountFlags, settings: MountSettings, mountpoint: string): string | undefined {
-  const given = flags.logFile ?? settings.logFile;
+  return outside(mountpoint, "--log-file", flags.logFile ?? settings.logFile);
+}
+
+function headFileOf(flags: MountFlags, settings: MountSettings, mountpoint: string): string | undefined {
+  return outside(mountpoint, "--head-file", flags.headFile ?? settings.headFile);
+}
+
+/** The absolute name of a file that the mount itself writes, so it must not be in it. */
+function outside(mountpoint: string, option: string, given: string | undefined): string | undefined {
   if (given === undefined) return undefined;
-  const logFile = resolve(given);
-  if (logFile.startsWith(`${mountpoint}/`)) {
-    throw new ToolError(
-      EXIT.usage,
-      `--log-file ${given}: is inside the mount that it would describe; put it elsewhere`,
-    );
-  }
-  return logFile;
+  const file = resolve(given);
+  if (!file.startsWith(`${mountpoint}/`)) return file;
+  throw new ToolError(
+    EXIT.usage,
+    `${option} ${given}: is inside the mount that it would describe; put it elsewhere`,
+  );
 }
 
 /** Beside other state of programs; root's goes where the system's logs are. */

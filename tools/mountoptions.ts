@@ -21,6 +21,7 @@ export interface MountSettings {
   passwordFile?: string;
   keyFile?: string;
   logFile?: string;
+  headFile?: string;
 }
 
 export const DEFAULT_SETTINGS: Readonly<MountSettings> = {
@@ -64,6 +65,7 @@ const VALUES: Record<string, (value: string, word: string) => Partial<MountSetti
   password_file: (value) => ({ passwordFile: value }),
   key_file: (value) => ({ keyFile: value }),
   log_file: (value) => ({ logFile: value }),
+  head_file: (value) => ({ headFile: value }),
 };
 
 /** Words of fstab that are for mount(8) and systemd, which pass some of them on. */
@@ -133,5 +135,6 @@ export const MOUNT_OPTION_HELP = `Mount options (-o, separated by commas; the la
   password_file=FILE      as --password-file
   key_file=FILE           as --key-file
   log_file=FILE           as --log-file
+  head_file=FILE          as --head-file
   auto, noauto, nofail, user, users, defaults, _netdev, comment= and x-... belong to mount(8):
   they are ignored here`;

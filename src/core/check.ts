@@ -13,7 +13,24 @@ import type { Key } from "../db/key.ts";
 import { type BadPage, Pages } from "../db/pages.ts";
 import { scanWal } from "../db/wal.ts";
 import { OpenError } from "./errors.ts";
-import { FORMAT_MAJOR, readMeta, schemaSql } from "./format.ts";
+import {
+  hexMeta,
+  incompatibleFeatures,
+  pendingUpgrades,
+  readMeta,
+  refuseTooNew,
+  schemaSql,
+  UPGRADES,
+} from "./format.ts";
+import {
+  describeOlder,
+  type Head,
+  type HeadRecord,
+  isOlder,
+  readHead,
+  readHeadFile,
+  refuseOtherVolume,
+} from "./head.ts";
 import { type Broken, INVARIANTS, type Invariant } from "./invariants.ts";
 import { FileLock } from "./lock.ts";
 import { Names, showName, showText } from "./names.ts";
@@ -36,6 +53,8 @@ export interface CheckOptions {
   readonly verifyData?: boolean;
   /** Check a file that another process has mounted, beside it. */
   readonly besideMount?: boolean;
+  /** A head file to compare with: see head.ts. */
+  readonly headFile?: string | undefined;
 }
 
 /** What a check is doing, for a progress bar; `total` 0: not known. */
@@ -99,6 +118,12 @@ export function realPath(path: string): string {
   }
 }
 
+function requireHeadFile(path: string): HeadRecord {
+  const record = readHeadFile(path);
+  if (record !== undefined) return record;
+  throw new OpenError("bad-head", path, `${path}: no such head; a mount with --head-file makes it`);
+}
+
 class Check {
   readonly #path: string;
   readonly #key: Key;
@@ -106,6 +131,7 @@ class Check {
   readonly #findings: Finding[] = [];
   readonly #notices: Finding[] = [];
   readonly #lock: FileLock | undefined;
+  readonly #head: HeadRecord | undefined;
   #pages: Pages | undefined;
   #db: Database | undefined;
   /** Set where SQL cannot be trusted with the file. */
@@ -115,6 +141,8 @@ class Check {
     this.#path = path;
     this.#key = key;
     this.#options = options;
+    // Before the volume is looked at: a mount goes on, and tells its head of each commit after it was made.
+    this.#head = options.headFile === undefined ? undefined : requireHeadFile(options.headFile);
     try {
       this.#lock = new FileLock(path, true);
     } catch (error) {
@@ -176,8 +204,8 @@ class Check {
   }
 
   #openAlone(): Database {
-    // SQLite makes a -wal where there is none, unless it is told that nothing changes.
-    const how = this.#pages?.wal === undefined ? { immutable: true } : { alone: true };
+    // SQLite makes a -wal where there is none, and removes one that has no commit, unless it is told that nothing changes.
+    const how = (this.#pages?.wal?.replayed ?? 0) === 0 ? { immutable: true } : { alone: true };
     const db = new Database(this.#path, this.#key, { mode: "readonly", ...how });
     db.exec("PRAGMA temp_store = MEMORY");
     return db;
@@ -272,13 +300,15 @@ class Check {
     const figures = { inodes: 0, blocks: 0 };
     try {
       yield { phase: "structure", done: 0, total: 0 };
-      this.#refuseTooNew(db);
+      // Where it is no list, an invariant says so.
+      refuseTooNew(db, incompatibleFeatures(db) ?? []);
       if (!this.#checkSchema(db)) return figures;
       const lines = db.prepare("PRAGMA integrity_check(100)");
       while (lines.step()) if (lines.text(0) !== "ok") this.#structure(lines.text(0));
       db.release(lines);
       if (this.#copyNeeded) return figures;
       yield* this.#checkInvariants(db, INVARIANTS);
+      this.#checkHead(db);
       if (this.#options.verifyData === true) yield* this.#readData(db);
       this.#count(db, figures);
       if (db.isPoisoned) this.#structure("a page has a wrong HMAC");
@@ -288,26 +318,6 @@ class Check {
       this.#find("sqlite", error.message, COPY_REMEDY);
     }
     return figures;
-  }
-
-  #refuseTooNew(db: Database): void {
-    const major = Number(db.pragma("user_version"));
-    const format = major > FORMAT_MAJOR ? String(major) : (readMeta(db, "format") ?? "0");
-    const features = readMeta(db, "features_incompatible") ?? "[]";
-    let unknown: unknown = [];
-    try {
-      unknown = JSON.parse(features);
-    } catch {
-      // An invariant says so.
-    }
-    const needs = Array.isArray(unknown) ? unknown : [];
-    if (Number.parseInt(format, 10) <= FORMAT_MAJOR && needs.length === 0) return;
-    throw new OpenError(
-      "too-new",
-      this.#path,
-      `${this.#path}: its format is ${format}${needs.length > 0 ? ` with ${needs.join(", ")}` : ""}, ` +
-        `this sqlfuse knows ${FORMAT_MAJOR}.x; use a newer sqlfuse`,
-    );
   }
 
   /** Whether the tables are those of the format; indexes and triggers can be mended in place. */
@@ -350,6 +360,22 @@ class Check {
       this.#notice("orphan", `${orphans} unlinked files wait to be purged, which the next mount does`);
   }
 
+  #checkHead(db: Database): void {
+    const { headFile } = this.#options;
+    if (this.#head === undefined || headFile === undefined) return;
+    let volume: Head | undefined;
+    try {
+      refuseOtherVolume(hexMeta(db, "volume_id"), this.#head, headFile);
+      volume = readHead(db);
+    } catch (error) {
+      // What is damaged an invariant says: such a volume has no head.
+      if (!(error instanceof OpenError) || error.reason !== "damaged") throw error;
+    }
+    if (!isOlder(volume, this.#head)) return;
+    const text = `the volume is ${describeOlder(volume, this.#head, headFile)}`;
+    this.#find("head", text, "this state is taken for the newest one from now on");
+  }
+
   /** Reads every byte of every block: what else can be wrong with one than its page. */
   *#readData(db: Database): Generator<Progress> {
     const total = numberOf(db, "SELECT count(*) FROM block");
@@ -390,6 +416,7 @@ class Check {
         copy,
         INVARIANTS.filter(({ kind }) => kind !== "header"),
       );
+      this.#checkHead(copy);
       this.#findings.push(
         ...unreadableRanges(copy, salvaged.partial),
         ...unreadableAttributes(copy, salvaged),
@@ -490,15 +517,17 @@ interface Difference {
 }
 
 /** How the schema differs from the one of the format. Tables and indexes that are not ours are a newer minor's. */
-export function schemaDifferences(db: Database, key: Key): Difference[] {
+export function schemaDifferences(db: Database, key: Key, upgrades = UPGRADES): Difference[] {
   const reference = new Database(":memory:", key, { mode: "create" });
   try {
     reference.exec(schemaSql());
     const expected = schemaOf(reference);
     const found = schemaOf(db);
     const differences: Difference[] = [];
+    const awaited = awaitedBy(db, upgrades);
     for (const [name, { type, sql }] of expected) {
       const there = found.get(name);
+      if (there === undefined && awaited(name)) continue;
       if (there === undefined) differences.push({ type, name, what: "missing", sql });
       else if (plain(there.sql) !== plain(sql)) differences.push({ type, name, what: "changed", sql });
     }
@@ -509,6 +538,13 @@ export function schemaDifferences(db: Database, key: Key): Difference[] {
   } finally {
     reference.close();
   }
+}
+
+/** What the volume lacks since it is of an older minor. */
+function awaitedBy(db: Database, upgrades: readonly string[]): (name: string) => boolean {
+  if (!/^\d+\.\d+\.\d+$/.test(readMeta(db, "format") ?? "")) return () => false;
+  const sql = pendingUpgrades(db, upgrades).join(";\n");
+  return (name) => new RegExp(`CREATE (TABLE|(UNIQUE )?INDEX) IF NOT EXISTS ${name}\\b`).test(sql);
 }
 
 function schemaOf(db: Database): Map<string, { type: string; sql: string }> {

@@ -5,6 +5,8 @@ export type OpenReason =
   | "not-a-volume"
   | "wrong-password"
   | "damaged"
+  | "older"
+  | "bad-head"
   | "too-new"
   | "needs-upgrade"
   | "locked"

@@ -7,8 +7,18 @@ import type { Database } from "../db/database.ts";
 import { OpenError } from "./errors.ts";
 
 export const FORMAT_MAJOR = 1;
+/**
+ * What brings a volume of minor i to minor i + 1, as SQL. schema.sql is the latest minor.
+ *
+ * A step only adds: tables, indexes, rows of meta (`IF NOT EXISTS`, `INSERT OR IGNORE`), so that run on a volume of the
+ * latest minor it changes nothing, and so that a volume of an older one can still be read where it cannot be upgraded. Older
+ * versions of sqlfuse open a volume of a newer minor, unless `features_incompatible` names what they do not know.
+ */
+export const UPGRADES: readonly string[] = [];
+/** Names in `features_incompatible` that this version understands. */
+const KNOWN_FEATURES: readonly string[] = [];
 /** meta.format of a new volume. */
-export const FORMAT = `${FORMAT_MAJOR}.0.0`;
+export const FORMAT = `${FORMAT_MAJOR}.${UPGRADES.length}.0`;
 /** PRAGMA application_id: "SQLF". */
 export const APPLICATION_ID = 0x53514c46;
 
@@ -32,7 +42,8 @@ export function readMeta(db: Database, key: string): string | undefined {
   return value;
 }
 
-function damagedMeta(db: Database, key: string): OpenError {
+/** What to throw where a row of meta cannot be read. */
+export function damagedMeta(db: Database, key: string): OpenError {
   const message = `${db.path}: damaged: its ${key} is missing or cannot be; keep a copy before you repair it`;
   return new OpenError("damaged", db.path, message);
 }
@@ -61,33 +72,65 @@ export function hexMeta(db: Database, key: string): string {
   return value;
 }
 
-/** Names of features that a reader must know. @throws OpenError damaged */
-function incompatibleFeatures(db: Database): string[] {
-  const key = "features_incompatible";
+/** Names of features that a reader must know; undefined where the row is no list. */
+export function incompatibleFeatures(db: Database): string[] | undefined {
   try {
-    const names: unknown = JSON.parse(readMeta(db, key) ?? "");
+    const names: unknown = JSON.parse(readMeta(db, "features_incompatible") ?? "");
     if (Array.isArray(names)) return names.map(String);
   } catch {
     // not JSON
   }
-  throw damagedMeta(db, key);
+  return undefined;
 }
 
-/** Refuses what this code would not understand, before anything is changed. @throws OpenError not-a-volume, too-new */
+/** @throws OpenError too-new */
+export function refuseTooNew(db: Database, features: readonly string[]): void {
+  const major = Number(db.pragma("user_version"));
+  const format = major > FORMAT_MAJOR ? `${major}` : (readMeta(db, "format") ?? "0");
+  const unknown = major > FORMAT_MAJOR ? [] : features.filter((name) => !KNOWN_FEATURES.includes(name));
+  if (Number.parseInt(format, 10) <= FORMAT_MAJOR && unknown.length === 0) return;
+  const needs = unknown.length > 0 ? ` with ${unknown.join(", ")}` : "";
+  throw new OpenError(
+    "too-new",
+    db.path,
+    `${db.path}: its format is ${format}${needs}, this sqlfuse knows ${FORMAT_MAJOR}.x; use a newer sqlfuse`,
+  );
+}
+
+/** Refuses what this code would not understand, before anything is changed. @throws OpenError not-a-volume, too-new, damaged */
 export function checkFormat(db: Database): void {
   const { path } = db;
   if (Number(db.pragma("application_id")) !== APPLICATION_ID) {
     throw new OpenError("not-a-volume", path, `${path}: a SQLCipher database, but not a sqlfuse volume`);
   }
-  const major = Number(db.pragma("user_version"));
-  const format = major > FORMAT_MAJOR ? `${major}` : (readMeta(db, "format") ?? "0");
-  const unknown = major > FORMAT_MAJOR ? [] : incompatibleFeatures(db);
-  if (Number.parseInt(format, 10) > FORMAT_MAJOR || unknown.length > 0) {
-    const needs = unknown.length > 0 ? ` with ${unknown.join(", ")}` : "";
-    throw new OpenError(
-      "too-new",
-      path,
-      `${path}: its format is ${format}${needs}, this sqlfuse knows ${FORMAT_MAJOR}.x; use a newer sqlfuse`,
-    );
+  const isNewer = Number(db.pragma("user_version")) > FORMAT_MAJOR;
+  const features = isNewer ? [] : incompatibleFeatures(db);
+  if (features === undefined) throw damagedMeta(db, "features_incompatible");
+  refuseTooNew(db, features);
+}
+
+/** The steps that the volume still lacks. @throws OpenError damaged */
+export function pendingUpgrades(db: Database, upgrades: readonly string[]): readonly string[] {
+  const [, minor] = /^\d+\.(\d+)\.\d+$/.exec(readMeta(db, "format") ?? "") ?? [];
+  if (minor === undefined) throw damagedMeta(db, "format");
+  return upgrades.slice(Number(minor));
+}
+
+/**
+ * Brings an older minor to the latest, in one transaction: whole or not at all. Tells the new format, undefined where
+ * nothing was to be done. @throws OpenError damaged, SqliteError
+ */
+export function upgradeFormat(db: Database, upgrades: readonly string[]): string | undefined {
+  const pending = pendingUpgrades(db, upgrades);
+  if (pending.length === 0) return undefined;
+  const format = `${FORMAT_MAJOR}.${upgrades.length}.0`;
+  db.exec("BEGIN IMMEDIATE");
+  try {
+    for (const step of pending) db.exec(step);
+    db.exec(`UPDATE meta SET value = '${format}' WHERE key = 'format'`);
+    db.exec("COMMIT");
+  } finally {
+    if (!db.autocommit) db.exec("ROLLBACK");
   }
+  return format;
 }

@@ -166,6 +166,13 @@ export const INVARIANTS: readonly Invariant[] = [
         ON CONFLICT (key) DO UPDATE SET value = excluded.value`,
     ),
   },
+  {
+    kind: "meta-head",
+    broken: `SELECT 0, 'meta.head is ' || quote(value), NULL, NULL FROM meta WHERE key = 'head'
+      AND (typeof(value) <> 'text' OR value NOT GLOB '[1-9]* ${"[0-9a-f]".repeat(16)}')`,
+    remedy: "is removed: a head file then says that the volume is older",
+    mend: ["DELETE FROM meta WHERE key = 'head'"],
+  },
   // --- epochs
   ...LIVE_TABLES.map(
     (table): Invariant => ({

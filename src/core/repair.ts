@@ -25,6 +25,7 @@ import {
 import { Draft } from "./draft.ts";
 import { OpenError } from "./errors.ts";
 import { schemaSql } from "./format.ts";
+import { acceptState } from "./head.ts";
 import { INVARIANTS } from "./invariants.ts";
 import { FileLock } from "./lock.ts";
 import { Mender, type Placement } from "./mender.ts";
@@ -48,7 +49,7 @@ const COPY_CACHE_BYTES = 64 * 2 ** 20;
 const LOST_BYTES = ["unreadable", "block-missing", "block-codec"];
 
 /**
- * Repairs what `report` found. Abandoned between two steps, it has changed nothing.
+ * Repairs what `report` found; where that says that the volume is older than `headFile`, its state is accepted. Abandoned between two steps, it has changed nothing.
  * @throws OpenError locked, missing; SqliteError, and the errors of fs, as for a full disk
  */
 export function* repair(
@@ -56,6 +57,7 @@ export function* repair(
   key: Key,
   report: Report,
   clock: Clock = systemClock,
+  headFile?: string,
 ): Generator<Progress, Repaired> {
   const real = realPath(path);
   const lock = new FileLock(real, false);
@@ -65,12 +67,14 @@ export function* repair(
       report.damage === "everything"
         ? yield* copyAndMend(real, key, report, clock)
         : yield* mendInPlace(real, key, report, clock);
+    const isOlder = report.findings.some(({ kind }) => kind === "head");
+    if (headFile !== undefined && isOlder) acceptState(real, key, headFile);
   } finally {
     lock.release();
   }
   // A copy was checked before it took the name.
   if (done.kept !== undefined) return { ...done, left: [] };
-  const again = yield* inspect(real, key);
+  const again = yield* inspect(real, key, { headFile });
   return { ...done, left: again.findings };
 }
 

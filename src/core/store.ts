@@ -21,6 +21,7 @@ import { SqliteError } from "../db/errors.ts";
 import type { Key } from "../db/key.ts";
 import type { Statement } from "../db/statement.ts";
 import { checkFormat, numberMeta } from "./format.ts";
+import type { HeadKeeper } from "./head.ts";
 import { Space } from "./space.ts";
 import type { BlockNo, Epoch, Ino } from "./types.ts";
 
@@ -63,6 +64,7 @@ export class Store {
   readonly #commit: Statement;
   readonly #saveCounter: Statement;
   #reader: Database | undefined;
+  #head: HeadKeeper | undefined;
   /** Monotonic time at which the open group began. */
   #groupSinceMs: number | undefined;
   /** Bytes of file data in the open group. */
@@ -161,6 +163,14 @@ export class Store {
   /** Says that the open change did something, which no table need show yet: it can no longer be refused. */
   stir(): void {
     this.#touches++;
+  }
+
+  /** Tells `head`, which is closed with this, of each commit from now on; the first one is made here. @throws FsError */
+  keepHead(head: HeadKeeper): void {
+    this.#head = head;
+    this.change(0 as Ino, 0, true, () => {});
+    this.commit();
+    head.begin();
   }
 
   /** Calls `then` whenever the open group was committed or lost. */
@@ -324,11 +334,13 @@ export class Store {
       for (const write of this.#beforeCommit) write();
       if (this.#nextSerial !== this.#savedSerial) this.#save("next_serial", this.#nextSerial);
       if (this.#nextBlock !== this.#savedBlock) this.#save("next_block", this.#nextBlock);
+      this.#head?.advance();
       this.#commit.run();
     } catch (error) {
       this.#lose(error);
       throw new FsError("EIO", "commit failed");
     }
+    this.#head?.publish();
     this.#savedSerial = this.#nextSerial;
     this.#savedBlock = this.#nextBlock;
     this.#changed.clear();
@@ -474,6 +486,12 @@ export class Store {
     return closed;
   }
 
+  /** Closes what was not opened whole. */
+  abandon(): void {
+    this.writer.close();
+    this.#head?.close();
+  }
+
   /** Commits, copies the -wal and closes: afterwards only the one file is left. */
   close(): void {
     this.#closed = true;
@@ -482,5 +500,6 @@ export class Store {
     this.#reader = undefined;
     if (!this.readOnly && !this.#failed && this.writer.isOpen) this.#copyWal(true);
     this.writer.close();
+    this.#head?.close();
   }
 }

@@ -9,7 +9,9 @@
  */
 import { accessSync, constants, realpathSync, statSync } from "node:fs";
 import { dirname } from "node:path";
+import { assert } from "../base/assert.ts";
 import { type Clock, systemClock } from "../base/clock.ts";
+import { FsError } from "../base/errno.ts";
 import { SqliteError } from "../db/errors.ts";
 import type { Key } from "../db/key.ts";
 import { scanWal } from "../db/wal.ts";
@@ -20,7 +22,8 @@ import { type CreateOptions, createVolume } from "./create.ts";
 import { OpenError } from "./errors.ts";
 import { Extents } from "./extents.ts";
 import { Files } from "./files.ts";
-import { blockSizeMeta, hexMeta } from "./format.ts";
+import { blockSizeMeta, hexMeta, UPGRADES, upgradeFormat } from "./format.ts";
+import { HeadKeeper, refuseOlder } from "./head.ts";
 import { Inodes } from "./inodes.ts";
 import { FileLock } from "./lock.ts";
 import { Names } from "./names.ts";
@@ -52,6 +55,13 @@ export interface VolumeOptions {
   readonly noatime?: boolean;
   /** Bytes of page caches, together. */
   readonly cacheBytes?: number;
+  /**
+   * A file, best on another disk, that each commit is told to: a volume that is older than it is refused. Made where
+   * it is missing. Not with `beside`.
+   */
+  readonly headFile?: string;
+  /** For tests: other steps of the format than this version has. */
+  readonly upgrades?: readonly string[];
   readonly clock?: Clock;
   /** Damage and failures, one line each. */
   readonly onLog?: (line: string) => void;
@@ -93,7 +103,8 @@ export class Volume {
    * Opens a volume; what a crash left half done is undone by SQLite here. A file or directory
    * that cannot be written is opened read-only: see `readOnly`.
    * `key` (from `unlock`) is used until `close`, and the caller wipes it.
-   * @throws OpenError locked, missing, damaged, not-a-volume, too-new, unreplayable-wal, unreadable
+   * @throws OpenError locked, missing, damaged, not-a-volume, too-new, unreplayable-wal, unreadable; with a head
+   *   older, bad-head, no-space
    */
   static open(path: string, key: Key, options: VolumeOptions = {}): Volume {
     let real: string;
@@ -132,8 +143,12 @@ export class Volume {
           "copy both files to a writable directory and mount that copy",
       );
     }
-    if (walWaits) refuseCutWal(path, key);
+    const walReplays = walWaits && refuseCutWal(path, key);
+    const log = options.onLog ?? (() => {});
+    const { headFile } = options;
+    assert(headFile === undefined || !beside, "a head is for who opens a volume alone");
     try {
+      if (headFile !== undefined) refuseOlder(path, key, headFile, options.readOnly, walReplays);
       this.#store = new Store(path, key, {
         readOnly: options.readOnly,
         immutable: options.readOnly && !walWaits && !beside,
@@ -143,12 +158,13 @@ export class Volume {
         answersFirst: options.answersFirst ?? false,
         cacheBytes: options.cacheBytes ?? DEFAULT_CACHE_BYTES,
         clock: options.clock ?? systemClock,
-        onLog: options.onLog ?? (() => {}),
+        onLog: log,
       });
     } catch (error) {
       throw explain(error, path);
     }
     try {
+      if (!options.readOnly) this.#prepare(walWaits, options.upgrades ?? UPGRADES, headFile, log);
       this.volumeId = hexMeta(this.#store.writer, "volume_id");
       this.blockSize = blockSizeMeta(this.#store.writer);
       this.#rows = new Inodes(this.#store, this.blockSize, options.noatime !== true);
@@ -159,14 +175,27 @@ export class Volume {
       this.tree = new Tree(this.#store, this.#rows, this.xattrs);
       this.files = new Files(this.#store, this.#rows, blocks, extents, this.xattrs);
       this.attributes = new Attributes(this.#store, this.#rows, this.xattrs, this.files);
-      // What a crash left is settled at once: what lies behind it in the -wal is then never taken for another crash's.
-      if (walWaits && !options.readOnly) this.#store.settle();
       this.restore = new Restore(this.#store, this.#rows, extents, this.tree, this.xattrs);
       this.#purge = new Purge(this.#store, this.#rows, extents, this.xattrs);
     } catch (error) {
-      this.#store.writer.close();
+      this.#store.abandon();
       throw explain(error, path);
     }
+  }
+
+  /** Brings a volume that is opened for writing to where its rows can be used. */
+  #prepare(
+    walWaits: boolean,
+    upgrades: readonly string[],
+    headFile: string | undefined,
+    log: (line: string) => void,
+  ): void {
+    const { writer } = this.#store;
+    // What a crash left is settled at once: what lies behind it in the -wal is then never taken for another crash's.
+    if (walWaits) this.#store.settle();
+    const upgraded = upgradeFormat(writer, upgrades);
+    if (upgraded !== undefined) log(`${this.path}: its format is now ${upgraded}`);
+    if (headFile !== undefined) this.#store.keepHead(new HeadKeeper(writer, headFile, log));
   }
 
   /** Number of inodes. */
@@ -265,11 +294,11 @@ export class Volume {
 
 /**
  * SQLite would replay the -wal up to its first damaged frame and write over the rest: commits that a repair can
- * still save. @throws OpenError damaged
+ * still save. Tells whether it has commits. @throws OpenError damaged
  */
-function refuseCutWal(path: string, key: Key): void {
+function refuseCutWal(path: string, key: Key): boolean {
   const wal = scanWal(`${path}-wal`, key.cipher.pageSize);
-  if (wal?.isCut !== true) return;
+  if (wal?.isCut !== true) return (wal?.replayed ?? 0) > 0;
   throw new OpenError(
     "damaged",
     path,
@@ -291,6 +320,12 @@ function isWritable(path: string): boolean {
 
 /** Why a volume does not open, in words for its user. */
 function explain(error: unknown, path: string): unknown {
+  if (error instanceof FsError) {
+    const reason = error.code === "ENOSPC" ? "no-space" : "unreadable";
+    return new OpenError(reason, path, `${path}: its head cannot be kept (${error.message})`, {
+      cause: error,
+    });
+  }
   if (!(error instanceof SqliteError)) return error;
   if (error.isDamage) {
     return new OpenError(

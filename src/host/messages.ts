@@ -12,6 +12,7 @@ export interface WorkerOrder {
   readonly sync: boolean;
   readonly commitIntervalMs: number;
   readonly cacheBytes: number | undefined;
+  readonly headFile: string | undefined;
   readonly writeback: boolean;
   readonly defaultPermissions: boolean;
   readonly uid: number | undefined;

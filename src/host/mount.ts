@@ -43,6 +43,8 @@ export interface MountOptions {
   /** One log line each way per request. */
   readonly trace: boolean;
   readonly cacheBytes?: number;
+  /** Absolute: see src/core/head.ts. */
+  readonly headFile?: string;
   /** For how long the kernel may keep names and attributes; default: for ever. */
   readonly attrTimeoutSec?: number;
 }
@@ -134,6 +136,7 @@ export class Mount {
       sync: options.sync,
       commitIntervalMs: options.commitIntervalMs,
       cacheBytes: options.cacheBytes,
+      headFile: options.headFile,
       writeback: options.writeback,
       defaultPermissions: options.defaultPermissions,
       uid: options.uid,

@@ -38,7 +38,7 @@ function refusalOf(error: unknown): Refusal {
 }
 
 function openVolume(key: Key): Volume | undefined {
-  const { path, readOnly, noatime, sync, commitIntervalMs, cacheBytes } = order;
+  const { path, readOnly, noatime, sync, commitIntervalMs, cacheBytes, headFile } = order;
   try {
     return Volume.open(path, key, {
       readOnly,
@@ -48,6 +48,7 @@ function openVolume(key: Key): Volume | undefined {
       commitIntervalMs,
       onLog: log,
       ...(cacheBytes === undefined ? {} : { cacheBytes }),
+      ...(headFile === undefined ? {} : { headFile }),
     });
   } catch (error) {
     tell({ type: "refused", refusal: refusalOf(error) });

@@ -317,14 +317,15 @@ interface Crashed {
   readonly states: readonly string[];
 }
 
-/** A volume as a crash leaves it: ten commits in its -wal. */
+/** A volume as a crash leaves it: its commits are in its -wal, and its head has seen the last one. */
 function crashed(): Crashed {
   const path = join(directory, "crashed");
   const source = join(directory, "live");
   copyFileSync(whole, source);
-  const volume = Volume.open(source, key, { clock: new FakeClock() });
+  const volume = Volume.open(source, key, { clock: new FakeClock(), headFile: `${source}.head` });
   const show = () => JSON.stringify(dump(volume));
-  const states = [show()];
+  // Opening it with a head is the first commit, which shows nothing new.
+  const states = [show(), show()];
   const file = touch(volume, ROOT, "log");
   volume.commit();
   states.push(show());
@@ -334,7 +335,7 @@ function crashed(): Crashed {
     volume.commit();
     states.push(show());
   }
-  for (const end of ["", "-wal"]) writeFileSync(path + end, readCopy(source + end));
+  for (const end of ["", "-wal", ".head"]) writeFileSync(path + end, readCopy(source + end));
   volume.close();
   return { path, states };
 }
@@ -411,7 +412,8 @@ describe("the -wal", () => {
           const lost = total - commitsBefore(hit);
           const report = drain(inspect(path, key));
           if (lost === 1 && byte >= 32 && report.findings.length === 0) {
-            // The last commit alone: a crash leaves the same, and it was never acknowledged then.
+            // The last commit alone: a crash leaves the same, and it was never acknowledged then. The head knows better.
+            expect(kindsWithHead(path)).toEqual(["head"]);
             expect(lines(report.notices).join()).toContain("unfinished commit");
             expect(stateOf(path)).toBe(base.states.at(-2));
             continue;
@@ -434,16 +436,34 @@ describe("the -wal", () => {
     LONG ? 3_600_000 : 60_000,
   );
 
-  it("cut at each 512 bytes is the state of some commit, in order, and no false alarm", () => {
+  /** Kinds of findings of a check with the head. */
+  function kindsWithHead(path: string): string[] {
+    return drain(inspect(path, key, { headFile: `${base.path}.head` })).findings.map(({ kind }) => kind);
+  }
+
+  it("that is whole has what its head has seen", () => {
+    expect(kindsWithHead(restore(wal))).toEqual([]);
+  });
+
+  it("cut at each 512 bytes is the state of some commit, in order, no false alarm, and always reported with a head", () => {
     let last = 0;
+    let cuts = 0;
     for (let length = 512; length <= wal.length; length += LONG ? 512 : 512 * 13) {
       const path = restore(wal.subarray(0, length));
       const report = drain(inspect(path, key));
       expect(lines(report.findings)).toEqual([]);
-      const state = base.states.indexOf(stateOf(path));
-      expect(state).toBe(commitsBefore(Math.floor((length - 32) / FRAME)));
+      if (length < wal.length) {
+        expect(kindsWithHead(path)).toEqual(["head"]);
+        expect(() => Volume.open(path, key, { headFile: `${base.path}.head` })).toThrow(
+          /older than its head/,
+        );
+        cuts++;
+      }
+      const state = commitsBefore(Math.floor((length - 32) / FRAME));
+      expect(stateOf(path)).toBe(base.states[state]);
       expect(state).toBeGreaterThanOrEqual(last);
       last = state;
     }
+    if (LONG) console.log(`cut at ${cuts} places`);
   });
 });

@@ -1,18 +1,21 @@
 /** The format is a promise: what is pinned here changes only with a new version of it. */
-import { copyFileSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { copyFileSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { describe, expect, it } from "vitest";
-import { check } from "../../src/core/check.ts";
-import { schemaSql } from "../../src/core/format.ts";
+import { check, schemaDifferences } from "../../src/core/check.ts";
+import { OpenError } from "../../src/core/errors.ts";
+import { FORMAT, schemaSql, UPGRADES } from "../../src/core/format.ts";
 import { unlock } from "../../src/core/unlock.ts";
 import { Volume } from "../../src/core/volume.ts";
 import { Database } from "../../src/db/database.ts";
 import { inDatabase } from "../db/fixture.ts";
 import { queryNumber } from "../db/query.ts";
+import { runChild } from "./child.ts";
 import { type Dump, dump, dumpEpoch } from "./dump.ts";
-import { b, inVolume, ROOT, touch } from "./fixture.ts";
+import { b, type Fixture, inVolume, namesOf, ROOT, touch } from "./fixture.ts";
+import { tablesOf } from "./tables.ts";
 
 const FIXTURES = fileURLToPath(new URL("../fixtures", import.meta.url));
 
@@ -132,4 +135,128 @@ describe("format 1.0", () => {
       volume.close();
       expect(check(path, key)).toEqual([]);
     }));
+});
+
+describe("a later minor", () => {
+  const STEPS = [
+    `CREATE TABLE IF NOT EXISTS first (a INTEGER) STRICT;
+     INSERT OR IGNORE INTO meta (key, value) VALUES ('first', 1)`,
+    "CREATE INDEX IF NOT EXISTS first_a ON first (a)",
+    "INSERT OR IGNORE INTO meta (key, value) VALUES ('third', 3)",
+  ];
+  const FORMAT_OF = "SELECT value FROM meta WHERE key = 'format'";
+  const MADE = "SELECT name FROM sqlite_schema WHERE name GLOB 'first*' ORDER BY name";
+  const KEYS = "SELECT key FROM meta WHERE key IN ('first', 'third') ORDER BY key";
+
+  function withMinor(format: string, run: (fixture: Fixture) => void): void {
+    inVolume((fixture) => {
+      fixture.close();
+      fixture.sql((db) => db.exec(`UPDATE meta SET value = '${format}' WHERE key = 'format'`));
+      run(fixture);
+      // Ends in a check by this version, which knows no other minor.
+    });
+  }
+
+  it("is reached from an older one when it is opened for writing, by the steps that it lacks alone", () =>
+    withMinor("1.1.0", (fixture) => {
+      fixture.sql((db) => db.exec("CREATE TABLE first (a INTEGER) STRICT"));
+      fixture.open({ upgrades: STEPS });
+      expect(fixture.takeLog()).toEqual([`${fixture.path}: its format is now 1.3.0`]);
+      fixture.close();
+      fixture.sql((db) => {
+        expect(listOf(db, FORMAT_OF)).toEqual(["1.3.0"]);
+        expect(listOf(db, MADE)).toEqual(["first", "first_a"]);
+        expect(listOf(db, KEYS)).toEqual(["third"]);
+      });
+      fixture.open({ upgrades: STEPS });
+    }));
+
+  it("is not touched by a version that knows an older one, which opens it", () =>
+    withMinor("1.7.0", (fixture) => {
+      fixture.open({ upgrades: STEPS });
+      touch(fixture.volume, ROOT, "a");
+      fixture.close();
+      fixture.sql((db) => expect(listOf(db, FORMAT_OF)).toEqual(["1.7.0"]));
+    }));
+
+  it("is not needed to read: an older one stays as it is", () =>
+    withMinor("1.0.0", (fixture) => {
+      const before = readFileSync(fixture.path);
+      const volume = fixture.open({ upgrades: STEPS, readOnly: true });
+      expect(namesOf(volume, ROOT)).toEqual([]);
+      fixture.close();
+      expect(readFileSync(fixture.path).equals(before)).toBe(true);
+    }));
+
+  it("is not reached in part: where a step fails the volume is as it was, and does not open", () =>
+    withMinor("1.0.0", (fixture) => {
+      const tables = tablesOf(fixture.path, fixture.key);
+      for (const failing of [
+        "CREATE TABLE inode (a)",
+        "INSERT INTO meta (key, value) VALUES ('format', 2)",
+      ]) {
+        expect(() => fixture.open({ upgrades: [...STEPS, failing] })).toThrow(OpenError);
+        expect(tablesOf(fixture.path, fixture.key)).toEqual(tables);
+      }
+    }));
+
+  it("is reached whole or not at all by a process that is killed on the way", () =>
+    withMinor("1.0.0", (fixture) => {
+      const { bytes, salt, ...rest } = fixture.key.toMessage();
+      const buffer = (part: Uint8Array) => `Buffer.from("${Buffer.from(part).toString("hex")}", "hex")`;
+      // More pages than the cache holds: some of them are in the -wal before the end.
+      const growing = `CREATE TABLE IF NOT EXISTS first (a INTEGER);
+        WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 300000) INSERT INTO first SELECT i FROM n`;
+      const { signal } = runChild(`
+        import { Key } from "src/db/key.ts";
+        import { Database } from "src/db/database.ts";
+        import { upgradeFormat } from "src/core/format.ts";
+        const key = Key.fromMessage({ ...${JSON.stringify(rest)}, bytes: ${buffer(bytes)}, salt: ${buffer(salt)} });
+        const db = new Database(${JSON.stringify(fixture.path)}, key, { mode: "readwrite", cacheBytes: 65_536 });
+        const steps = [${JSON.stringify(growing)}, "SELECT 1"];
+        const exec = db.exec.bind(db);
+        db.exec = (sql) => (sql === "SELECT 1" ? process.kill(process.pid, "SIGKILL") : exec(sql));
+        upgradeFormat(db, steps);`);
+      expect(signal).toBe("SIGKILL");
+      expect(statSync(`${fixture.path}-wal`).size).toBeGreaterThan(100_000);
+      const volume = fixture.open({ readOnly: false });
+      expect(namesOf(volume, ROOT)).toEqual([]);
+      fixture.close();
+      fixture.sql((db) => {
+        expect(listOf(db, FORMAT_OF)).toEqual([FORMAT]);
+        expect(listOf(db, MADE)).toEqual([]);
+      });
+    }));
+
+  it("lacks nothing that a check would miss before it is reached", () =>
+    withMinor("1.0.0", (fixture) => {
+      const steps = ["CREATE INDEX IF NOT EXISTS inode_unlinked ON inode (ino) WHERE nlink = 0"];
+      fixture.sql((db) => {
+        db.exec("DROP INDEX inode_unlinked");
+        expect(schemaDifferences(db, fixture.key, steps)).toEqual([]);
+        expect(schemaDifferences(db, fixture.key, [])).toMatchObject([
+          { name: "inode_unlinked", what: "missing" },
+        ]);
+      });
+      fixture.open({ upgrades: steps });
+      expect(fixture.takeLog()).toHaveLength(1);
+      fixture.close();
+    }));
+
+  it("is what schema.sql makes: the steps of this version change nothing in a new volume", () =>
+    inVolume((fixture) => {
+      fixture.close();
+      const before = tablesOf(fixture.path, fixture.key);
+      fixture.sql((db) => {
+        for (const step of UPGRADES) db.exec(step);
+        expect(schemaDifferences(db, fixture.key)).toEqual([]);
+        expect(listOf(db, FORMAT_OF)).toEqual([`1.${UPGRADES.length}.0`]);
+      });
+      expect(tablesOf(fixture.path, fixture.key)).toEqual(before);
+    }));
+
+  it("has a fixture of its own", () => {
+    const minors = UPGRADES.map((_, i) => `volume-1.${i + 1}.sqlfuse`);
+    expect(readdirSync(FIXTURES)).toEqual(expect.arrayContaining(["volume-1.0.sqlfuse", ...minors]));
+  });
 });

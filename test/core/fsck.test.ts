@@ -682,6 +682,11 @@ const SABOTAGE: readonly Sabotage[] = [
     sql: () => "UPDATE meta SET value = '[' WHERE key = 'features_incompatible'",
   },
   {
+    what: "a head that is none",
+    kind: "meta-head",
+    sql: () => "INSERT INTO meta (key, value) VALUES ('head', '17 and so on')",
+  },
+  {
     what: "a counter below numbers in use",
     kind: "inode-number",
     path: "/acl",

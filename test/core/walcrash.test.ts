@@ -5,6 +5,7 @@ import {
   readFileSync,
   rmSync,
   statSync,
+  truncateSync,
   writeFileSync,
   writeSync,
 } from "node:fs";
@@ -115,6 +116,14 @@ test("a last commit of which a crash kept the later frames alone, between those 
   expect(names()).toContain("second");
   expect(names()).not.toContain("big");
   expect(check(path, key)).toEqual([]);
+});
+
+test("a -wal without a commit stays as it is when it is checked", () => {
+  crash(false);
+  truncateSync(`${path}-wal`, 5000);
+  const before = readFileSync(`${path}-wal`);
+  expect(check(path, key)).toEqual([]);
+  expect(readFileSync(`${path}-wal`).equals(before)).toBe(true);
 });
 
 test("a -wal that was not copied is refused as damaged when its header is torn: its commits could be saved", () => {

@@ -10,6 +10,8 @@ const OPEN: Record<OpenReason, number> = {
   "not-a-volume": 10,
   "wrong-password": 12,
   damaged: 20,
+  older: 20,
+  "bad-head": 10,
   "too-new": 13,
   "needs-upgrade": 14,
   locked: 11,

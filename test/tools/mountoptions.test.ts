@@ -61,6 +61,7 @@ describe("mount options", () => {
     ["commit=0.25", { commitIntervalMs: 250 }],
     ["password_file=/etc/p", { passwordFile: "/etc/p" }],
     ["log_file=/var/log/v", { logFile: "/var/log/v" }],
+    ["head_file=/media/stick/v", { headFile: "/media/stick/v" }],
   ] as const)("%s is understood", (list, expected) => {
     expect(parse(list)).toMatchObject(expected);
   });
