@@ -18,7 +18,7 @@ import type { Store } from "./store.ts";
 import type { BlockNo, Ino } from "./types.ts";
 
 /** Block data stored as it is. */
-const CODEC_RAW = 0;
+export const CODEC_RAW = 0;
 /** Longer content is written at once: there is little to gain, and a copy to lose. */
 const LONGEST_HELD = 65_535;
 
@@ -83,6 +83,11 @@ export class Blocks {
       row.blobInto(1, from, length, into);
       return length;
     });
+  }
+
+  /** Whether other connections see a block as it is. */
+  isCommitted(block: BlockNo): boolean {
+    return !this.#fresh.has(block);
   }
 
   /** Whether the writer may touch the pages of a block: they can be read. Damage is logged. */

@@ -21,6 +21,14 @@ export interface Extent {
   readonly born: Epoch;
 }
 
+/** `length` bytes of a block, from its byte `from` on, are those of a read from byte `at` on. */
+export interface ReadPart {
+  readonly block: BlockNo;
+  readonly from: number;
+  readonly at: number;
+  readonly length: number;
+}
+
 /** Allocated but never written: reads as zeros and has no row in block. */
 export const UNWRITTEN = 0 as BlockNo;
 
@@ -115,6 +123,28 @@ export class Extents {
       done = to - offset;
     }
     if (done < into.length) into.fill(0, done);
+  }
+
+  /**
+   * Where `length` bytes of the file from `offset` on are stored; undefined where some are not committed. What no
+   * part holds is zeros.
+   */
+  plan(inode: Inode, offset: number, length: number): ReadPart[] | undefined {
+    const { ino, blockSize } = inode;
+    const end = offset + length;
+    const rows = this.#named.bindInt(1, ino).bindInt(2, blockOf(offset, blockSize));
+    rows.bindInt(3, blocksFor(end, blockSize));
+    const parts: ReadPart[] = [];
+    let committed = true;
+    while (rows.step()) {
+      const start = rows.int(0) * blockSize;
+      const block = rows.int(1) as BlockNo;
+      committed &&= this.#blocks.isCommitted(block);
+      const from = Math.max(start, offset);
+      const to = Math.min(start + blockSize, end);
+      parts.push({ block, from: from - start, at: from - offset, length: to - from });
+    }
+    return committed ? parts : undefined;
   }
 
   /**

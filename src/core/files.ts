@@ -8,7 +8,7 @@ import type { Time } from "../base/clock.ts";
 import { FsError } from "../base/errno.ts";
 import type { Statement } from "../db/statement.ts";
 import type { Blocks } from "./blocks.ts";
-import { type Extent, type Extents, UNWRITTEN } from "./extents.ts";
+import { type Extent, type Extents, type ReadPart, UNWRITTEN } from "./extents.ts";
 import type { Inode, Inodes } from "./inodes.ts";
 import { isDirectory, isRegular, S_IFREG } from "./mode.ts";
 import { blockOf, blocksFor, type Span, spansOf } from "./spans.ts";
@@ -31,6 +31,12 @@ interface Loaded {
   readonly length: number;
   /** Room for one whole block. */
   readonly bytes: Uint8Array;
+}
+
+/** What no part holds of the `length` bytes is zeros. */
+export interface ReadPlan {
+  readonly length: number;
+  readonly parts: readonly ReadPart[];
 }
 
 /** A truncation that frees more blocks hands them to the purge instead of dropping them at once. */
@@ -82,6 +88,22 @@ export class Files {
       this.#extents.read(inode, offset, into.subarray(0, end - offset));
       this.#inodes.accessed(inode);
       return end - offset;
+    });
+  }
+
+  /**
+   * What a read would have to fetch, for one who fetches it elsewhere: how many bytes there are, and where they are stored.
+   * Undefined where some are not committed, or there are none. Counts as a read.
+   * @throws FsError ESTALE, EISDIR, EINVAL
+   */
+  plan(ino: Ino, offset: number, length: number): ReadPlan | undefined {
+    return this.#store.query(ino, () => {
+      const inode = this.#regular(ino);
+      const bytes = Math.min(offset + length, inode.size) - offset;
+      const parts = bytes > 0 ? this.#extents.plan(inode, offset, bytes) : undefined;
+      if (parts === undefined) return undefined;
+      this.#inodes.accessed(inode);
+      return { length: bytes, parts };
     });
   }
 

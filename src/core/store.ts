@@ -20,10 +20,21 @@ import { Database } from "../db/database.ts";
 import { SqliteError } from "../db/errors.ts";
 import type { Key } from "../db/key.ts";
 import type { Statement } from "../db/statement.ts";
+import { SQLITE_BUSY } from "../native/sqlite3.ts";
 import { checkFormat, numberMeta } from "./format.ts";
 import type { HeadKeeper } from "./head.ts";
 import { Space } from "./space.ts";
 import type { BlockNo, Epoch, Ino } from "./types.ts";
+
+/** Somebody who copies the -wal while others work. */
+export interface WalCopier {
+  /** Asks for it; nothing where he is busy. */
+  copy(): void;
+  /** Frames that he had copied when he last ended, told once; undefined while he is not done. */
+  copied(): number | undefined;
+  /** Returns when he is not busy. */
+  wait(): void;
+}
 
 export interface StoreOptions {
   readonly readOnly: boolean;
@@ -40,14 +51,19 @@ export interface StoreOptions {
   /** Changes that can no longer be refused wait for `finish`. */
   readonly answersFirst: boolean;
   readonly cacheBytes: number;
+  readonly copier?: WalCopier | undefined;
   readonly clock: Clock;
   readonly onLog: (line: string) => void;
 }
 
-/** A group with more file data is committed at once: it bounds the -wal and the time that one commit takes. */
-const GROUP_BYTES = 32 * 2 ** 20;
-/** A longer -wal is copied to the main file right after a commit. */
-const WAL_BYTES = 64 * 2 ** 20;
+/** A group with more file data is committed at once: it bounds the time that one commit takes. */
+const GROUP_BYTES = 8 * 2 ** 20;
+/** A longer -wal is copied to the main file, elsewhere if somebody does that. */
+const WAL_BYTES = 8 * 2 ** 20;
+/** Where nobody does, or it grows faster than it is copied, a longer one is copied right after a commit. */
+const WAL_MOST_BYTES = 64 * 2 ** 20;
+/** What is left over is copied after a commit when it is no more than this: then the next commit starts the -wal over. */
+const REST_BYTES = 2 * 2 ** 20;
 /** A quiet volume copies its -wal after this long. */
 const QUIET_MS = 2000;
 
@@ -346,7 +362,22 @@ export class Store {
     this.#changed.clear();
     this.#groupEnded();
     this.#walSinceMs ??= this.clock.monotonicMs();
-    if (this.writer.walFrames * this.#pageSize > WAL_BYTES) this.#copyWal(false);
+    this.#tendWal();
+  }
+
+  /** Keeps the -wal short. */
+  #tendWal(): void {
+    const { copier } = this.#options;
+    const frames = this.writer.walFrames;
+    const bytes = frames * this.#pageSize;
+    if (bytes > WAL_MOST_BYTES) {
+      copier?.wait();
+      this.#copyWal(false);
+    } else if (bytes > WAL_BYTES && copier !== undefined) {
+      const copied = copier.copied();
+      if (copied !== undefined && (frames - copied) * this.#pageSize <= REST_BYTES) this.#copyWal(false);
+      else copier.copy();
+    }
   }
 
   #save(counter: string, value: number): void {
@@ -381,7 +412,10 @@ export class Store {
       if (nowMs - this.#groupSinceMs < this.#options.commitIntervalMs) return;
       this.#commitQuietly();
     } else if (this.#walSinceMs !== undefined && nowMs - this.#walSinceMs >= QUIET_MS) {
-      this.#copyWal(false);
+      const { copier } = this.#options;
+      if (copier === undefined) this.#copyWal(false);
+      else copier.copy();
+      this.#walSinceMs = undefined;
     }
   }
 
@@ -407,6 +441,7 @@ export class Store {
       this.#walSinceMs = undefined;
       this.#copyFails = false;
     } catch (error) {
+      if (error instanceof SqliteError && error.code === SQLITE_BUSY && !truncate) return;
       // The -wal stays valid: it is tried again, and meanwhile it grows.
       if (!this.#copyFails) this.#options.onLog(`checkpoint failed, will be tried again: ${String(error)}`);
       this.#copyFails = true;

@@ -30,7 +30,7 @@ import { Names } from "./names.ts";
 import { Purge } from "./purge.ts";
 import { Restore } from "./restore.ts";
 import { sqlText } from "./sqltext.ts";
-import { Store } from "./store.ts";
+import { Store, type WalCopier } from "./store.ts";
 import { Tree } from "./tree.ts";
 import { type Ino, NAME_MAX, ROOT_INO, type StatFs } from "./types.ts";
 import { Xattrs } from "./xattrs.ts";
@@ -51,6 +51,8 @@ export interface VolumeOptions {
    * called when whoever asked has his answer. A failure then is a failed commit. Not with `sync`.
    */
   readonly answersFirst?: boolean;
+  /** Copies the -wal while this thread serves. */
+  readonly copier?: WalCopier;
   /** READ, READDIR and READLINK leave atime alone. */
   readonly noatime?: boolean;
   /** Bytes of page caches, together. */
@@ -156,6 +158,7 @@ export class Volume {
         commitIntervalMs: options.commitIntervalMs ?? DEFAULT_COMMIT_INTERVAL_MS,
         sync: options.sync ?? false,
         answersFirst: options.answersFirst ?? false,
+        copier: options.copier,
         cacheBytes: options.cacheBytes ?? DEFAULT_CACHE_BYTES,
         clock: options.clock ?? systemClock,
         onLog: log,

@@ -25,7 +25,8 @@ import { Key, SALT_BYTES, STOCK_CIPHER } from "./key.ts";
 import { Statement } from "./statement.ts";
 
 export interface DatabaseOptions {
-  readonly mode: "create" | "readwrite" | "readonly";
+  /** "copier": reads, and copies the -wal of one who writes. */
+  readonly mode: "create" | "readwrite" | "readonly" | "copier";
   /** The file cannot change while it is open and has no -wal: read it without locks and without a -shm. */
   readonly immutable?: boolean;
   /**
@@ -95,6 +96,7 @@ export class Database {
       create: SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE,
       readwrite: SQLITE_OPEN_READWRITE,
       readonly: SQLITE_OPEN_READONLY,
+      copier: SQLITE_OPEN_READWRITE,
     }[mode];
     const name = encodeURI(this.path).replace(/[?#]/g, encodeURIComponent);
     const how = immutable === true ? "?immutable=1" : alone === true ? "?vfs=unix-none" : "";
@@ -118,7 +120,8 @@ export class Database {
       this.exec(`PRAGMA cipher_hmac_algorithm = ${this.#key.cipher.hmac}`);
       // Without locks the index of the -wal must be this connection's own memory.
       if (alone === true) this.exec("PRAGMA locking_mode = EXCLUSIVE");
-      if (mode !== "readonly") this.#watchWal();
+      if (mode === "copier") this.exec("PRAGMA query_only = ON; PRAGMA synchronous = FULL");
+      else if (mode !== "readonly") this.#watchWal();
       if (cacheBytes !== undefined) this.exec(`PRAGMA cache_size = -${Math.ceil(cacheBytes / 1024)}`);
     } catch (error) {
       this.#disconnect();
@@ -255,9 +258,12 @@ export class Database {
     return this.#walCopied;
   }
 
-  /** Copies what it can of the -wal to the main file without waiting for anybody. @throws SqliteError */
-  checkpointPassive(): void {
-    this.#checkpoint(SQLITE_CHECKPOINT_PASSIVE);
+  /**
+   * Copies what it can of the -wal to the main file without waiting for anybody: the frames that are copied now.
+   * @throws SqliteError, SQLITE_BUSY while somebody else copies
+   */
+  checkpointPassive(): number {
+    return this.#checkpoint(SQLITE_CHECKPOINT_PASSIVE);
   }
 
   /** Copies all of the -wal and cuts it to zero bytes. @throws SqliteError (SQLITE_BUSY where somebody reads) */
@@ -266,13 +272,14 @@ export class Database {
     this.#walFrames = 0;
   }
 
-  #checkpoint(mode: number): void {
+  #checkpoint(mode: number): number {
     if (this.#pointer === 0n) throw closedError("checkpoint");
     const frames: [number] = [0];
     const copied: [number] = [0];
     const code = this.#api.wal_checkpoint_v2(this.#pointer, null, mode, frames, copied);
     if (code !== SQLITE_OK) throw this.error("checkpoint");
     this.#walCopied = frames[0] === copied[0];
+    return copied[0];
   }
 
   /** The error of the call that just failed. */
