@@ -66,5 +66,7 @@ export const COUNTER = {
   failed: 6,
   /** Agreed minor version of the protocol; 0 before INIT. */
   minor: 7,
+  /** Wall-clock milliseconds at which somebody was last answered; 0 before that. */
+  lastUse: 8,
 } as const;
-export const COUNTERS = 8;
+export const COUNTERS = 9;
