@@ -189,6 +189,7 @@ export interface ServeOptions {
 export async function serve(options: MountOptions, password: Buffer, how: ServeOptions): Promise<never> {
   const { unlock } = await import("../src/core/unlock.ts");
   const { Mount } = await import("../src/host/mount.ts");
+  const { notifyReady } = await import("../src/host/supervisor.ts");
   const { log } = how;
   ignoreBrokenPipes();
 
@@ -213,6 +214,7 @@ export async function serve(options: MountOptions, password: Buffer, how: ServeO
       `${options.path} is ${options.readOnly ? "mounted read-only" : "mounted"} at ${mount.mountpoint}`,
     );
     how.ready?.(mount.mountpoint);
+    notifyReady();
   }
 
   const { clean } = await mount.closed;
