@@ -8,7 +8,10 @@ type Face<T> = Pick<T, keyof T>;
 
 /** What is used of a volume, without its private parts: a test may stand in for it. */
 export interface ServedVolume
-  extends Pick<Volume, "statfs" | "fsync" | "commit" | "finish" | "failed" | "uncommittedMs" | "idle" | "pathOf"> {
+  extends Pick<
+    Volume,
+    "statfs" | "fsync" | "commit" | "finish" | "failed" | "uncommittedMs" | "idle" | "pathOf"
+  > {
   readonly tree: Face<Volume["tree"]>;
   readonly attributes: Face<Volume["attributes"]>;
   readonly files: Face<Volume["files"]>;
