@@ -12,6 +12,7 @@ import { closeSync, openSync, rmdirSync, writeSync } from "node:fs";
 import { constants } from "node:os";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
+import { filterLog, type Log, type LogLevel } from "../src/base/log.ts";
 import type { Key } from "../src/db/key.ts";
 import type { Mount, MountOptions } from "../src/host/mount.ts";
 import { describeError, EXIT, ToolError } from "./exitcodes.ts";
@@ -22,6 +23,7 @@ import { PASSWORD_VARIABLE, readPipedPassword } from "./password.ts";
 interface Order {
   readonly options: MountOptions;
   readonly removeMountpoint: boolean;
+  readonly logLevel: LogLevel;
 }
 /** To the parent: how it went. */
 type Report =
@@ -37,6 +39,7 @@ export interface DaemonOptions {
   readonly logFile: string;
   /** Named by the user: then it is an error when it cannot be written. */
   readonly logFileGiven: boolean;
+  readonly logLevel: LogLevel;
 }
 
 /** Zeroes `password`. Returns where it is mounted, and the pid of the process that serves it. */
@@ -45,7 +48,7 @@ export async function startDaemon(
   password: Buffer,
   daemon: DaemonOptions,
 ): Promise<{ pid: number; mountpoint: string }> {
-  const log = openLog(daemon);
+  const log = openLog(daemon.logFile, daemon.logFileGiven);
   const { inheritedFd } = await import("../src/host/mountpoint.ts");
   const inherited = inheritedFd(options.mountpoint);
   const environment = { ...process.env };
@@ -77,7 +80,8 @@ export async function startDaemon(
   for (const signal of SIGNALS) process.on(signal, forward);
   try {
     const mountpoint = inherited === undefined ? options.mountpoint : "/dev/fd/4";
-    const order: Order = { options: { ...options, mountpoint }, removeMountpoint: daemon.removeMountpoint };
+    const { removeMountpoint, logLevel } = daemon;
+    const order: Order = { options: { ...options, mountpoint }, removeMountpoint, logLevel };
     child.send(order, () => {});
     const given = new Promise<void>((resolve) => {
       child.stdin?.on("error", () => resolve()); // it died first: `ended` tells why
@@ -105,13 +109,13 @@ export async function startDaemon(
   }
 }
 
-function openLog(daemon: DaemonOptions): number {
+/** `given`: by the user, who must know when it cannot be written. */
+function openLog(logFile: string, given: boolean): number {
   try {
-    return openSync(daemon.logFile, "a", 0o600);
+    return openSync(logFile, "a", 0o600);
   } catch (error) {
     const text = error instanceof Error ? error.message : String(error);
-    if (daemon.logFileGiven)
-      throw new ToolError(EXIT.unusable, `--log-file ${daemon.logFile}: cannot be written: ${text}`);
+    if (given) throw new ToolError(EXIT.unusable, `--log-file ${logFile}: cannot be written: ${text}`);
     warn(`messages of the mount go nowhere: ${text}; name another place with --log-file`);
     return openSync("/dev/null", "w");
   }
@@ -124,14 +128,14 @@ export async function serveChild(): Promise<never> {
     return await serveOrder();
   } catch (error) {
     const { message, code } = describeError(error);
-    logLine(message);
+    logLine(2, "error", message);
     await report({ type: "error", message, code });
     process.exit(code);
   }
 }
 
 async function serveOrder(): Promise<never> {
-  const { options, removeMountpoint } = await new Promise<Order>((resolve, reject) => {
+  const { options, removeMountpoint, logLevel } = await new Promise<Order>((resolve, reject) => {
     process.once("message", (message) => resolve(message as Order));
     process.once("disconnect", () =>
       reject(new ToolError(EXIT.other, "the parent ended before it said what to mount")),
@@ -140,7 +144,7 @@ async function serveOrder(): Promise<never> {
   const password = readPipedPassword(0);
   return serve(options, password, {
     removeMountpoint,
-    log: (line) => logLine(`${options.mountpoint}: ${line}`),
+    log: filterLog(logLevel, (level, line) => logLine(2, level, `${options.mountpoint}: ${line}`)),
     ready: (mountpoint) => {
       void report({ type: "ready", mountpoint }).then(() => process.connected && process.disconnect());
     },
@@ -155,15 +159,16 @@ function report(message: Report): Promise<void> {
   });
 }
 
-/** Messages of a mount in the foreground that --log-file sends elsewhere. */
-export function logTo(logFile: string): (line: string) => void {
-  const fd = openLog({ removeMountpoint: false, logFile, logFileGiven: true });
-  return (line) => logLine(line, fd);
+/** Messages of a mount in the foreground: to stderr, or where --log-file sends them. */
+export function foregroundLog(logFile: string | undefined, least: LogLevel): Log {
+  if (logFile === undefined) return filterLog(least, (_, line) => warn(line));
+  const fd = openLog(logFile, true);
+  return filterLog(least, (level, line) => logLine(fd, level, line));
 }
 
-function logLine(line: string, fd = 2): void {
+function logLine(fd: number, level: LogLevel, line: string): void {
   try {
-    writeSync(fd, `${new Date().toISOString()} sqlfuse[${process.pid}] ${line}\n`);
+    writeSync(fd, `${new Date().toISOString()} ${level.padEnd(5)} sqlfuse[${process.pid}] ${line}\n`);
   } catch {
     // the disk of the log is full: no reason to stop serving
   }
@@ -172,7 +177,7 @@ function logLine(line: string, fd = 2): void {
 export interface ServeOptions {
   /** rmdir it when it is unmounted. */
   readonly removeMountpoint: boolean;
-  readonly log: (line: string) => void;
+  readonly log: Log;
   /** Called when the mount answers. */
   readonly ready?: (mountpoint: string) => void;
 }
@@ -184,6 +189,7 @@ export interface ServeOptions {
 export async function serve(options: MountOptions, password: Buffer, how: ServeOptions): Promise<never> {
   const { unlock } = await import("../src/core/unlock.ts");
   const { Mount } = await import("../src/host/mount.ts");
+  const { notifyReady } = await import("../src/host/supervisor.ts");
   const { log } = how;
   ignoreBrokenPipes();
 
@@ -203,29 +209,29 @@ export async function serve(options: MountOptions, password: Buffer, how: ServeO
   await stop.attach(mount);
   const control = stop.code === undefined ? await openControl(mount, log) : undefined;
   if (stop.code === undefined) {
-    log(`${options.path} is ${options.readOnly ? "mounted read-only" : "mounted"} at ${mount.mountpoint}`);
+    log(
+      "info",
+      `${options.path} is ${options.readOnly ? "mounted read-only" : "mounted"} at ${mount.mountpoint}`,
+    );
     how.ready?.(mount.mountpoint);
+    notifyReady();
   }
 
   const { clean } = await mount.closed;
   await control?.close();
   if (how.removeMountpoint) tryRmdir(options.mountpoint);
-  log(
-    clean ? "unmounted; everything is committed" : "unmounted, but the last changes could not be committed",
-  );
+  if (clean) log("info", "unmounted; everything is committed");
+  else log("error", "unmounted, but the last changes could not be committed");
   process.exit(stop.code ?? (clean ? EXIT.ok : EXIT.other));
 }
 
 /** A mount without it is worth having: only status and sync do not reach it. */
-async function openControl(
-  mount: Mount,
-  log: (line: string) => void,
-): Promise<{ close(): Promise<void> } | undefined> {
+async function openControl(mount: Mount, log: Log): Promise<{ close(): Promise<void> } | undefined> {
   const { serveControl } = await import("../src/host/control.ts");
   try {
     return await serveControl(mount);
   } catch (error) {
-    log(`status and sync will not reach this mount: ${describeError(error).message}`);
+    log("warn", `status and sync will not reach this mount: ${describeError(error).message}`);
     return undefined;
   }
 }
@@ -237,17 +243,17 @@ async function openControl(
  * the mount is closed, but for the signal that says that closing takes too long.
  */
 class Stop {
-  readonly #log: (line: string) => void;
+  readonly #log: Log;
   #mount: Mount | undefined;
   #signals = 0;
   /** Of the signal that came before there was a mount to end, or that hurried. */
   #code: number | undefined;
 
-  constructor(log: (line: string) => void) {
+  constructor(log: Log) {
     this.#log = log;
     for (const signal of SIGNALS) process.on(signal, () => void this.#onSignal(signal));
     // Node would start its debugger, which listens on a port.
-    process.on("SIGUSR1", () => log(JSON.stringify(this.#mount?.status() ?? {})));
+    process.on("SIGUSR1", () => log("info", JSON.stringify(this.#mount?.status() ?? {})));
     for (const event of ["uncaughtException", "unhandledRejection"] as const) {
       process.on(event, (error: unknown) => void this.#onBug(error));
     }
@@ -268,15 +274,17 @@ class Stop {
     this.#signals++;
     if (this.#signals > 2) process.kill(process.pid, "SIGKILL");
     if (this.#signals === 2) {
-      this.#log(`${signal} again: committing, and leaving at once`);
+      this.#log("warn", `${signal} again: committing, and leaving at once`);
       this.#code = code;
       if (this.#mount !== undefined) await this.#leave(this.#mount);
     } else if (this.#mount === undefined) {
       // Ended before it was there: no clean unmount.
       this.#code = code;
     } else {
-      this.#log(`${signal}: unmounting`);
-      await this.#unmount(this.#mount).catch((error: unknown) => this.#log(describeError(error).message));
+      this.#log("info", `${signal}: unmounting`);
+      await this.#unmount(this.#mount).catch((error: unknown) =>
+        this.#log("error", describeError(error).message),
+      );
     }
   }
 
@@ -285,6 +293,7 @@ class Stop {
       await mount.unmount(false);
     } catch (error) {
       this.#log(
+        "warn",
         `${describeError(error).message}; detached from the tree, its users have ${STRAGGLER_MS / 1000} s`,
       );
       await mount.unmount(true);
@@ -301,7 +310,7 @@ class Stop {
   }
 
   async #onBug(error: unknown): Promise<void> {
-    this.#log(error instanceof Error ? (error.stack ?? error.message) : String(error));
+    this.#log("error", error instanceof Error ? (error.stack ?? error.message) : String(error));
     this.#code = EXIT.other;
     // A second one on the way out must not stop it.
     if (this.#mount === undefined) process.exit(this.#code);

@@ -7,8 +7,9 @@ import { homedir } from "node:os";
 import { basename, dirname, extname, join, resolve } from "node:path";
 import type { Command } from "commander";
 import { Option } from "commander";
+import { LOG_LEVELS, type LogLevel } from "../src/base/log.ts";
 import type { MountOptions } from "../src/host/mount.ts";
-import { logTo, serve, serveChild, startDaemon } from "./daemon.ts";
+import { foregroundLog, serve, serveChild, startDaemon } from "./daemon.ts";
 import { requireEngine } from "./engine.ts";
 import { EXIT, exitCodeHelp, ToolError } from "./exitcodes.ts";
 import {
@@ -17,6 +18,7 @@ import {
   MOUNT_OPTION_HELP,
   type MountSettings,
   parseCommit,
+  parseDuration,
 } from "./mountoptions.ts";
 import { quote, say, warn } from "./output.ts";
 import { addPasswordOptions, type PasswordOptions, readPassword } from "./password.ts";
@@ -24,12 +26,14 @@ import { addPasswordOptions, type PasswordOptions, readPassword } from "./passwo
 interface MountFlags extends PasswordOptions {
   readonly options?: string[];
   readonly foreground?: true;
-  readonly ro?: true;
+  readonly readOnly?: true;
   readonly allowOther?: true;
   readonly sync?: true;
   readonly commit?: string;
+  readonly idleTimeout?: string;
   readonly logFile?: string;
   readonly headFile?: string;
+  readonly logLevel?: LogLevel;
   readonly trace?: true;
   /** Set by startDaemon: we are the process in the background. */
   readonly child?: true;
@@ -49,19 +53,28 @@ export function addMount(program: Command): void {
     .argument("[mountpoint]", "an empty directory")
     .option("-o, --options <list>", "mount options, separated by commas: see below", collect)
     .option("-f, --foreground", "stay in the foreground and log to stderr; ^C unmounts")
-    .option("--ro", "read-only, as -o ro")
+    .option("--ro, --read-only", "read-only, as -o ro")
     .option("--allow-other", "let other users in too, as -o allow_other")
     .option("--sync", "commit each operation before it returns, as -o sync")
     .option(
       "--commit <seconds>",
       "commit at most this long after a change, as -o commit=SECONDS (default: 1)",
     )
-    .option("--log-file <file>", "append messages of the background process to FILE")
     .option(
       "--head-file <file>",
       "remember the newest state in FILE, elsewhere, and refuse an older one; made if missing",
     )
-    .option("--trace", "log each request and its reply (names included)")
+    .option(
+      "--idle-timeout <duration>",
+      "unmount when nobody used it for so long (90, 30s, 10m, 2h) and nothing in it is held, as -o idle_timeout=",
+    )
+    .option("--log-file <file>", "append messages to FILE")
+    .addOption(
+      new Option("--log-level <level>", "which messages; debug: as --trace (default: info)").choices(
+        LOG_LEVELS,
+      ),
+    )
+    .addOption(new Option("--trace", "log each request and its reply (names included)").conflicts("logLevel"))
     .addOption(new Option("--child").hideHelp());
   addPasswordOptions(command)
     .addHelpText(
@@ -92,7 +105,7 @@ async function mount(file: string, mountpoint: string | undefined, flags: MountF
   const headFile = headFileOf(flags, settings, point);
   if (headFile !== undefined) settings.headFile = headFile;
   settings.readOnly ||= unwritable(path);
-  const options = mountOptions(path, point, settings, flags.trace === true);
+  const options = mountOptions(path, point, settings);
   await refuseMounted(path, settings.readOnly);
 
   await requireEngine();
@@ -107,13 +120,14 @@ async function mount(file: string, mountpoint: string | undefined, flags: MountF
     if (flags.foreground) {
       return await serve(options, password, {
         removeMountpoint: created,
-        log: logFile === undefined ? warn : logTo(logFile),
+        log: foregroundLog(logFile, settings.logLevel),
       });
     }
     const mounted = await startDaemon(options, password, {
       removeMountpoint: created,
       logFile: logFile ?? defaultLogFile(),
       logFileGiven: logFile !== undefined,
+      logLevel: settings.logLevel,
     });
     const how = settings.readOnly ? "mounted read-only" : "mounted";
     const unmount = `unmount it with: sqlfuse unmount ${quote(mounted.mountpoint)}`;
@@ -128,19 +142,17 @@ async function mount(file: string, mountpoint: string | undefined, flags: MountF
 function settingsOf(flags: MountFlags): MountSettings {
   const settings = { ...DEFAULT_SETTINGS };
   applyMountOptions(flags.options ?? [], settings);
-  if (flags.ro) settings.readOnly = true;
+  if (flags.readOnly) settings.readOnly = true;
   if (flags.allowOther) settings.allowOther = true;
   if (flags.sync) settings.sync = true;
   if (flags.commit !== undefined) settings.commitIntervalMs = parseCommit(flags.commit);
+  if (flags.idleTimeout !== undefined) settings.idleTimeoutMs = parseDuration(flags.idleTimeout);
+  if (flags.logLevel !== undefined) settings.logLevel = flags.logLevel;
+  if (flags.trace) settings.logLevel = "debug";
   return settings;
 }
 
-function mountOptions(
-  path: string,
-  mountpoint: string,
-  settings: MountSettings,
-  trace: boolean,
-): MountOptions {
+function mountOptions(path: string, mountpoint: string, settings: MountSettings): MountOptions {
   return {
     path,
     mountpoint,
@@ -155,8 +167,10 @@ function mountOptions(
     commitIntervalMs: settings.commitIntervalMs,
     writeback: settings.writeback,
     fsname: settings.fsname ?? path,
-    trace,
     ...(settings.headFile === undefined ? {} : { headFile: settings.headFile }),
+    trace: settings.logLevel === "debug",
+    // 0 switches it off, where a line of fstab has switched it on.
+    ...(settings.idleTimeoutMs === 0 ? {} : { idleTimeoutMs: settings.idleTimeoutMs }),
     ...(settings.uid === undefined ? {} : { uid: settings.uid }),
     ...(settings.gid === undefined ? {} : { gid: settings.gid }),
   };
@@ -249,13 +263,14 @@ async function refuseMounted(path: string, readOnly: boolean): Promise<void> {
   );
 }
 
-/** `-o password_file=` is how fstab says it; what stands on the command line itself goes before. */
+/** `-o password_file=` and the like are how fstab says it; what stands on the command line itself goes before. */
 function passwordSource(flags: MountFlags, settings: MountSettings): PasswordOptions {
   if ((flags.passwordFile ?? flags.passwordCommand ?? flags.passwordFd ?? flags.keyFile) !== undefined)
     return flags;
-  const { passwordFile, keyFile } = settings;
+  const { passwordFile, passwordCommand, keyFile } = settings;
   return {
     ...(passwordFile === undefined ? {} : { passwordFile }),
+    ...(passwordCommand === undefined ? {} : { passwordCommand }),
     ...(keyFile === undefined ? {} : { keyFile }),
   };
 }

@@ -2,7 +2,7 @@
 import type { Command } from "commander";
 import type { MountStatus } from "../src/host/mount.ts";
 import type { MountedVolume } from "../src/host/mounts.ts";
-import { formatBytes, localTime, say } from "./output.ts";
+import { formatBytes, formatDuration, localTime, say } from "./output.ts";
 import { findMounts } from "./target.ts";
 
 interface StatusFlags {
@@ -17,7 +17,7 @@ export function addStatus(program: Command): void {
     .command("status")
     .summary("show what is mounted")
     .description(
-      "Shows the mounted volumes: file, mount point, process, since when, requests and bytes served.",
+      "Shows the mounted volumes: file, mount point, process, since when, how long nobody used it, requests and bytes served.",
     )
     .argument("[mountpoint|file]", "only this one")
     .option("--json", "as JSON, one array")
@@ -69,6 +69,12 @@ async function inspect(volume: MountedVolume): Promise<Row> {
   }
 }
 
+/** How long nobody used it, and after how long it ends. */
+function idleOf({ lastUse, idleTimeoutMs }: MountStatus): string {
+  const idle = formatDuration(Math.max(0, Date.now() - Date.parse(lastUse)));
+  return idleTimeoutMs === undefined ? idle : `${idle} of ${formatDuration(idleTimeoutMs)}`;
+}
+
 function table(rows: readonly Row[]): string[] {
   const head = [
     "FILE",
@@ -77,6 +83,7 @@ function table(rows: readonly Row[]): string[] {
     "PID",
     "STATE",
     "SINCE",
+    "IDLE",
     "REQUESTS",
     "READ",
     "WRITTEN",
@@ -89,6 +96,7 @@ function table(rows: readonly Row[]): string[] {
     pid === undefined ? "-" : String(pid),
     state,
     inner === undefined ? "-" : localTime(new Date(inner.since)),
+    inner === undefined ? "-" : idleOf(inner),
     inner === undefined ? "-" : String(inner.requests),
     inner === undefined ? "-" : formatBytes(inner.bytesRead),
     inner === undefined ? "-" : formatBytes(inner.bytesWritten),

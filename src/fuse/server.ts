@@ -8,7 +8,10 @@ type Face<T> = Pick<T, keyof T>;
 
 /** What is used of a volume, without its private parts: a test may stand in for it. */
 export interface ServedVolume
-  extends Pick<Volume, "statfs" | "fsync" | "commit" | "finish" | "failed" | "uncommittedMs" | "idle" | "pathOf"> {
+  extends Pick<
+    Volume,
+    "statfs" | "fsync" | "commit" | "finish" | "failed" | "uncommittedMs" | "idle" | "pathOf"
+  > {
   readonly tree: Face<Volume["tree"]>;
   readonly attributes: Face<Volume["attributes"]>;
   readonly files: Face<Volume["files"]>;
@@ -66,5 +69,7 @@ export const COUNTER = {
   failed: 6,
   /** Agreed minor version of the protocol; 0 before INIT. */
   minor: 7,
+  /** Wall-clock milliseconds at which somebody was last answered; 0 before that. */
+  lastUse: 8,
 } as const;
-export const COUNTERS = 8;
+export const COUNTERS = 9;

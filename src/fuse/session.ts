@@ -16,7 +16,7 @@ import type { Device } from "./device.ts";
 import { type Agreement, negotiate, type Offer, type Wishes } from "./init.ts";
 import { InHeader, OutHeader, WriteIn } from "./kernel.ts";
 import { Reply, Request } from "./message.ts";
-import { OPERATIONS } from "./protocol.ts";
+import { OPERATIONS, PROTOCOL } from "./protocol.ts";
 import { COUNTER, COUNTERS, type ServedVolume, type Server, type TouchedName } from "./server.ts";
 import { traceReply, traceRequest } from "./trace.ts";
 
@@ -107,6 +107,8 @@ export class Session implements Server {
   readonly #changedListings = new Set<Ino>();
   #lastLine = "";
   #failed = false;
+  /** Since the volume had its last turn. */
+  #used = false;
   #stopped = false;
 
   constructor(device: Device, volume: ServedVolume, options: SessionOptions = {}) {
@@ -178,6 +180,8 @@ export class Session implements Server {
   /** Gives the volume its turn. Milliseconds until it wants the next one. */
   #turn(): number {
     const nowMs = this.#clock.monotonicMs();
+    if (this.#used) this.counters[COUNTER.lastUse] = Date.now();
+    this.#used = false;
     let sleepMs = RETRY_MS;
     try {
       sleepMs = this.volume.idle(nowMs);
@@ -225,6 +229,8 @@ export class Session implements Server {
       }
     }
     if (row !== undefined && !row.replies) return;
+    // What the kernel tells by itself is no use, nor is looking how much space is left, as monitors do all day.
+    if (request.opcode !== PROTOCOL.STATFS.code) this.#used = true;
     const length = result < 0 ? reply.finish(request, result, 0) : reply.finish(request, 0, result);
     if (trace !== undefined) trace(traceReply(request, reply, row, result));
     const written = this.#device.write(reply.bytes, length);

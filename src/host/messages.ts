@@ -1,4 +1,5 @@
 /** What the main thread and the worker that serves a mount say to each other: plain tagged objects. */
+import type { LogLevel } from "../base/log.ts";
 import type { OpenReason } from "../core/errors.ts";
 import type { KeyMessage } from "../db/key.ts";
 import type { Lost } from "../fuse/session.ts";
@@ -36,7 +37,7 @@ export type FromWorker =
   | { readonly type: "opened"; readonly readOnly: boolean }
   | { readonly type: "refused"; readonly refusal: Refusal }
   | { readonly type: "ready" }
-  | { readonly type: "log"; readonly line: string }
+  | { readonly type: "log"; readonly level: LogLevel; readonly line: string }
   | { readonly type: "failed"; readonly lost: Lost }
   | { readonly type: "synced"; readonly id: number; readonly error?: string }
   | { readonly type: "closed"; readonly clean: boolean };

@@ -4,6 +4,7 @@
  */
 import { stat } from "node:fs/promises";
 import { Worker } from "node:worker_threads";
+import type { Log } from "../base/log.ts";
 import { OpenError } from "../core/errors.ts";
 import type { Key } from "../db/key.ts";
 import { COST_SLOTS, Costs, type OperationCost } from "../fuse/costs.ts";
@@ -13,6 +14,7 @@ import type { Lost } from "../fuse/session.ts";
 import { close, eventfd, forbidDump, write, writeAsync } from "../native/libc.ts";
 import { type Attachment, adopt, attach, detach } from "./attachment.ts";
 import { HostError } from "./errors.ts";
+import { IdleWatch } from "./idle.ts";
 import type { FromWorker, Refusal, ToWorker, WorkerOrder } from "./messages.ts";
 import { inheritedFd } from "./mountpoint.ts";
 import { mountedAt } from "./mounts.ts";
@@ -45,8 +47,10 @@ export interface MountOptions {
   readonly cacheBytes?: number;
   /** Absolute: see src/core/head.ts. */
   readonly headFile?: string;
-  /** For how long the kernel may keep names and attributes; default: for ever. */
+  /** For how long the kernel may keep names and attributes; default: for ever, or less for `idleTimeoutMs`. */
   readonly attrTimeoutSec?: number;
+  /** Unmount when nobody used it for so long. */
+  readonly idleTimeoutMs?: number;
 }
 
 export interface MountStatus {
@@ -56,6 +60,9 @@ export interface MountStatus {
   readonly readOnly: boolean;
   /** ISO 8601. */
   readonly since: string;
+  /** When somebody was last served, ISO 8601. What the kernel answers from its cache is not seen. */
+  readonly lastUse: string;
+  readonly idleTimeoutMs?: number;
   readonly requests: number;
   readonly bytesRead: number;
   readonly bytesWritten: number;
@@ -78,12 +85,12 @@ const RING = new Uint8Array(new BigUint64Array([1n]).buffer);
 export class Mount {
   readonly closed: Promise<{ clean: boolean }>;
   readonly #options: MountOptions;
-  readonly #log: (line: string) => void;
+  readonly #log: Log;
   readonly #worker: Worker;
   readonly #wakeFd: number;
   readonly #counters: Float64Array;
   readonly #costs: Costs;
-  readonly #since = new Date().toISOString();
+  readonly #since = new Date();
   readonly #syncs = new Map<number, (error: string | undefined) => void>();
   #attachment: Attachment | undefined;
   #readOnly: boolean;
@@ -94,13 +101,16 @@ export class Mount {
   /** Waits for the next step of the worker's start. */
   #onStep: ((step: Step) => void) | undefined;
   #announced: Promise<void> = Promise.resolve();
+  #idle: IdleWatch | undefined;
+  /** The last use after which it was said that the mount is held. */
+  #toldHeld: number | undefined;
 
   /**
    * Opens the volume and mounts it; resolves when the mount answers. The calling process keeps it: its working
    * directory becomes "/" (it could be inside the mount, and would keep it busy), and it cannot be dumped.
    * @throws OpenError, HostError
    */
-  static async start(options: MountOptions, key: Key, log: (line: string) => void): Promise<Mount> {
+  static async start(options: MountOptions, key: Key, log: Log): Promise<Mount> {
     process.chdir("/");
     forbidDump();
     const mount = new Mount(options, key, log);
@@ -114,7 +124,7 @@ export class Mount {
     return mount;
   }
 
-  private constructor(options: MountOptions, key: Key, log: (line: string) => void) {
+  private constructor(options: MountOptions, key: Key, log: Log) {
     this.#options = options;
     this.#readOnly = options.readOnly;
     this.#log = log;
@@ -141,7 +151,7 @@ export class Mount {
       defaultPermissions: options.defaultPermissions,
       uid: options.uid,
       gid: options.gid,
-      timeoutSec: options.attrTimeoutSec,
+      timeoutSec: cacheTimeoutSec(options),
       trace: options.trace,
       counters,
       costs,
@@ -151,7 +161,10 @@ export class Mount {
     this.#worker.on("message", (message: FromWorker) => this.#hear(message));
     this.#worker.on("error", (error) => {
       shared.fill(0);
-      this.#log(`the serving thread crashed: ${error instanceof Error ? error.stack : String(error)}`);
+      this.#log(
+        "error",
+        `the serving thread crashed: ${error instanceof Error ? error.stack : String(error)}`,
+      );
       this.#onStep?.({ type: "crashed", error });
     });
     this.closed = new Promise((resolve) => {
@@ -174,6 +187,10 @@ export class Mount {
     // The kernel makes up a root that belongs to uid 0 and asks for the real one at the first stat: before that
     // its owner could not even chmod it.
     await stat(this.mountpoint).catch(() => {});
+    const { idleTimeoutMs } = this.#options;
+    if (idleTimeoutMs === undefined || this.#ended) return;
+    const watched = { lastUse: () => this.#lastUse(), unmount: () => this.#unmountIdle(idleTimeoutMs) };
+    this.#idle = new IdleWatch(watched, idleTimeoutMs);
   }
 
   #step(): Promise<Step> {
@@ -198,10 +215,10 @@ export class Mount {
         this.#onStep?.(message);
         break;
       case "log":
-        this.#log(message.line);
+        this.#log(message.level, message.line);
         break;
       case "failed":
-        this.#log(`${this.#options.path}: a commit failed; the mount is read-only from now on`);
+        this.#log("error", `${this.#options.path}: a commit failed; the mount is read-only from now on`);
         this.#announced = this.#announce(message.lost);
         break;
       case "synced":
@@ -230,6 +247,7 @@ export class Mount {
 
   async #onExit(): Promise<{ clean: boolean }> {
     this.#ended = true;
+    this.#idle?.stop();
     this.#onStep?.({ type: "crashed", error: new Error("the serving thread ended") });
     for (const settle of this.#syncs.values()) settle(this.#clean === true ? undefined : "the mount ended");
     this.#syncs.clear();
@@ -253,7 +271,7 @@ export class Mount {
     try {
       detach(mountpoint, true);
     } catch (error) {
-      this.#log(error instanceof Error ? error.message : String(error));
+      this.#log("error", error instanceof Error ? error.message : String(error));
     }
   }
 
@@ -264,12 +282,15 @@ export class Mount {
   status(): MountStatus {
     const figure = (counter: keyof typeof COUNTER): number => this.#counters[COUNTER[counter]] ?? 0;
     const since = figure("uncommittedSince");
+    const { idleTimeoutMs } = this.#options;
     return {
       pid: process.pid,
       path: this.#options.path,
       mountpoint: this.mountpoint,
       readOnly: this.#readOnly,
-      since: this.#since,
+      since: this.#since.toISOString(),
+      lastUse: new Date(this.#lastUse()).toISOString(),
+      ...(idleTimeoutMs === undefined ? {} : { idleTimeoutMs }),
       requests: figure("requests"),
       bytesRead: figure("bytesRead"),
       bytesWritten: figure("bytesWritten"),
@@ -308,11 +329,44 @@ export class Mount {
     detach(this.mountpoint, lazy);
   }
 
+  #lastUse(): number {
+    return this.#counters[COUNTER.lastUse] || this.#since.getTime();
+  }
+
+  /** False: something is open, or a working directory inside. */
+  async #unmountIdle(timeoutMs: number): Promise<boolean> {
+    const idle = `nobody used ${this.mountpoint} for ${timeoutMs / 1000} s`;
+    try {
+      await this.unmount(false);
+      this.#log("info", `${idle}: unmounted`);
+      return true;
+    } catch (error) {
+      if (!(error instanceof HostError && error.reason === "busy")) {
+        this.#log("warn", `${idle}, but: ${error instanceof Error ? error.message : String(error)}`);
+        throw error;
+      }
+      const lastUse = this.#lastUse();
+      if (this.#toldHeld !== lastUse)
+        this.#log("info", `${idle}, but it is held: it stays until it is let go`);
+      this.#toldHeld = lastUse;
+      return false;
+    }
+  }
+
   /** Stops serving at once, whoever still uses the mount; commits and closes the file. */
   async close(): Promise<void> {
     if (!this.#ended) this.#post({ type: "stop" });
     await this.closed;
   }
+}
+
+/**
+ * What the kernel answers from its cache makes no request. A mount that is to end when it is idle lets it keep things
+ * for a tenth of that time: so a use that is not seen is at most so much later than one that is.
+ */
+function cacheTimeoutSec({ attrTimeoutSec, idleTimeoutMs }: MountOptions): number | undefined {
+  if (attrTimeoutSec !== undefined || idleTimeoutMs === undefined) return attrTimeoutSec;
+  return Math.floor(idleTimeoutMs / 10_000);
 }
 
 type Step =

@@ -5,6 +5,7 @@
  */
 import { type MessagePort, parentPort, receiveMessageOnPort, workerData } from "node:worker_threads";
 import { assert } from "../base/assert.ts";
+import type { LogLevel } from "../base/log.ts";
 import { OpenError } from "../core/errors.ts";
 import { Volume } from "../core/volume.ts";
 import { Key } from "../db/key.ts";
@@ -21,8 +22,8 @@ function tell(message: FromWorker): void {
   port.postMessage(message);
 }
 
-function log(line: string): void {
-  tell({ type: "log", line });
+function log(level: LogLevel, line: string): void {
+  tell({ type: "log", level, line });
 }
 
 function textOf(error: unknown): string {
@@ -46,7 +47,7 @@ function openVolume(key: Key): Volume | undefined {
       answersFirst: true,
       sync,
       commitIntervalMs,
-      onLog: log,
+      onLog: (line) => log("warn", line),
       ...(cacheBytes === undefined ? {} : { cacheBytes }),
       ...(headFile === undefined ? {} : { headFile }),
     });
@@ -66,8 +67,8 @@ function serve(volume: Volume, fd: number): boolean {
     pageSize: pageSize(),
     counters: new Float64Array(order.counters),
     costs: new Float64Array(order.costs),
-    onLog: log,
-    onTrace: order.trace ? log : undefined,
+    onLog: (line) => log("error", line),
+    onTrace: order.trace ? (line) => log("debug", line) : undefined,
     onReady: () => tell({ type: "ready" }),
     onFailed: (lost) => tell({ type: "failed", lost }),
     onWake: () => {
@@ -81,10 +82,10 @@ function serve(volume: Volume, fd: number): boolean {
   };
   try {
     const end = session.run();
-    if (end === "aborted") log("the connection to the kernel was aborted");
+    if (end === "aborted") log("warn", "the connection to the kernel was aborted");
     return true;
   } catch (error) {
-    log(textOf(error));
+    log("error", textOf(error));
     return false;
   }
 }
@@ -104,7 +105,7 @@ function closeVolume(volume: Volume): boolean {
     volume.close();
     return !failed;
   } catch (error) {
-    log(`closing: ${textOf(error)}`);
+    log("error", `closing: ${textOf(error)}`);
     return false;
   }
 }

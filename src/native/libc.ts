@@ -39,6 +39,7 @@ const EFD_NONBLOCK = 0o4000;
 const EFD_CLOEXEC = 0o2000000;
 const AF_UNIX = 1;
 const SOCK_STREAM = 1;
+const SOCK_DGRAM = 2;
 const SOCK_CLOEXEC = 0o2000000;
 const SOL_SOCKET = 1;
 const SCM_RIGHTS = 1;
@@ -80,6 +81,26 @@ const cUmount2 = lib.func("umount2", "int", ["str", "int"]) as KoffiFunc<
 >;
 const cSocketpair = lib.func("socketpair", "int", ["int", "int", "int", "void *"]) as KoffiFunc<
   (domain: number, type: number, protocol: number, pair: Int32Array) => number
+>;
+const cSocket = lib.func("socket", "int", ["int", "int", "int"]) as KoffiFunc<
+  (domain: number, type: number, protocol: number) => number
+>;
+const cSendto = lib.func("sendto", "long", [
+  "int",
+  "void *",
+  "size_t",
+  "int",
+  "void *",
+  "uint32_t",
+]) as KoffiFunc<
+  (
+    fd: number,
+    data: Uint8Array,
+    length: number,
+    flags: number,
+    address: Uint8Array,
+    addressLength: number,
+  ) => number
 >;
 const cRecvmsg = lib.func("recvmsg", "long", ["int", koffi.inout(koffi.pointer(MsgHdr)), "int"]) as KoffiFunc<
   (fd: number, message: object, flags: number) => number
@@ -214,6 +235,20 @@ export function receiveFd(socket: number): number {
     header.length >= headerSize + 4 && header.level === SOL_SOCKET && header.type === SCM_RIGHTS;
   if (!carries) return -constants.errno.EPROTO;
   return koffi.decode(control, headerSize, "int") as number;
+}
+
+/**
+ * Sends one datagram to the unix socket at `path`, or, where that begins with "@", to the abstract one of that name.
+ * Gives the bytes sent.
+ */
+export function sendDatagram(path: string, data: Uint8Array): number {
+  const family = Buffer.from(new Uint16Array([AF_UNIX]).buffer);
+  const address = Buffer.concat([family, Buffer.from(path.replace(/^@/, "\0"))]);
+  const fd = result(cSocket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  if (fd < 0) return fd;
+  const sent = result(cSendto(fd, data, data.length, 0, address, address.length));
+  close(fd);
+  return sent;
 }
 
 /** A counter that poll(2) sees: non-blocking, close-on-exec. */

@@ -144,6 +144,19 @@ describe("what is shown to the outside", () => {
     expect(counters[COUNTER.uncommittedSince]).toBeLessThanOrEqual(Date.now() - 500);
   });
 
+  test("when it was last used; what the kernel forgets and who asks for free space is no use", () => {
+    const FREE = { blocks: 1, bfree: 1, bavail: 1, files: 1, ffree: 1, blockSize: 512, nameMax: 255 };
+    const used = (...requests: Buffer[]): boolean => {
+      const counters = new Float64Array(COUNTERS);
+      const { volume } = noting({ "tree.lookup": STAT, statfs: FREE });
+      new Session(new ScriptedDevice(...requests), volume, { counters }).run();
+      return counters[COUNTER.lastUse] !== 0;
+    };
+    expect(used(frame(2, bytes("0100000000000000")), frame(17))).toBe(false);
+    expect(used(LOOKUP)).toBe(true);
+    expect(used(frame(17), LOOKUP, frame(17))).toBe(true);
+  });
+
   test("readiness, once INIT is answered", () => {
     const device = new ScriptedDevice(INIT, -E.ENODEV);
     const { volume } = noting();

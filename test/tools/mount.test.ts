@@ -171,6 +171,8 @@ describe("a mount in the background", () => {
     mount(file, point);
     sqlfuse(["unmount", point]);
     const log = readFileSync(join(directory, "log"), "utf8");
+    for (const line of log.trim().split("\n"))
+      expect(line).toMatch(/^\d{4}-\d\d-\d\dT[\d:.]+Z info {2}sqlfuse\[/);
     expect(log).toMatch(new RegExp(`sqlfuse\\[\\d+\\] ${point}: ${file} is mounted at ${point}\n`));
     expect(log).toMatch(/unmounted; everything is committed\n$/);
   });
@@ -236,6 +238,67 @@ describe("a mount in the background", () => {
     expect(sqlfuse(["unmount", point]).code).toBe(0);
     expect(mountsBelow(directory)).toEqual([]);
   });
+});
+
+describe("--log-level", () => {
+  function loggedWith(...args: string[]): string {
+    rmSync(join(directory, "log"), { force: true });
+    expect(mount(...args, file, point).code).toBe(0);
+    writeFileSync(join(point, "secret name"), "x");
+    expect(sqlfuse(["unmount", point]).code).toBe(0);
+    return readFileSync(join(directory, "log"), "utf8");
+  }
+
+  test("warn and error leave out what only tells; info names no file", () => {
+    expect(loggedWith("--log-level", "warn")).toBe("");
+    expect(loggedWith("-o", "log_level=error")).toBe("");
+    expect(loggedWith("--log-level", "info")).not.toContain("secret name");
+  });
+
+  test.each([["--log-level", "debug"], ["--trace"], ["-o", "log_level=debug"]])(
+    "%s %s has one line each way per request",
+    (...args) => {
+      const log = loggedWith(...args);
+      const request = / debug sqlfuse\[\d+\] \S+: > (\d+) MKNOD .*"secret name"\n/.exec(log);
+      expect(log).toMatch(new RegExp(` debug .*: < ${request?.[1]} MKNOD ok `));
+    },
+  );
+
+  test("holds for a mount in the foreground too, whose messages bear no time", async () => {
+    for (const [level, expected] of [
+      ["info", /^sqlfuse: .* is mounted at .*\n(.*\n)?sqlfuse: unmounted; everything is committed\n$/],
+      ["error", /^$/],
+    ] as const) {
+      const child = spawn(process.execPath, [CLI, "mount", "-f", "--log-level", level, file, point], {
+        env: { ...process.env, SQLFUSE_PASSWORD: PASSWORD },
+        stdio: ["ignore", "ignore", "pipe"],
+      });
+      let said = "";
+      child.stderr.setEncoding("utf8").on("data", (text: string) => {
+        said += text;
+      });
+      const ended = exitOf(child);
+      await until("mounted", () => mountsBelow(directory).includes(point));
+      child.kill("SIGTERM");
+      expect(await ended).toBe(0);
+      expect(said).toMatch(expected);
+    }
+  });
+
+  test("of another name is refused with those that there are, and --trace beside it as well", () => {
+    const odd = mount("--log-level", "loud", file, point);
+    expect(odd.stderr).toMatch(/error, warn, info, debug/);
+    expect(odd.code).toBe(2);
+    const both = mount("--log-level", "error", "--trace", file, point);
+    expect(both.stderr).toMatch(/cannot be used with/);
+    expect(both.code).toBe(2);
+  });
+});
+
+test.each(["--ro", "--read-only"])("%s mounts read-only", (option) => {
+  expect(mount(option, file, point).stdout).toContain("mounted read-only at");
+  expect(() => writeFileSync(join(point, "x"), "y")).toThrow(/EROFS/);
+  expect(sqlfuse(["unmount", point]).code).toBe(0);
 });
 
 describe("a mount in the foreground", () => {

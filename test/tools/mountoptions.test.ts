@@ -5,6 +5,7 @@ import {
   DEFAULT_SETTINGS,
   type MountSettings,
   parseCommit,
+  parseDuration,
 } from "../../tools/mountoptions.ts";
 
 function parse(...lists: string[]): MountSettings {
@@ -35,6 +36,8 @@ describe("mount options", () => {
       sync: false,
       writeback: false,
       commitIntervalMs: 1000,
+      idleTimeoutMs: 0,
+      logLevel: "info",
     });
   });
 
@@ -53,6 +56,7 @@ describe("mount options", () => {
     ["noatime,atime", { noatime: false }],
     ["sync", { sync: true }],
     ["sync,async", { sync: false }],
+    ["dirsync", { sync: true }],
     ["writeback", { writeback: true }],
     ["uid=1000,gid=0", { uid: 1000, gid: 0 }],
     ["fsname=my vault", { fsname: "my vault" }],
@@ -60,8 +64,18 @@ describe("mount options", () => {
     ["commit=5", { commitIntervalMs: 5000 }],
     ["commit=0.25", { commitIntervalMs: 250 }],
     ["password_file=/etc/p", { passwordFile: "/etc/p" }],
+    [
+      "password_command=secret-tool lookup volume vault",
+      { passwordCommand: "secret-tool lookup volume vault" },
+    ],
     ["log_file=/var/log/v", { logFile: "/var/log/v" }],
     ["head_file=/media/stick/v", { headFile: "/media/stick/v" }],
+    ["log_level=warn", { logLevel: "warn" }],
+    ["idle_timeout=90", { idleTimeoutMs: 90_000 }],
+    ["idle_timeout=30s", { idleTimeoutMs: 30_000 }],
+    ["idle_timeout=10m", { idleTimeoutMs: 600_000 }],
+    ["idle_timeout=2h", { idleTimeoutMs: 7_200_000 }],
+    ["idle_timeout=2h,idle_timeout=0", { idleTimeoutMs: 0 }],
   ] as const)("%s is understood", (list, expected) => {
     expect(parse(list)).toMatchObject(expected);
   });
@@ -72,7 +86,8 @@ describe("mount options", () => {
 
   test("words that belong to fstab, mount(8) and systemd change nothing", () => {
     const words =
-      "defaults,auto,noauto,nofail,user,nouser,users,_netdev,comment=x,x-systemd.automount,x-foo=1,,";
+      "defaults,auto,noauto,nofail,user,nouser,users,owner,group,_netdev,comment=x,x-systemd.automount," +
+      "x-gvfs-hide,x-foo=1,X-mount.mkdir,lazytime,,";
     expect(parse(words)).toEqual({ ...DEFAULT_SETTINGS });
   });
 
@@ -116,6 +131,17 @@ describe("mount options", () => {
 
   test.each(["0", "-1", "1e3", "3601", "fast", "0.001", ""])("commit=%s is no interval", (value) => {
     expect(() => parseCommit(value)).toThrow(/from 0.01 to 3600/);
+  });
+
+  test.each(["", "10 m", "1.5h", "-1", "10d", "501h", "9999999999", "h"])(
+    "%j is no time to be idle",
+    (value) => {
+      expect(() => parseDuration(value)).toThrow(/such as 90, 30s, 10m or 2h/);
+    },
+  );
+
+  test("a log level is one of four", () => {
+    expect(refusal("log_level=loud").message).toMatch(/not one of error, warn, info, debug/);
   });
 
   test("remount is refused and says what to do instead", () => {

@@ -47,6 +47,8 @@ describe("the package", () => {
       "dist/src/index.js",
       "dist/src/index.d.ts",
       "dist/src/host/worker.js",
+      "dist/tools/mounthelper.js",
+      "tools/systemd/sqlfuse@.service",
     ])
       expect(names).toContain(name);
     for (const name of ["dist/schema.sql", "schema.sql", "README.md", "LICENSE", "package.json"])

@@ -26,6 +26,7 @@ for (const name of readdirSync(dist, { recursive: true })) {
   if (!existsSync(join(root, source))) rmSync(join(dist, name));
 }
 if (existsSync(join(root, "schema.sql"))) copyFileSync(join(root, "schema.sql"), join(dist, "schema.sql"));
-if (existsSync(join(dist, "tools/cli.js"))) chmodSync(join(dist, "tools/cli.js"), 0o755);
+for (const name of ["tools/cli.js", "tools/mounthelper.js"])
+  if (existsSync(join(dist, name))) chmodSync(join(dist, name), 0o755);
 // Its time is when dist was last made: tools/dev/setup.mjs compares it with the sources.
 writeFileSync(join(dist, ".built"), "");
