@@ -155,11 +155,16 @@ export class Reply {
 
   /** Writes the header of an answer to `request`: `bodyLength` bytes follow it, or `error` (negative) stands alone. */
   finish(request: Request, error: number, bodyLength: number): number {
+    return this.finishAs(request.unique0, request.unique1, error, bodyLength);
+  }
+
+  /** As `finish`, for a request that is known by the two words of its `unique`. */
+  finishAs(unique0: number, unique1: number, error: number, bodyLength: number): number {
     const length = REPLY_BODY + bodyLength;
     this.#words[0] = length;
     this.#words[1] = error;
-    this.#words[2] = request.unique0;
-    this.#words[3] = request.unique1;
+    this.#words[2] = unique0;
+    this.#words[3] = unique1;
     return length;
   }
 

@@ -8,10 +8,13 @@ import { E, FsError } from "../base/errno.ts";
 import type { Caller, Ino, SetAttr, Attr as Stat } from "../core/types.ts";
 import * as k from "./kernel.ts";
 import type { Reply, Request } from "./message.ts";
-import { COUNTER, type Server } from "./server.ts";
+import { COUNTER, ELSEWHERE, type Server } from "./server.ts";
 
 /** One COPY_FILE_RANGE copies at most this much: a longer one would keep everybody else waiting. A multiple of any block size. */
 const COPY_MAX = 32 * 1024 * 1024;
+
+/** A shorter READ is answered sooner than another thread wakes. */
+const DELEGATED_MIN = 64 * 1024;
 
 // --- INIT and what belongs to the connection
 
@@ -378,7 +381,15 @@ export function readdirplus(server: Server, request: Request, reply: Reply): num
 
 export function read(server: Server, request: Request, reply: Reply): number {
   const size = Math.min(request.u32(k.ReadIn.at.size), server.agreed.maxTransfer);
-  const n = server.volume.files.read(request.nodeid, request.u64(k.ReadIn.at.offset), size, reply.body);
+  const offset = request.u64(k.ReadIn.at.offset);
+  if (size >= DELEGATED_MIN && server.delegates) {
+    const plan = server.volume.files.plan(request.nodeid, offset, size);
+    if (plan !== undefined && plan.length >= DELEGATED_MIN && server.delegate(request, plan)) {
+      server.counters[COUNTER.bytesRead]! += plan.length;
+      return ELSEWHERE;
+    }
+  }
+  const n = server.volume.files.read(request.nodeid, offset, size, reply.body);
   server.counters[COUNTER.bytesRead]! += n;
   return n;
 }

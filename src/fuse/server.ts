@@ -1,4 +1,5 @@
 /** What a handler may reach: the volume, what INIT agreed on, and how this mount shows things. */
+import type { ReadPlan } from "../core/files.ts";
 import type { Ino } from "../core/types.ts";
 import type { Volume } from "../core/volume.ts";
 import type { Agreement, Offer } from "./init.ts";
@@ -25,8 +26,23 @@ export interface TouchedName {
   readonly name: Uint8Array;
 }
 
+/** Another thread, which answers READs of committed data while this one goes on. */
+export interface SecondReader {
+  /** Hands it the READ whose `unique` is these two words; false where it is busy or cannot. */
+  offer(unique0: number, unique1: number, plan: ReadPlan): boolean;
+  /** Whether the READ that it was handed was not answered, told once: then it is answered here. */
+  takeBack(): boolean;
+}
+
+/** What a handler gives when another thread answers. */
+export const ELSEWHERE = Number.MIN_SAFE_INTEGER;
+
 export interface Server {
   readonly volume: ServedVolume;
+  /** Hands a READ to another thread; false: answer it here. */
+  delegate(request: Request, plan: ReadPlan): boolean;
+  /** Whether `delegate` may succeed. */
+  readonly delegates: boolean;
   readonly agreed: Agreement;
   /** Seconds for which the kernel may keep names (also absent ones) and attributes. */
   readonly timeoutSec: number;

@@ -10,18 +10,27 @@
 
 import { type Clock, systemClock } from "../base/clock.ts";
 import { DamageError, E, FsError } from "../base/errno.ts";
+import type { ReadPlan } from "../core/files.ts";
 import type { Ino } from "../core/types.ts";
 import { COST_SLOTS, Costs } from "./costs.ts";
 import type { Device } from "./device.ts";
 import { type Agreement, negotiate, type Offer, type Wishes } from "./init.ts";
-import { InHeader, OutHeader, WriteIn } from "./kernel.ts";
+import { InHeader, OutHeader, ReadIn, WriteIn } from "./kernel.ts";
 import { Reply, Request } from "./message.ts";
 import { OPERATIONS, PROTOCOL } from "./protocol.ts";
-import { COUNTER, COUNTERS, type ServedVolume, type Server, type TouchedName } from "./server.ts";
+import {
+  COUNTER,
+  COUNTERS,
+  ELSEWHERE,
+  type SecondReader,
+  type ServedVolume,
+  type Server,
+  type TouchedName,
+} from "./server.ts";
 import { traceReply, traceRequest } from "./trace.ts";
 
 /** Largest READ and WRITE in bytes. */
-const MAX_TRANSFER = 1024 * 1024;
+export const MAX_TRANSFER = 1024 * 1024;
 /** Looks at an empty device before sleeping: together about 35 us. */
 const SPINS = 100;
 /** Requests after which the volume gets its turn even though the next one waits. */
@@ -48,6 +57,7 @@ export interface SessionOptions {
   readonly clock?: Clock;
   /** `COUNTERS` slots; shared with whoever shows them. */
   readonly counters?: Float64Array;
+  readonly secondReader?: SecondReader | undefined;
   /** `COST_SLOTS` slots; shared with whoever shows them. */
   readonly costs?: Float64Array;
   /** Damage and bugs, a line each. */
@@ -100,11 +110,15 @@ export class Session implements Server {
   readonly #costs: Costs;
   readonly #request: Request;
   readonly #reply: Reply;
+  readonly #secondReader: SecondReader | undefined;
+  /** A copy of the READ that another thread has. */
+  readonly #delegated = new Uint8Array(InHeader.size + ReadIn.size);
   #touched: TouchedName[] = [];
   /** Inodes whose damage was logged. */
   readonly #damaged = new Set<Ino>();
   /** Directories that changed since they were last opened. */
   readonly #changedListings = new Set<Ino>();
+  #answersDelegated = false;
   #lastLine = "";
   #failed = false;
   /** Since the volume had its last turn. */
@@ -123,6 +137,7 @@ export class Session implements Server {
     this.#clock = options.clock ?? systemClock;
     this.#onLog = options.onLog ?? (() => {});
     this.#onTrace = options.onTrace;
+    this.#secondReader = options.secondReader;
     this.#costs = new Costs(options.costs ?? new Float64Array(COST_SLOTS));
     this.#wishes = {
       writeback: options.writeback ?? false,
@@ -143,6 +158,7 @@ export class Session implements Server {
     let spins = 0;
     let burst = 0;
     while (!this.#stopped) {
+      if (this.#secondReader?.takeBack()) this.#answerDelegated();
       const received = this.#device.read(this.#request.bytes);
       if (received > 0) {
         spins = 0;
@@ -231,6 +247,10 @@ export class Session implements Server {
     if (row !== undefined && !row.replies) return;
     // What the kernel tells by itself is no use, nor is looking how much space is left, as monitors do all day.
     if (request.opcode !== PROTOCOL.STATFS.code) this.#used = true;
+    if (result === ELSEWHERE) {
+      this.volume.finish();
+      return;
+    }
     const length = result < 0 ? reply.finish(request, result, 0) : reply.finish(request, 0, result);
     if (trace !== undefined) trace(traceReply(request, reply, row, result));
     const written = this.#device.write(reply.bytes, length);
@@ -238,6 +258,24 @@ export class Session implements Server {
     this.volume.finish();
     if (written < 0) this.#undelivered(written);
     if (row?.name === "INIT" && result > 0) this.#options.onReady?.(this.agreed);
+  }
+
+  get delegates(): boolean {
+    return this.#secondReader !== undefined && !this.#answersDelegated;
+  }
+
+  delegate(request: Request, plan: ReadPlan): boolean {
+    if (this.#secondReader?.offer(request.unique0, request.unique1, plan) !== true) return false;
+    this.#delegated.set(request.bytes.subarray(0, this.#delegated.length));
+    return true;
+  }
+
+  /** The other thread could not answer a READ: it met damage, or what it looked for has changed. */
+  #answerDelegated(): void {
+    this.#request.bytes.set(this.#delegated);
+    this.#answersDelegated = true;
+    this.handle(this.#delegated.length);
+    this.#answersDelegated = false;
   }
 
   /** The kernel did not take the reply (its connection is gone): then it counts no references for it either. */

@@ -12,6 +12,7 @@ import { Key } from "../db/key.ts";
 import { Connection } from "../fuse/device.ts";
 import { Session } from "../fuse/session.ts";
 import { pageSize } from "../native/libc.ts";
+import { AideThread } from "./aide.ts";
 import type { FromWorker, Refusal, ToWorker, WorkerOrder } from "./messages.ts";
 
 assert(parentPort !== null, "worker.ts runs as a worker");
@@ -45,6 +46,7 @@ function openVolume(key: Key): Volume | undefined {
       readOnly,
       noatime,
       answersFirst: true,
+      copier: aide,
       sync,
       commitIntervalMs,
       onLog: (line) => log("warn", line),
@@ -58,6 +60,8 @@ function openVolume(key: Key): Volume | undefined {
 }
 
 function serve(volume: Volume, fd: number): boolean {
+  // Without a trace: it would miss what the aide answers.
+  if (!volume.readOnly && !order.trace) aide.start(volume.path, key, fd, order.wakeFd);
   const session: Session = new Session(new Connection(fd, order.wakeFd), volume, {
     writeback: order.writeback,
     defaultPermissions: order.defaultPermissions,
@@ -65,6 +69,7 @@ function serve(volume: Volume, fd: number): boolean {
     gid: order.gid,
     timeoutSec: order.timeoutSec,
     pageSize: pageSize(),
+    secondReader: aide,
     counters: new Float64Array(order.counters),
     costs: new Float64Array(order.costs),
     onLog: (line) => log("error", line),
@@ -110,6 +115,7 @@ function closeVolume(volume: Volume): boolean {
   }
 }
 
+const aide = new AideThread();
 const key = Key.fromMessage(order.key);
 const volume = openVolume(key);
 if (volume === undefined) {
@@ -119,6 +125,7 @@ if (volume === undefined) {
   port.once("message", (message: ToWorker) => {
     // "stop" here: the mount could not be made.
     const served = message.type === "serve" ? serve(volume, message.fd) : true;
+    aide.stop();
     const closed = closeVolume(volume);
     key.wipe();
     tell({ type: "closed", clean: served && closed });

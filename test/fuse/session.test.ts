@@ -235,3 +235,76 @@ describe("a commit that failed", () => {
     }
   });
 });
+
+describe("a second reader", () => {
+  const PLAN = { length: 100_000, parts: [] };
+  const read = (size: number) => {
+    const body = Buffer.alloc(40);
+    body.writeUInt32LE(size, 16);
+    return frame(15, body);
+  };
+
+  /** A session with one; what it was offered, and the replies after INIT. */
+  function converseWith(offered: boolean, back: boolean, frames: Buffer[], plan: unknown = PLAN) {
+    const offers: unknown[] = [];
+    let returned = back;
+    const { volume, calls } = noting({ "files.plan": plan, "files.read": 7 });
+    const device = new ScriptedDevice(INIT, ...frames);
+    const secondReader = {
+      offer: (...order: unknown[]) => {
+        offers.push(order);
+        return offered;
+      },
+      takeBack: () => {
+        const now = returned && offers.length > 0;
+        if (now) returned = false;
+        return now;
+      },
+    };
+    new Session(device, volume, { secondReader }).run();
+    return { offers, calls: calls.map(([name]) => name), replies: device.replies.slice(1) };
+  }
+
+  test("answers a long read of committed data, and nobody else does", () => {
+    const { offers, calls, replies } = converseWith(true, false, [read(131_072)]);
+    expect(offers).toEqual([[0x55667788, 0x11223344, PLAN]]);
+    expect(calls).toEqual(["files.plan"]);
+    expect(replies).toEqual([]);
+  });
+
+  test("is not asked for a short one, nor where it is not committed", () => {
+    expect(converseWith(true, false, [read(4096)]).calls).toEqual(["files.read"]);
+    const fresh = converseWith(true, false, [read(131_072)], () => undefined);
+    expect(fresh.offers).toEqual([]);
+    expect(fresh.replies).toHaveLength(1);
+  });
+
+  test("that is busy leaves it to be answered here", () => {
+    const { calls, replies } = converseWith(false, false, [read(131_072)]);
+    expect(calls).toEqual(["files.plan", "files.read"]);
+    expect(replies).toHaveLength(1);
+  });
+
+  test("that gives it back leaves it to be answered here, once, under its own number", () => {
+    const { offers, calls, replies } = converseWith(true, true, [read(131_072), frame(1, bytes("6e00"))]);
+    expect(offers).toHaveLength(1);
+    expect(calls.filter((name) => name === "files.read")).toHaveLength(1);
+    expect(replies).toHaveLength(2);
+    expect(replies.map((reply) => reply.readBigUInt64LE(8))).toEqual([UNIQUE, UNIQUE]);
+    expect(replies[0]).toHaveLength(16 + 7);
+  });
+});
+
+test("what an operation left to be written is written after its reply is delivered", () => {
+  const order: string[] = [];
+  const { volume } = noting({ "tree.lookup": STAT });
+  Object.assign(volume, { finish: () => order.push("finish") });
+  const device = new ScriptedDevice(LOOKUP, -E.ENODEV);
+  const write = device.write.bind(device);
+  device.write = (buffer, length) => {
+    order.push("reply");
+    return write(buffer, length);
+  };
+  new Session(device, volume).run();
+  expect(order).toEqual(["reply", "finish"]);
+});

@@ -1,0 +1,86 @@
+/** The serving thread's end of its aide: a thread that copies the -wal and answers READs of committed data meanwhile. */
+import { Worker } from "node:worker_threads";
+import type { ReadPlan } from "../core/files.ts";
+import type { WalCopier } from "../core/store.ts";
+import type { Key, KeyMessage } from "../db/key.ts";
+import type { SecondReader } from "../fuse/server.ts";
+import { Mailbox, STATE } from "./mailbox.ts";
+
+/** How the aide is started. */
+export interface AideOrder {
+  readonly path: string;
+  readonly key: KeyMessage;
+  /** Of a Mailbox. */
+  readonly memory: SharedArrayBuffer;
+  /** /dev/fuse. */
+  readonly fd: number;
+  /** Rung when a READ is given back. */
+  readonly wakeFd: number;
+}
+
+/** It ends between two orders, and an order takes no longer than a slow disk does. */
+const STOP_MS = 30_000;
+
+export class AideThread implements WalCopier, SecondReader {
+  readonly #box = new Mailbox();
+  #started = false;
+
+  constructor() {
+    this.#box.takeCopied();
+  }
+
+  /** Before this it is busy. `path`: of the volume, which is open. */
+  start(path: string, key: Key, fd: number, wakeFd: number): void {
+    const { bytes, salt, cipher } = key.toMessage();
+    // Shared, not copied: whoever zeroes it zeroes the only one.
+    const shared = new Uint8Array(new SharedArrayBuffer(bytes.length));
+    shared.set(bytes);
+    bytes.fill(0);
+    const order: AideOrder = {
+      path,
+      key: { bytes: shared, salt, cipher },
+      memory: this.#box.memory,
+      fd,
+      wakeFd,
+    };
+    this.#started = true;
+    new Worker(new URL("./aideworker.js", import.meta.url), { workerData: order }).unref();
+  }
+
+  copy(): void {
+    if (this.#box.state === STATE.idle) this.#box.state = STATE.copy;
+  }
+
+  copied(): number | undefined {
+    return this.#box.state === STATE.idle ? this.#box.takeCopied() : undefined;
+  }
+
+  wait(): void {
+    while (this.#box.state === STATE.copy) this.#box.waitWhile(STATE.copy);
+  }
+
+  offer(unique0: number, unique1: number, plan: ReadPlan): boolean {
+    if (this.#box.state !== STATE.idle || !this.#box.putRead(unique0, unique1, plan)) return false;
+    this.#box.state = STATE.read;
+    return true;
+  }
+
+  takeBack(): boolean {
+    if (this.#box.state !== STATE.returned) return false;
+    this.#box.state = STATE.idle;
+    return true;
+  }
+
+  /** Returns when the aide has closed the volume. */
+  stop(): void {
+    if (!this.#started) return;
+    const until = performance.now() + STOP_MS;
+    for (;;) {
+      const { state } = this.#box;
+      const left = until - performance.now();
+      if (state === STATE.gone || left <= 0) return;
+      if (state === STATE.idle || state === STATE.returned) this.#box.state = STATE.stop;
+      else this.#box.waitWhile(state, left);
+    }
+  }
+}

@@ -1,0 +1,101 @@
+/** A volume that answers first and writes at `finish`: nobody may be able to tell, unless the disk fails. */
+import { afterEach, describe, expect, it } from "vitest";
+import { SqliteError } from "../../src/db/errors.ts";
+import { Statement } from "../../src/db/statement.ts";
+import {
+  afterCrash,
+  b,
+  CALLER,
+  contentOf,
+  expectErrno,
+  find,
+  inVolume,
+  namesOf,
+  noise,
+  put,
+  ROOT,
+  S_IFREG,
+  touch,
+} from "./fixture.ts";
+
+const step = Statement.prototype.step;
+
+/** Makes every statement that writes fail. */
+function breakWrites(): void {
+  Statement.prototype.step = function (this: Statement) {
+    if (/^(INSERT|UPDATE|DELETE)/.test(this.sql)) throw new SqliteError("disk I/O error", 10, 5, this.sql);
+    return step.call(this);
+  };
+}
+
+afterEach(() => {
+  Statement.prototype.step = step;
+});
+
+const options = { volume: { answersFirst: true } };
+
+describe("a volume that answers first", () => {
+  it("shows each change to the next operation, without a finish in between", () =>
+    inVolume((_, volume) => {
+      const file = touch(volume, ROOT, "a");
+      volume.files.write(file, 0, b("content"), false);
+      expect(contentOf(volume, file).toString()).toBe("content");
+      volume.tree.rename(ROOT, b("a"), ROOT, b("b"), 0);
+      expect(namesOf(volume, ROOT)).toEqual(["b"]);
+      volume.tree.unlink(ROOT, b("b"));
+      expect(find(volume, "b")).toBeUndefined();
+      volume.tree.mkdir(ROOT, b("d"), 0o755, CALLER);
+      expect(volume.attributes.getattr(ROOT).nlink).toBe(3);
+    }, options));
+
+  it("refuses what it refuses at once", () =>
+    inVolume((_, volume) => {
+      touch(volume, ROOT, "a");
+      expectErrno("EEXIST", () => volume.tree.mknod(ROOT, b("a"), S_IFREG, 0, CALLER));
+      expectErrno("ENOENT", () => volume.tree.unlink(ROOT, b("c")));
+      expectErrno("EISDIR", () => volume.files.write(ROOT, 0, b("x"), false));
+    }, options));
+
+  it("has on disk at fsync, commit and close what it answered", () =>
+    inVolume((fixture, volume) => {
+      const file = touch(volume, ROOT, "a");
+      volume.files.write(file, 0, b("one"), false);
+      volume.fsync(file);
+      afterCrash(fixture, (_, copy) => expect(contentOf(copy, file).toString()).toBe("one"));
+      volume.files.write(file, 0, b("two"), false);
+      volume.commit();
+      afterCrash(fixture, (_, copy) => expect(contentOf(copy, file).toString()).toBe("two"));
+      volume.files.write(file, 0, b("six"), false);
+      expect(contentOf(fixture.remount(), file).toString()).toBe("six");
+    }, options));
+
+  it("with one commit for each operation has it on disk before it answers", () =>
+    inVolume(
+      (fixture, volume) => {
+        const file = touch(volume, ROOT, "a");
+        volume.files.write(file, 0, b("one"), false);
+        afterCrash(fixture, (_, copy) => expect(contentOf(copy, file).toString()).toBe("one"));
+      },
+      { volume: { answersFirst: true, sync: true } },
+    ));
+
+  it("tells a failure of what it answered at the next fsync of that file, once, and refuses changes", () =>
+    inVolume((fixture, volume) => {
+      const file = put(volume, ROOT, "a", "before");
+      const other = put(volume, ROOT, "b", "before");
+      volume.commit();
+      breakWrites();
+      volume.files.write(file, 0, noise(100_000), false);
+      expect(volume.failed).toBe(false);
+      volume.finish();
+      Statement.prototype.step = step;
+      expect(volume.failed).toBe(true);
+      expect(fixture.takeLog().join()).toContain("a commit failed");
+      expectErrno("EROFS", () => volume.files.write(other, 0, b("x"), false));
+      volume.fsync(other);
+      expectErrno("EIO", () => volume.fsync(file));
+      volume.fsync(file);
+      expect(contentOf(volume, file).toString()).toBe("before");
+      expect(contentOf(fixture.remount(), file).toString()).toBe("before");
+    }, options));
+});
