@@ -435,6 +435,7 @@ export class Store {
   }
 
   #copyWal(truncate: boolean): void {
+    if (truncate) this.#options.copier?.wait();
     try {
       if (truncate) this.writer.checkpointTruncate();
       else this.writer.checkpointPassive();
