@@ -80,6 +80,12 @@ const VALUES: Record<string, (value: string, word: string) => Partial<MountSetti
   log_level: (value) => ({ logLevel: parseLogLevel(value) }),
 };
 
+/** As they are completed; "commit=" wants a value. */
+export const MOUNT_OPTION_WORDS: readonly string[] = [
+  ...Object.keys(FLAGS),
+  ...Object.keys(VALUES).map((name) => `${name}=`),
+];
+
 /**
  * Words of fstab that are for mount(8) and systemd, which pass some of them on; and permissions to write later, of which
  * no use is made.
@@ -106,7 +112,7 @@ function applyWord(word: string, settings: MountSettings): void {
   if (name === "remount") {
     throw new ToolError(
       EXIT.usage,
-      "-o remount: a volume is not remounted; unmount it and mount it again (`mount -i -o remount,ro MOUNTPOINT` makes it read-only until then)",
+      "-o remount: a volume cannot be remounted; unmount it and mount it again (`mount -i -o remount,ro MOUNTPOINT` makes it read-only until then)",
     );
   }
   if (Object.hasOwn(FLAGS, name)) {
@@ -177,9 +183,10 @@ export const MOUNT_OPTION_HELP = `Mount options (-o, separated by commas; the la
   idle_timeout=DURATION   as --idle-timeout
   fsname=NAME             shown in /proc/mounts (default: the file)
   password_file=FILE      as --password-file
-  password_command=COMMAND  as --password-command (no comma; a space in fstab is \\040)
+  password_command=CMD    as --password-command; no commas, and in fstab \\040 for a space
   key_file=FILE           as --key-file
   head_file=FILE          as --head-file
-  log_file=FILE, log_level=LEVEL  as --log-file, --log-level
-  auto, noauto, nofail, user, users, owner, group, defaults, _netdev, comment= and x-... belong to mount(8), and are
-  ignored here, as is lazytime; dirsync is taken as sync`;
+  log_file=FILE           as --log-file
+  log_level=LEVEL         as --log-level
+  auto, noauto, nofail, user, users, owner, group, defaults, _netdev, comment= and x-... belong
+  to mount(8): they are ignored here, as is lazytime; dirsync is taken as sync`;

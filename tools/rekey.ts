@@ -1,9 +1,11 @@
 /** `sqlfuse rekey FILE`: another password, and everything encrypted anew. */
+import { realpathSync } from "node:fs";
 import type { Command } from "commander";
 import { requireEngine } from "./engine.ts";
 import { EXIT, ToolError } from "./exitcodes.ts";
+import { addHelp } from "./help.ts";
 import { addKdfOption, parseKdf } from "./kdf.ts";
-import { say, warn } from "./output.ts";
+import { addOutputOptions, type OutputFlags, tell, warn } from "./output.ts";
 import {
   addNewPasswordOptions,
   addPasswordOptions,
@@ -14,7 +16,7 @@ import {
 } from "./password.ts";
 import { describeHolder, holderOf, refuseMissing, runRewrite } from "./rewrite.ts";
 
-interface RekeyFlags extends PasswordOptions, NewPasswordOptions {
+interface RekeyFlags extends PasswordOptions, NewPasswordOptions, OutputFlags {
   readonly kdf?: string;
 }
 
@@ -30,20 +32,20 @@ export function addRekey(program: Command): void {
     .argument("<file>", "the database file");
   addPasswordOptions(command);
   addNewPasswordOptions(command);
-  addKdfOption(command)
-    .addHelpText(
-      "after",
-      `
-The old password is asked for once, unless an option or SQLFUSE_PASSWORD gives it, the new one
-twice, unless an option does. Without --kdf the derivation stays as it was. Copies of FILE made
-before, such as backups, still open with the old password.
-
-Examples:
-  sqlfuse rekey vault.sqlite
-  sqlfuse rekey --password-file old --new-password-file new vault.sqlite
-  sqlfuse rekey --kdf strong vault.sqlite`,
-    )
-    .action(rekey);
+  addKdfOption(command);
+  addOutputOptions(command).action(rekey);
+  addHelp(command, {
+    notes: [
+      "The old password is asked for once, unless an option or SQLFUSE_PASSWORD gives it, the new one twice, unless " +
+        "an option does. Without --kdf the derivation stays as it was. Copies of FILE made before, such as backups, " +
+        "still open with the old password.",
+    ],
+    examples: [
+      "sqlfuse rekey vault.sqlite",
+      "sqlfuse rekey --password-file old --new-password-file new vault.sqlite",
+      "sqlfuse rekey --kdf strong vault.sqlite",
+    ],
+  });
 }
 
 async function rekey(file: string, flags: RekeyFlags): Promise<void> {
@@ -66,12 +68,11 @@ async function rekey(file: string, flags: RekeyFlags): Promise<void> {
       onLog: warn,
       ...(iterations === undefined ? {} : { iterations }),
     });
-    await runRewrite(file, work);
-    say(
-      newPassword.equals(password)
-        ? `${file}: encrypted anew under a new key; the new password is the same as the old one`
-        : `${file}: encrypted anew; the new password opens it, the old one does not`,
-    );
+    const result = await runRewrite(file, work, flags.quiet);
+    const done = newPassword.equals(password)
+      ? "encrypted anew under a new key; the new password is the same as the old one"
+      : "encrypted anew; the new password opens it, the old one does not";
+    tell(flags, `${file}: ${done}`, { path: realpathSync(file), ...result });
   } finally {
     password.fill(0);
     newPassword?.fill(0);
