@@ -177,9 +177,10 @@ export const MOUNT_OPTION_HELP = `Mount options (-o, separated by commas; the la
   idle_timeout=DURATION   as --idle-timeout
   fsname=NAME             shown in /proc/mounts (default: the file)
   password_file=FILE      as --password-file
-  password_command=COMMAND  as --password-command (no comma; a space in fstab is \\040)
+  password_command=CMD    as --password-command; no commas, and in fstab \\040 for a space
   key_file=FILE           as --key-file
   head_file=FILE          as --head-file
-  log_file=FILE, log_level=LEVEL  as --log-file, --log-level
-  auto, noauto, nofail, user, users, owner, group, defaults, _netdev, comment= and x-... belong to mount(8), and are
-  ignored here, as is lazytime; dirsync is taken as sync`;
+  log_file=FILE           as --log-file
+  log_level=LEVEL         as --log-level
+  auto, noauto, nofail, user, users, owner, group, defaults, _netdev, comment= and x-... belong
+  to mount(8): they are ignored here, as is lazytime; dirsync is taken as sync`;
