@@ -106,7 +106,7 @@ function applyWord(word: string, settings: MountSettings): void {
   if (name === "remount") {
     throw new ToolError(
       EXIT.usage,
-      "-o remount: a volume is not remounted; unmount it and mount it again (`mount -i -o remount,ro MOUNTPOINT` makes it read-only until then)",
+      "-o remount: a volume cannot be remounted; unmount it and mount it again (`mount -i -o remount,ro MOUNTPOINT` makes it read-only until then)",
     );
   }
   if (Object.hasOwn(FLAGS, name)) {
