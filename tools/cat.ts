@@ -5,6 +5,7 @@ import { resolvePath } from "../src/archive/path.ts";
 import { type Place, PlaceError, refusalOf } from "../src/archive/place.ts";
 import { isDirectory, isRegular } from "../src/core/mode.ts";
 import { pathText } from "./copying.ts";
+import { addHelp } from "./help.ts";
 import { type Breath, interruptible } from "./interrupt.ts";
 import { addPasswordOptions, type PasswordOptions } from "./password.ts";
 import { Sink } from "./sink.ts";
@@ -22,9 +23,8 @@ export function addCat(program: Command): void {
     )
     .argument("<file>", "the database file")
     .argument("<path...>", "the files");
-  addPasswordOptions(command)
-    .addHelpText("after", "\nExample:\n  sqlfuse cat vault.sqlite letters/a.txt | less")
-    .action(cat);
+  addPasswordOptions(command).action(cat);
+  addHelp(command, { examples: ["sqlfuse cat vault.sqlite letters/a.txt | less"] });
 }
 
 async function cat(file: string, paths: readonly string[], flags: PasswordOptions): Promise<void> {

@@ -5,6 +5,7 @@ import type { Command } from "commander";
 import type { CreateOptions } from "../src/core/create.ts";
 import { requireEngine } from "./engine.ts";
 import { EXIT, ToolError } from "./exitcodes.ts";
+import { addHelp } from "./help.ts";
 import { addKdfOption, parseKdf } from "./kdf.ts";
 import { quote, say, warn } from "./output.ts";
 import { addPasswordOptions, type PasswordOptions, readPassword } from "./password.ts";
@@ -32,18 +33,16 @@ export function addCreate(program: Command): void {
     .description("Makes an empty volume in the new file FILE. Its root directory belongs to you.")
     .argument("<file>", "the database file to make");
   addFormatOptions(command).option("--root-mode <mode>", "mode of the root directory (default: 0700)");
-  addPasswordOptions(command)
-    .addHelpText(
-      "after",
-      `
-The password is asked for, twice, unless an option or SQLFUSE_PASSWORD gives it. Nobody can
-recover a lost one.
-
-Examples:
-  sqlfuse create vault.sqlite
-  sqlfuse create --password-file ~/.vault-password --root-mode 0755 vault.sqlite`,
-    )
-    .action(create);
+  addPasswordOptions(command).action(create);
+  addHelp(command, {
+    notes: [
+      "The password is asked for, twice, unless an option or SQLFUSE_PASSWORD gives it. Nobody can recover a lost one.",
+    ],
+    examples: [
+      "sqlfuse create vault.sqlite",
+      "sqlfuse create --password-file ~/.vault-password --root-mode 0755 vault.sqlite",
+    ],
+  });
 }
 
 export function addFormatOptions(command: Command): Command {

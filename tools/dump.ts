@@ -5,6 +5,7 @@ import { latin1 } from "../src/archive/escape.ts";
 import type { Attr } from "../src/core/types.ts";
 import type { Volume } from "../src/core/volume.ts";
 import { EXIT, ToolError } from "./exitcodes.ts";
+import { addHelp } from "./help.ts";
 import { formatBytes, warn } from "./output.ts";
 import { addPasswordOptions, type PasswordOptions } from "./password.ts";
 import { Progress } from "./progress.ts";
@@ -40,18 +41,16 @@ export function addDump(program: Command): void {
     .option("--sql", "the tables of the database as SQL, for sqlite3 3.37 or newer")
     .option("--path <directory>", "only what is in this directory of the volume; not with --sql")
     .option("-o, --output <file>", "write to the new file FILE, mode 0600; when that fails there is none");
-  addPasswordOptions(command)
-    .addHelpText(
-      "after",
-      `
-Examples:
-  sqlfuse dump vault.sqlite -o vault.dump
-  diff <(sqlfuse dump --no-data old.sqlite) <(sqlfuse dump --no-data new.sqlite)
-  sqlfuse dump --tar vault.sqlite | tar -x --xattrs --xattrs-include='*' --acls -C /restore
-  sqlfuse dump --tar --path /letters vault.sqlite | zstd -o letters.tar.zst
-  sqlfuse dump --sql vault.sqlite | sqlite3 plain.sqlite`,
-    )
-    .action(dump);
+  addPasswordOptions(command).action(dump);
+  addHelp(command, {
+    examples: [
+      "sqlfuse dump vault.sqlite -o vault.dump",
+      "diff <(sqlfuse dump --no-data old.sqlite) <(sqlfuse dump --no-data new.sqlite)",
+      "sqlfuse dump --tar vault.sqlite | tar -x --xattrs --xattrs-include='*' --acls -C /restore",
+      "sqlfuse dump --tar --path /letters vault.sqlite | zstd -o letters.tar.zst",
+      "sqlfuse dump --sql vault.sqlite | sqlite3 plain.sqlite",
+    ],
+  });
 }
 
 async function dump(file: string, flags: DumpFlags): Promise<void> {

@@ -39,12 +39,22 @@ const MEANINGS: Record<keyof typeof EXIT, string> = {
   noSpace: "no space left on the disk",
 };
 
-/** The table as --help prints it. */
-export function exitCodeHelp(): string {
-  const lines = Object.entries(EXIT).map(
-    ([name, code]) => `  ${String(code).padEnd(6)} ${MEANINGS[name as keyof typeof EXIT]}`,
-  );
-  return ["Exit codes:", ...lines, "  128+N  ended by signal N before the work was done"].join("\n");
+/** A table as people see it: in --help, in the man pages and in README.md. */
+export interface ExitTable {
+  readonly title: string;
+  readonly rows: readonly (readonly [code: string, meaning: string])[];
+}
+
+export const EXIT_TABLE: ExitTable = {
+  title: "Exit codes",
+  rows: [...rowsOf(EXIT, MEANINGS), ["128+N", "ended by signal N before the work was done"]],
+};
+
+function rowsOf<Name extends string>(
+  codes: Record<Name, number>,
+  meanings: Record<Name, string>,
+): [code: string, meaning: string][] {
+  return (Object.keys(codes) as Name[]).map((name) => [String(codes[name]), meanings[name]]);
 }
 
 /** `sqlfuse fsck` alone has the codes of fsck(8): scripts that know those take it for any other. */
@@ -66,13 +76,10 @@ const FSCK_MEANINGS: Record<keyof typeof FSCK_EXIT, string> = {
   cancelled: "stopped by a signal; nothing was changed",
 };
 
-/** The table of fsck as its --help prints it. */
-export function fsckExitCodeHelp(): string {
-  const lines = Object.entries(FSCK_EXIT).map(
-    ([name, code]) => `  ${String(code).padEnd(3)} ${FSCK_MEANINGS[name as keyof typeof FSCK_EXIT]}`,
-  );
-  return ["Exit codes, as fsck(8):", ...lines].join("\n");
-}
+export const FSCK_EXIT_TABLE: ExitTable = {
+  title: "Exit codes, as fsck(8)",
+  rows: rowsOf(FSCK_EXIT, FSCK_MEANINGS),
+};
 
 /** An error of the command line itself: `message` is the whole line for the user, without the "sqlfuse: ". */
 export class ToolError extends Error {

@@ -5,7 +5,8 @@ import type { Finding, Report, Progress as Step } from "../src/core/check.ts";
 import type { Repaired } from "../src/core/repair.ts";
 import type { Key } from "../src/db/key.ts";
 import { requireEngine } from "./engine.ts";
-import { describeError, FSCK_EXIT, fsckExitCodeHelp, ToolError } from "./exitcodes.ts";
+import { describeError, FSCK_EXIT, FSCK_EXIT_TABLE, ToolError } from "./exitcodes.ts";
+import { addHelp } from "./help.ts";
 import { formatBytes, quote, say, warn } from "./output.ts";
 import { addPasswordOptions, canAsk, confirm, type PasswordOptions, readPassword } from "./password.ts";
 import { Progress } from "./progress.ts";
@@ -39,22 +40,20 @@ export function addFsck(program: Command): void {
     .option("--yes", "do not ask")
     .option("--quiet", "print what is wrong, and nothing else")
     .option("--json", "print one JSON object");
-  addPasswordOptions(command)
-    .addHelpText(
-      "after",
-      `
-What has no place any more goes to /lost+found in the volume. If pages of FILE are damaged, all
-that can be read is copied to a new file that takes its name, and the damaged one is kept beside
-it as FILE.damaged-TIME; the disk needs room for both.
-
-${fsckExitCodeHelp()}
-
-Examples:
-  sqlfuse fsck vault.sqlite
-  sqlfuse fsck --repair vault.sqlite
-  sqlfuse fsck --json vault.sqlite | jq -r '.findings[].path'`,
-    )
-    .action(fsck);
+  addPasswordOptions(command).action(fsck);
+  addHelp(command, {
+    notes: [
+      "What has no place any more goes to /lost+found in the volume. If pages of FILE are damaged, all that can be " +
+        "read is copied to a new file that takes its name, and the damaged one is kept beside it as " +
+        "FILE.damaged-TIME; the disk needs room for both.",
+    ],
+    exits: FSCK_EXIT_TABLE,
+    examples: [
+      "sqlfuse fsck vault.sqlite",
+      "sqlfuse fsck --repair vault.sqlite",
+      "sqlfuse fsck --json vault.sqlite | jq -r '.findings[].path'",
+    ],
+  });
 }
 
 /** All that goes wrong has one code here, as fsck(8) wants it. */

@@ -6,6 +6,7 @@ import { describe } from "../src/archive/copy.ts";
 import { lastName, resolvePath } from "../src/archive/path.ts";
 import { type CopyFlags, copyAll, pathText } from "./copying.ts";
 import { EXIT, ToolError } from "./exitcodes.ts";
+import { addHelp } from "./help.ts";
 import { interruptible } from "./interrupt.ts";
 import { addPasswordOptions, type PasswordOptions } from "./password.ts";
 import { withPlace } from "./volumes.ts";
@@ -24,16 +25,14 @@ export function addGet(program: Command): void {
     .argument("<path...>", "what to copy; if more than one is given, the last is DEST: without it, here")
     .option("-n, --no-clobber", "leave alone what is there already; else it is replaced")
     .option("-q, --quiet", "show no progress");
-  addPasswordOptions(command)
-    .addHelpText(
-      "after",
-      `
-Examples:
-  sqlfuse get vault.sqlite letters/2025          makes ./2025
-  sqlfuse get vault.sqlite a.txt b.txt /tmp
-  sqlfuse get vault.sqlite / everything`,
-    )
-    .action(get);
+  addPasswordOptions(command).action(get);
+  addHelp(command, {
+    examples: [
+      ["sqlfuse get vault.sqlite letters/2025", "makes ./2025"],
+      "sqlfuse get vault.sqlite a.txt b.txt /tmp",
+      "sqlfuse get vault.sqlite / everything",
+    ],
+  });
 }
 
 async function get(

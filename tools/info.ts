@@ -3,6 +3,7 @@ import type { Command } from "commander";
 import type { Inside, Outside } from "../src/core/info.ts";
 import { requireEngine } from "./engine.ts";
 import { EXIT, ToolError } from "./exitcodes.ts";
+import { addHelp } from "./help.ts";
 import { formatBytes, localTime, say, warn } from "./output.ts";
 import { addPasswordOptions, hasPasswordSource, type PasswordOptions, readPassword } from "./password.ts";
 import { type Holder, holderOf, refuseMissing } from "./rewrite.ts";
@@ -24,13 +25,14 @@ export function addInfo(program: Command): void {
     .argument("<file>", "the database file")
     .option("--no-password", "show only what needs no password; so does a script that gives none")
     .option("--json", "as one JSON object; bytes, times and counts as they are");
-  addPasswordOptions(command)
-    .addHelpText(
-      "after",
-      "\nExamples:\n  sqlfuse info vault.sqlite\n  sqlfuse info --no-password vault.sqlite\n" +
-        "  sqlfuse info --json --key-file key vault.sqlite | jq .volume.freeBytes",
-    )
-    .action(info);
+  addPasswordOptions(command).action(info);
+  addHelp(command, {
+    examples: [
+      "sqlfuse info vault.sqlite",
+      "sqlfuse info --no-password vault.sqlite",
+      "sqlfuse info --json --key-file key vault.sqlite | jq .volume.freeBytes",
+    ],
+  });
 }
 
 async function info(file: string, flags: InfoFlags): Promise<void> {

@@ -15,6 +15,7 @@ import type { Volume } from "../src/core/volume.ts";
 import { addFormatOptions, type FormatFlags, parseFormat, refuseUnusable } from "./create.ts";
 import { requireEngine } from "./engine.ts";
 import { EXIT, ToolError } from "./exitcodes.ts";
+import { addHelp } from "./help.ts";
 import { interruptible } from "./interrupt.ts";
 import { formatBytes, quote, say, warn } from "./output.ts";
 import { addPasswordOptions, type PasswordOptions, readPassword } from "./password.ts";
@@ -45,20 +46,18 @@ export function addLoad(program: Command): void {
     .argument("<newfile>", "the database file to make")
     .argument("[dump]", "the dump or archive; without it, or with -, stdin");
   addFormatOptions(command);
-  addPasswordOptions(command)
-    .addHelpText(
-      "after",
-      `
-The password of NEWFILE is asked for, twice, unless an option or SQLFUSE_PASSWORD gives it.
-A dump says the block size itself. What an archive does not say, such as the time of birth, is
-the time of the load.
-
-Examples:
-  sqlfuse load new.sqlite vault.dump
-  sqlfuse dump --password-file old vault.sqlite | sqlfuse load --password-file new copy.sqlite
-  tar -c --format=pax --xattrs --acls --sparse -C ~/letters . | sqlfuse load --key-file key letters.sqlite`,
-    )
-    .action(load);
+  addPasswordOptions(command).action(load);
+  addHelp(command, {
+    notes: [
+      "The password of NEWFILE is asked for, twice, unless an option or SQLFUSE_PASSWORD gives it. A dump says the " +
+        "block size itself. What an archive does not say, such as the time of birth, is the time of the load.",
+    ],
+    examples: [
+      "sqlfuse load new.sqlite vault.dump",
+      "sqlfuse dump --password-file old vault.sqlite | sqlfuse load --password-file new copy.sqlite",
+      "tar -c --format=pax --xattrs --acls --sparse -C letters . | sqlfuse load --key-file key new.sqlite",
+    ],
+  });
 }
 
 async function load(file: string, from: string | undefined, flags: LoadFlags): Promise<void> {

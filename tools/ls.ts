@@ -10,6 +10,7 @@ import { type Place, PlaceError, refusalOf, type Stat } from "../src/archive/pla
 import type { Time } from "../src/base/clock.ts";
 import { isDevice, isDirectory, isSymlink, S_IFMT } from "../src/core/mode.ts";
 import { pathText } from "./copying.ts";
+import { addHelp } from "./help.ts";
 import { type Breath, interruptible } from "./interrupt.ts";
 import { formatBytes, localTime } from "./output.ts";
 import { addPasswordOptions, type PasswordOptions } from "./password.ts";
@@ -39,12 +40,13 @@ export function addLs(program: Command): void {
     .option("-d, --directory", "directories themselves, not what is in them")
     .option("--human-readable", "with -l: sizes as 1.5 KiB")
     .option("--json", "everything as JSON, one array; with names that begin with a dot");
-  addPasswordOptions(command)
-    .addHelpText(
-      "after",
-      "\nExamples:\n  sqlfuse ls -l vault.sqlite letters\n  sqlfuse ls -R --json vault.sqlite | jq -r '.[] | select(.size > 1e6).path'",
-    )
-    .action(ls);
+  addPasswordOptions(command).action(ls);
+  addHelp(command, {
+    examples: [
+      "sqlfuse ls -l vault.sqlite letters",
+      "sqlfuse ls -R --json vault.sqlite | jq -r '.[] | select(.size > 1e6).path'",
+    ],
+  });
 }
 
 async function ls(file: string, paths: readonly string[], flags: LsFlags): Promise<void> {

@@ -6,6 +6,7 @@ import { type Place, PlaceError, refusalOf } from "../src/archive/place.ts";
 import { isDirectory } from "../src/core/mode.ts";
 import { pathText } from "./copying.ts";
 import { parseMode } from "./create.ts";
+import { addHelp } from "./help.ts";
 import { addPasswordOptions, type PasswordOptions } from "./password.ts";
 import { Skips } from "./skips.ts";
 import { withPlace } from "./volumes.ts";
@@ -26,9 +27,8 @@ export function addMkdir(program: Command): void {
     .argument("<path...>", "the directories to make")
     .option("-p, --parents", "also those on the way to it; one that is there is no error")
     .option("-m, --mode <mode>", "its mode (default: 0777 without the umask)");
-  addPasswordOptions(command)
-    .addHelpText("after", "\nExample:\n  sqlfuse mkdir -p vault.sqlite letters/2026/may")
-    .action(mkdir);
+  addPasswordOptions(command).action(mkdir);
+  addHelp(command, { examples: ["sqlfuse mkdir -p vault.sqlite letters/2026/may"] });
 }
 
 async function mkdir(file: string, paths: readonly string[], flags: MkdirFlags): Promise<void> {

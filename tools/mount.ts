@@ -11,7 +11,8 @@ import { LOG_LEVELS, type LogLevel } from "../src/base/log.ts";
 import type { MountOptions } from "../src/host/mount.ts";
 import { foregroundLog, serve, serveChild, startDaemon } from "./daemon.ts";
 import { requireEngine } from "./engine.ts";
-import { EXIT, exitCodeHelp, ToolError } from "./exitcodes.ts";
+import { EXIT, EXIT_TABLE, ToolError } from "./exitcodes.ts";
+import { addHelp } from "./help.ts";
 import {
   applyMountOptions,
   DEFAULT_SETTINGS,
@@ -76,20 +77,16 @@ export function addMount(program: Command): void {
     )
     .addOption(new Option("--trace", "log each request and its reply (names included)").conflicts("logLevel"))
     .addOption(new Option("--child").hideHelp());
-  addPasswordOptions(command)
-    .addHelpText(
-      "after",
-      `
-${MOUNT_OPTION_HELP}
-
-${exitCodeHelp()}
-
-Examples:
-  sqlfuse mount vault.sqlite                     mounts it at ./vault
-  sqlfuse vault.sqlite ~/v -o ro,allow_other     read-only, for everybody
-  sqlfuse mount vault.sqlite --password-command 'secret-tool lookup volume vault'`,
-    )
-    .action(mount);
+  addPasswordOptions(command).action(mount);
+  addHelp(command, {
+    tables: [MOUNT_OPTION_HELP],
+    exits: EXIT_TABLE,
+    examples: [
+      ["sqlfuse mount vault.sqlite", "mounts it at ./vault"],
+      ["sqlfuse vault.sqlite ~/v -o ro,allow_other", "read-only, for everybody"],
+      "sqlfuse mount vault.sqlite --password-command 'secret-tool lookup volume vault'",
+    ],
+  });
 }
 
 function collect(value: string, previous: string[] | undefined): string[] {

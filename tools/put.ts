@@ -10,6 +10,7 @@ import { systemClock } from "../src/base/clock.ts";
 import { isDirectory, S_IFREG } from "../src/core/mode.ts";
 import { type CopyFlags, type CopySource, copyAll, explain, pathText } from "./copying.ts";
 import { EXIT, ToolError } from "./exitcodes.ts";
+import { addHelp } from "./help.ts";
 import { type Breath, interruptible } from "./interrupt.ts";
 import { addPasswordOptions, type PasswordOptions } from "./password.ts";
 import { type Access, withPlace } from "./volumes.ts";
@@ -32,19 +33,16 @@ export function addPut(program: Command): void {
     )
     .option("-n, --no-clobber", "leave alone what is there already; else it is replaced")
     .option("-q, --quiet", "show no progress");
-  addPasswordOptions(command)
-    .addHelpText(
-      "after",
-      `
-With - as SOURCE it is stdin, and PATH the name of the file.
-
-Examples:
-  sqlfuse put vault.sqlite letters               makes /letters
-  sqlfuse put vault.sqlite *.pdf /papers
-  sqlfuse put vault.sqlite ~/photos/. /photos    what is in photos, without a directory of that name
-  pg_dump db | sqlfuse put vault.sqlite - /backup/db.sql`,
-    )
-    .action(put);
+  addPasswordOptions(command).action(put);
+  addHelp(command, {
+    notes: ["With - as SOURCE it is stdin, and PATH the name of the file."],
+    examples: [
+      ["sqlfuse put vault.sqlite letters", "makes /letters"],
+      "sqlfuse put vault.sqlite *.pdf /papers",
+      ["sqlfuse put vault.sqlite ~/photos/. /photos", "what is in ~/photos, without a new directory"],
+      "pg_dump db | sqlfuse put vault.sqlite - /backup/db.sql",
+    ],
+  });
 }
 
 async function put(file: string, args: readonly string[], flags: CopyFlags & PasswordOptions): Promise<void> {

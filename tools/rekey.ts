@@ -2,6 +2,7 @@
 import type { Command } from "commander";
 import { requireEngine } from "./engine.ts";
 import { EXIT, ToolError } from "./exitcodes.ts";
+import { addHelp } from "./help.ts";
 import { addKdfOption, parseKdf } from "./kdf.ts";
 import { say, warn } from "./output.ts";
 import {
@@ -30,20 +31,19 @@ export function addRekey(program: Command): void {
     .argument("<file>", "the database file");
   addPasswordOptions(command);
   addNewPasswordOptions(command);
-  addKdfOption(command)
-    .addHelpText(
-      "after",
-      `
-The old password is asked for once, unless an option or SQLFUSE_PASSWORD gives it, the new one
-twice, unless an option does. Without --kdf the derivation stays as it was. Copies of FILE made
-before, such as backups, still open with the old password.
-
-Examples:
-  sqlfuse rekey vault.sqlite
-  sqlfuse rekey --password-file old --new-password-file new vault.sqlite
-  sqlfuse rekey --kdf strong vault.sqlite`,
-    )
-    .action(rekey);
+  addKdfOption(command).action(rekey);
+  addHelp(command, {
+    notes: [
+      "The old password is asked for once, unless an option or SQLFUSE_PASSWORD gives it, the new one twice, unless " +
+        "an option does. Without --kdf the derivation stays as it was. Copies of FILE made before, such as backups, " +
+        "still open with the old password.",
+    ],
+    examples: [
+      "sqlfuse rekey vault.sqlite",
+      "sqlfuse rekey --password-file old --new-password-file new vault.sqlite",
+      "sqlfuse rekey --kdf strong vault.sqlite",
+    ],
+  });
 }
 
 async function rekey(file: string, flags: RekeyFlags): Promise<void> {

@@ -5,6 +5,7 @@ import { resolvePath } from "../src/archive/path.ts";
 import { type Place, refusalOf } from "../src/archive/place.ts";
 import { isDirectory } from "../src/core/mode.ts";
 import { pathText } from "./copying.ts";
+import { addHelp } from "./help.ts";
 import { type Breath, interruptible } from "./interrupt.ts";
 import { addPasswordOptions, type PasswordOptions } from "./password.ts";
 import { Skips } from "./skips.ts";
@@ -24,12 +25,10 @@ export function addRm(program: Command): void {
     .argument("<path...>", "what to remove")
     .option("-r, --recursive", "directories too, with all that is in them")
     .option("-f, --force", "what is not there is no error");
-  addPasswordOptions(command)
-    .addHelpText(
-      "after",
-      "\nExamples:\n  sqlfuse rm vault.sqlite a.txt\n  sqlfuse rm -r vault.sqlite letters/2019",
-    )
-    .action(rm);
+  addPasswordOptions(command).action(rm);
+  addHelp(command, {
+    examples: ["sqlfuse rm vault.sqlite a.txt", "sqlfuse rm -r vault.sqlite letters/2019"],
+  });
 }
 
 async function rm(file: string, paths: readonly string[], flags: RmFlags): Promise<void> {

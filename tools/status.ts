@@ -2,6 +2,7 @@
 import type { Command } from "commander";
 import type { MountStatus } from "../src/host/mount.ts";
 import type { MountedVolume } from "../src/host/mounts.ts";
+import { addHelp } from "./help.ts";
 import { formatBytes, formatDuration, localTime, say } from "./output.ts";
 import { findMounts } from "./target.ts";
 
@@ -13,7 +14,7 @@ interface StatusFlags {
 const ANSWER_MS = 3000;
 
 export function addStatus(program: Command): void {
-  program
+  const command = program
     .command("status")
     .summary("show what is mounted")
     .description(
@@ -21,8 +22,8 @@ export function addStatus(program: Command): void {
     )
     .argument("[mountpoint|file]", "only this one")
     .option("--json", "as JSON, one array")
-    .addHelpText("after", "\nExamples:\n  sqlfuse status\n  sqlfuse status --json | jq -r '.[].mountpoint'")
     .action(status);
+  addHelp(command, { examples: ["sqlfuse status", "sqlfuse status --json | jq -r '.[].mountpoint'"] });
 }
 
 interface Row extends MountedVolume {

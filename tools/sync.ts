@@ -3,16 +3,17 @@ import { spawnSync } from "node:child_process";
 import type { Command } from "commander";
 import type { MountedVolume } from "../src/host/mounts.ts";
 import { EXIT, ToolError } from "./exitcodes.ts";
+import { addHelp } from "./help.ts";
 import { findMounts } from "./target.ts";
 
 export function addSync(program: Command): void {
-  program
+  const command = program
     .command("sync")
     .summary("commit everything now")
     .description("Commits everything that was written to the mount so far; it is on disk when this returns.")
     .argument("<mountpoint|file>", "where it is mounted, or the database file")
-    .addHelpText("after", "\nExample:\n  sqlfuse sync ~/vault")
     .action(sync);
+  addHelp(command, { examples: ["sqlfuse sync ~/vault"] });
 }
 
 async function sync(name: string): Promise<void> {

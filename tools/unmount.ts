@@ -3,6 +3,7 @@ import { statSync } from "node:fs";
 import type { Command } from "commander";
 import type { MountedVolume } from "../src/host/mounts.ts";
 import { EXIT, ToolError } from "./exitcodes.ts";
+import { addHelp } from "./help.ts";
 import { describeHolders } from "./holders.ts";
 import { warn } from "./output.ts";
 import { processEnd, processIdentity } from "./process.ts";
@@ -13,7 +14,7 @@ interface UnmountFlags {
 }
 
 export function addUnmount(program: Command): void {
-  program
+  const command = program
     .command("unmount")
     .alias("umount")
     .summary("unmount a volume, and wait until its file is closed")
@@ -26,10 +27,10 @@ export function addUnmount(program: Command): void {
       "-l, --lazy",
       "detach the mount now, even if it is in use; it is closed when its last user is gone",
     )
-    .addHelpText("after", "\nExample:\n  sqlfuse unmount ~/vault")
     .action(async (name: string, flags: UnmountFlags) => {
       for (const volume of await findMounts(name)) await unmountVolume(volume, flags.lazy === true);
     });
+  addHelp(command, { examples: ["sqlfuse unmount ~/vault", "sqlfuse unmount vault.sqlite"] });
 }
 
 async function unmountVolume(volume: MountedVolume, lazy: boolean): Promise<void> {

@@ -2,6 +2,7 @@
 import type { Command } from "commander";
 import { requireEngine } from "./engine.ts";
 import { EXIT, ToolError } from "./exitcodes.ts";
+import { addHelp } from "./help.ts";
 import { formatBytes, say, warn } from "./output.ts";
 import { addPasswordOptions, hasPasswordSource, type PasswordOptions, readPassword } from "./password.ts";
 import { describeHolder, type Holder, holderOf, refuseMissing, runRewrite } from "./rewrite.ts";
@@ -16,9 +17,8 @@ export function addVacuum(program: Command): void {
         "new ones, so there is no need to do this often.",
     )
     .argument("<file>", "the database file");
-  addPasswordOptions(command)
-    .addHelpText("after", "\nExample:\n  sqlfuse vacuum vault.sqlite")
-    .action(vacuum);
+  addPasswordOptions(command).action(vacuum);
+  addHelp(command, { examples: ["sqlfuse vacuum vault.sqlite"] });
 }
 
 async function vacuum(file: string, flags: PasswordOptions): Promise<void> {

@@ -22,7 +22,6 @@ import { ROOT_INO } from "../../src/core/types.ts";
 import { unlock } from "../../src/core/unlock.ts";
 import { Volume } from "../../src/core/volume.ts";
 import { Database } from "../../src/db/database.ts";
-import { FSCK_EXIT, fsckExitCodeHelp } from "../../tools/exitcodes.ts";
 import { fingerprint, type Outcome, sqlfuse, sqlfuseOnTerminal } from "./run.ts";
 
 const CALLER = { uid: 0, gid: 0, umask: 0 };
@@ -227,18 +226,6 @@ describe("what cannot be checked ends with 8, on one line", () => {
   test("a wrong command line with 16", () => {
     expect(fsck("--mend", file)).toMatchObject({ code: 16 });
     expect(fsck()).toMatchObject({ code: 16 });
-  });
-
-  test("--help and README.md list the codes", () => {
-    const readme = readFileSync(new URL("../../README.md", import.meta.url), "utf8");
-    const section = readme.slice(
-      readme.indexOf("### fsck"),
-      readme.indexOf("### ", readme.indexOf("### fsck") + 4),
-    );
-    for (const code of Object.values(FSCK_EXIT)) {
-      expect(fsckExitCodeHelp()).toMatch(new RegExp(`^ {2}${code} `, "m"));
-      expect(section).toMatch(new RegExp(`^\\| ${code} \\|`, "m"));
-    }
   });
 });
 

@@ -1,0 +1,84 @@
+/** Which verbs there are. The definitions that commander gets here are also what completions and man pages are made of. */
+import { Command, type CommanderError } from "commander";
+import { addCat } from "./cat.ts";
+import { addCreate } from "./create.ts";
+import { addDump } from "./dump.ts";
+import { EXIT, EXIT_TABLE, FSCK_EXIT, ToolError } from "./exitcodes.ts";
+import { addFsck } from "./fsck.ts";
+import { addGet } from "./get.ts";
+import { addHelp, helpWidth } from "./help.ts";
+import { addInfo } from "./info.ts";
+import { addLoad } from "./load.ts";
+import { addLs } from "./ls.ts";
+import { addMkdir } from "./mkdir.ts";
+import { addMount } from "./mount.ts";
+import { addPut } from "./put.ts";
+import { addRekey } from "./rekey.ts";
+import { addRm } from "./rm.ts";
+import { addStatus } from "./status.ts";
+import { addSync } from "./sync.ts";
+import { addUnmount } from "./unmount.ts";
+import { addVacuum } from "./vacuum.ts";
+
+/** What is wrong with a command line is thrown by its `parseAsync` as a ToolError; nothing is printed, no process ended. */
+export function buildProgram(): Command {
+  const program = new Command("sqlfuse");
+  program
+    .description("An encrypted POSIX filesystem in one SQLCipher database file.")
+    .usage("COMMAND ... | FILE [MOUNTPOINT] [-o OPTIONS]")
+    .option("-V, --version", "print the versions of sqlfuse and of what it runs on")
+    .helpCommand("help [command]", "show the help of a command");
+  addHelp(program, {
+    notes: [
+      "`sqlfuse COMMAND --help` has the options of each.",
+      "Passwords are asked for, or come from --password-file, --password-command, --password-fd, --key-file, or " +
+        "SQLFUSE_PASSWORD in the environment.",
+    ],
+    exits: EXIT_TABLE,
+    examples: [
+      "sqlfuse create vault.sqlite",
+      "sqlfuse mount vault.sqlite ~/vault",
+      "sqlfuse unmount ~/vault",
+    ],
+  });
+  addCreate(program);
+  addMount(program);
+  addUnmount(program);
+  addSync(program);
+  addStatus(program);
+  addInfo(program);
+  addFsck(program);
+  addRekey(program);
+  addVacuum(program);
+  addDump(program);
+  addLoad(program);
+  addLs(program);
+  addCat(program);
+  addGet(program);
+  addPut(program);
+  addRm(program);
+  addMkdir(program);
+  for (const command of [program, ...program.commands]) {
+    command.helpOption("-h, --help", "show this");
+    // Commander would print its errors and exit by itself.
+    command.configureOutput({
+      outputError: () => {},
+      getOutHelpWidth: helpWidth,
+      getErrHelpWidth: helpWidth,
+    });
+    command.exitOverride((error) => {
+      throw error.exitCode === 0 ? error : usageError(error, command);
+    });
+  }
+  return program;
+}
+
+function usageError(error: CommanderError, command: Command): ToolError {
+  const what = error.message
+    .replace(/^error: /, "")
+    .replace(/\.?\s*\n\s*|\.$/g, " ")
+    .trim();
+  const where = command.parent === null ? "sqlfuse" : `sqlfuse ${command.name()}`;
+  const code = command.name() === "fsck" ? FSCK_EXIT.usage : EXIT.usage;
+  return new ToolError(code, `${what}; see: ${where} --help`);
+}
