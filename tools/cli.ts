@@ -2,9 +2,9 @@
 /** The command line: whatever goes wrong ends as one line and an exit code. */
 import { CommanderError } from "commander";
 import { describeError, EXIT } from "./exitcodes.ts";
-import { say, warn, watchPipes } from "./output.ts";
+import { tell, warn, watchPipes } from "./output.ts";
 import { buildProgram } from "./program.ts";
-import { versionLine } from "./version.ts";
+import { versionLine, versions } from "./version.ts";
 
 const OLDEST_NODE = [20, 19] as const;
 
@@ -16,7 +16,8 @@ async function run(argv: readonly string[]): Promise<number> {
     return EXIT.usage;
   }
   if (first === "--version" || first === "-V") {
-    say(await versionLine());
+    const known = await versions();
+    tell({ ...(argv[1] === "--json" ? { json: true } : {}) }, versionLine(known), known);
     return EXIT.ok;
   }
   try {

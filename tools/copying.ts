@@ -5,14 +5,13 @@ import { type Place, refusalOf } from "../src/archive/place.ts";
 import { isDirectory } from "../src/core/mode.ts";
 import { EXIT, ToolError } from "./exitcodes.ts";
 import type { Breath } from "./interrupt.ts";
-import { formatBytes, warn } from "./output.ts";
+import { formatBytes, type OutputFlags, sayJson, warn } from "./output.ts";
 import { Progress } from "./progress.ts";
-import { Skips, show } from "./skips.ts";
+import { type Skipped, Skips, show } from "./skips.ts";
 
-export interface CopyFlags {
+export interface CopyFlags extends OutputFlags {
   /** False with --no-clobber. */
   readonly clobber: boolean;
-  readonly quiet?: true;
 }
 
 export interface CopySource {
@@ -41,7 +40,7 @@ const LOSSES_SHOWN = 3;
 /** @throws ToolError where nothing can be copied at all */
 export async function copyAll(job: Job): Promise<void> {
   const { from, sources, to, target, flags, breath } = job;
-  const progress = new Progress();
+  const progress = new Progress(flags.quiet);
   const skips = new Skips(progress);
   let bytes = 0;
   let losses = 0;
@@ -51,7 +50,7 @@ export async function copyAll(job: Job): Promise<void> {
     untouchable: filesOf(job.file),
     breathe() {
       job.idle();
-      if (!flags.quiet) progress.tally(`copying: ${skips.doneCount} files, ${formatBytes(bytes)}`);
+      progress.tally(`copying: ${skips.doneCount} files, ${formatBytes(bytes)}`);
       return breath.breathe();
     },
     onItem: () => skips.done(),
@@ -80,6 +79,11 @@ export async function copyAll(job: Job): Promise<void> {
     if (losses > LOSSES_SHOWN) warn(`${losses - LOSSES_SHOWN} more attributes could not be kept`);
   }
   skips.setExitCode();
+  if (flags.json) tellCopied(skips.doneCount, bytes, skips.list);
+}
+
+export function tellCopied(copied: number, bytes: number, skipped: readonly Skipped[]): void {
+  sayJson({ copied, bytes, skipped });
 }
 
 /**

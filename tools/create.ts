@@ -1,5 +1,5 @@
 /** `sqlfuse create FILE`: makes an empty volume. */
-import { lstatSync, statSync } from "node:fs";
+import { lstatSync, realpathSync, statSync } from "node:fs";
 import { dirname, resolve } from "node:path";
 import type { Command } from "commander";
 import type { CreateOptions } from "../src/core/create.ts";
@@ -7,7 +7,7 @@ import { requireEngine } from "./engine.ts";
 import { EXIT, ToolError } from "./exitcodes.ts";
 import { addHelp } from "./help.ts";
 import { addKdfOption, parseKdf } from "./kdf.ts";
-import { quote, say, warn } from "./output.ts";
+import { addOutputOptions, type OutputFlags, quote, tell, warn } from "./output.ts";
 import { addPasswordOptions, type PasswordOptions, readPassword } from "./password.ts";
 
 /** What is fixed when a volume is made. */
@@ -18,7 +18,7 @@ export interface FormatFlags {
   readonly kdf?: string;
 }
 
-interface CreateFlags extends PasswordOptions, FormatFlags {
+interface CreateFlags extends PasswordOptions, FormatFlags, OutputFlags {
   readonly rootMode?: string;
 }
 
@@ -33,7 +33,8 @@ export function addCreate(program: Command): void {
     .description("Makes an empty volume in the new file FILE. Its root directory belongs to you.")
     .argument("<file>", "the database file to make");
   addFormatOptions(command).option("--root-mode <mode>", "mode of the root directory (default: 0700)");
-  addPasswordOptions(command).action(create);
+  addPasswordOptions(command);
+  addOutputOptions(command).action(create);
   addHelp(command, {
     notes: [
       "The password is asked for, twice, unless an option or SQLFUSE_PASSWORD gives it. Nobody can recover a lost one.",
@@ -101,7 +102,16 @@ async function create(file: string, flags: CreateFlags): Promise<void> {
   } finally {
     password.fill(0);
   }
-  say(`${file}: made; mount it with: sqlfuse mount ${quote(file)}`);
+  tellMade(flags, file, {});
+}
+
+export function tellMade(flags: OutputFlags, file: string, more: object): void {
+  const path = realpathSync(file);
+  tell(flags, `${file}: made; mount it with: sqlfuse mount ${quote(file)}`, {
+    path,
+    sizeBytes: statSync(path).size,
+    ...more,
+  });
 }
 
 /** What is wrong with the place is said before anybody types a password. The core refuses the same again. */

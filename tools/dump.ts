@@ -6,7 +6,7 @@ import type { Attr } from "../src/core/types.ts";
 import type { Volume } from "../src/core/volume.ts";
 import { EXIT, ToolError } from "./exitcodes.ts";
 import { addHelp } from "./help.ts";
-import { formatBytes, warn } from "./output.ts";
+import { addQuietOption, formatBytes, warn } from "./output.ts";
 import { addPasswordOptions, type PasswordOptions } from "./password.ts";
 import { Progress } from "./progress.ts";
 import { refuseMissing } from "./rewrite.ts";
@@ -23,6 +23,7 @@ interface DumpFlags extends PasswordOptions {
   readonly data: boolean;
   readonly path?: string;
   readonly output?: string;
+  readonly quiet?: true;
 }
 
 export function addDump(program: Command): void {
@@ -41,7 +42,8 @@ export function addDump(program: Command): void {
     .option("--sql", "the tables of the database as SQL, for sqlite3 3.37 or newer")
     .option("--path <directory>", "only what is in this directory of the volume; not with --sql")
     .option("-o, --output <file>", "write to the new file FILE, mode 0600; when that fails there is none");
-  addPasswordOptions(command).action(dump);
+  addPasswordOptions(command);
+  addQuietOption(command).action(dump);
   addHelp(command, {
     examples: [
       "sqlfuse dump vault.sqlite -o vault.dump",
@@ -97,7 +99,7 @@ async function commitMounted(file: string): Promise<void> {
 }
 
 async function write(file: string, volume: Volume, sink: Sink, flags: DumpFlags): Promise<void> {
-  const progress = new Progress();
+  const progress = new Progress(flags.quiet);
   const skips = new Skips(progress);
   const shown = !isatty(1) || flags.output !== undefined;
   let bytes = 0;

@@ -38,7 +38,7 @@ export function addFsck(program: Command): void {
     .option("--verify-data", "read the data of every block as well")
     .option("--head-file <file>", "compare with the newest state that a mount with --head-file left in FILE")
     .option("--yes", "do not ask")
-    .option("--quiet", "print what is wrong, and nothing else")
+    .option("-q, --quiet", "print what is wrong, and nothing else")
     .option("--json", "print one JSON object");
   addPasswordOptions(command).action(fsck);
   addHelp(command, {
@@ -102,6 +102,7 @@ async function checkAndRepair(
     inspect(file, key, { verifyData, besideMount: true, headFile }),
     pageSize,
     `stopped; nothing of ${file} was changed`,
+    flags.quiet,
   );
   const isClean = report.findings.length === 0;
   if (!flags.json) printReport(file, report, flags, holder, pageSize);
@@ -120,6 +121,7 @@ async function checkAndRepair(
     repair(file, key, report, systemClock, headFile),
     pageSize,
     `stopped; ${file} is as it was`,
+    flags.quiet,
   );
   const code = repaired.left.length === 0 ? FSCK_EXIT.corrected : FSCK_EXIT.left;
   if (flags.json) printJson(file, report, repaired, code);
@@ -146,8 +148,9 @@ async function show<Result>(
   work: Generator<Step, Result>,
   pageSize: number,
   undone: string,
+  quiet: true | undefined,
 ): Promise<Result> {
-  const progress = new Progress();
+  const progress = new Progress(quiet);
   try {
     return await runSteps(
       work,

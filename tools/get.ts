@@ -8,6 +8,7 @@ import { type CopyFlags, copyAll, pathText } from "./copying.ts";
 import { EXIT, ToolError } from "./exitcodes.ts";
 import { addHelp } from "./help.ts";
 import { interruptible } from "./interrupt.ts";
+import { addOutputOptions } from "./output.ts";
 import { addPasswordOptions, type PasswordOptions } from "./password.ts";
 import { withPlace } from "./volumes.ts";
 
@@ -23,9 +24,9 @@ export function addGet(program: Command): void {
     )
     .argument("<file>", "the database file")
     .argument("<path...>", "what to copy; if more than one is given, the last is DEST: without it, here")
-    .option("-n, --no-clobber", "leave alone what is there already; else it is replaced")
-    .option("-q, --quiet", "show no progress");
-  addPasswordOptions(command).action(get);
+    .option("-n, --no-clobber", "leave alone what is there already; else it is replaced");
+  addPasswordOptions(command);
+  addOutputOptions(command).action(get);
   addHelp(command, {
     examples: [
       ["sqlfuse get vault.sqlite letters/2025", "makes ./2025"],

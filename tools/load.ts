@@ -12,17 +12,17 @@ import { BLOCK, isHeader, isZeroBlock } from "../src/archive/tarheader.ts";
 import { loadTar } from "../src/archive/tarloader.ts";
 import { systemClock } from "../src/base/clock.ts";
 import type { Volume } from "../src/core/volume.ts";
-import { addFormatOptions, type FormatFlags, parseFormat, refuseUnusable } from "./create.ts";
+import { addFormatOptions, type FormatFlags, parseFormat, refuseUnusable, tellMade } from "./create.ts";
 import { requireEngine } from "./engine.ts";
 import { EXIT, ToolError } from "./exitcodes.ts";
 import { addHelp } from "./help.ts";
 import { interruptible } from "./interrupt.ts";
-import { formatBytes, quote, say, warn } from "./output.ts";
+import { addOutputOptions, formatBytes, type OutputFlags, warn } from "./output.ts";
 import { addPasswordOptions, type PasswordOptions, readPassword } from "./password.ts";
 import { Progress } from "./progress.ts";
 import { Skips } from "./skips.ts";
 
-type LoadFlags = PasswordOptions & FormatFlags;
+type LoadFlags = PasswordOptions & FormatFlags & OutputFlags;
 
 /** What input can be that nothing here reads, by its first bytes; how it becomes what is read. */
 const FOREIGN: readonly (readonly [magic: string, what: string])[] = [
@@ -46,7 +46,8 @@ export function addLoad(program: Command): void {
     .argument("<newfile>", "the database file to make")
     .argument("[dump]", "the dump or archive; without it, or with -, stdin");
   addFormatOptions(command);
-  addPasswordOptions(command).action(load);
+  addPasswordOptions(command);
+  addOutputOptions(command).action(load);
   addHelp(command, {
     notes: [
       "The password of NEWFILE is asked for, twice, unless an option or SQLFUSE_PASSWORD gives it. A dump says the " +
@@ -68,6 +69,8 @@ async function load(file: string, from: string | undefined, flags: LoadFlags): P
   refuseStdin(name, flags);
   await requireEngine();
 
+  const progress = new Progress(flags.quiet);
+  const skips = new Skips(progress);
   const stream = name === undefined ? process.stdin : openInput(name);
   try {
     const input = await recognise(stream, name ?? "stdin");
@@ -85,7 +88,7 @@ async function load(file: string, from: string | undefined, flags: LoadFlags): P
         try {
           const volume = Volume.open(draft.path, draft.key, { onLog: warn });
           try {
-            await fill(volume, input, name);
+            await fill(volume, input, name, progress, skips);
             volume.commit();
           } finally {
             volume.close();
@@ -104,7 +107,7 @@ async function load(file: string, from: string | undefined, flags: LoadFlags): P
   } finally {
     stream.destroy();
   }
-  say(`${file}: made; mount it with: sqlfuse mount ${quote(file)}`);
+  tellMade(flags, file, { loaded: skips.doneCount, skipped: skips.list });
 }
 
 function refuseStdin(name: string | undefined, flags: LoadFlags): void {
@@ -158,9 +161,9 @@ async function fill(
   volume: Volume,
   { source, header, position }: Input,
   name: string | undefined,
+  progress: Progress,
+  skips: Skips,
 ): Promise<void> {
-  const progress = new Progress();
-  const skips = new Skips(progress);
   const size = name === undefined ? 0 : (statSync(name, { throwIfNoEntry: false })?.size ?? 0);
   const onInode = (): void => {
     skips.done();

@@ -15,7 +15,7 @@ import { type Breath, interruptible } from "./interrupt.ts";
 import { formatBytes, localTime } from "./output.ts";
 import { addPasswordOptions, type PasswordOptions } from "./password.ts";
 import { Sink } from "./sink.ts";
-import { Skips } from "./skips.ts";
+import { Skips, textOf } from "./skips.ts";
 import { withPlace } from "./volumes.ts";
 
 interface LsFlags extends PasswordOptions {
@@ -276,15 +276,6 @@ function jsonOf({ path, stat, target }: Item): object {
     ...(isDevice(stat.mode) ? { device: `${stat.major}:${stat.minor}` } : {}),
     ...(isSymlink(stat.mode) ? textOf("target", target) : {}),
   };
-}
-
-/** JSON is Unicode: of bytes that are not, the exact ones are given beside. */
-function textOf(key: string, latin: string): object {
-  const bytes = Buffer.from(latin, "latin1");
-  const text = bytes.toString("utf8");
-  return bytes.equals(Buffer.from(text))
-    ? { [key]: text }
-    : { [key]: text, [`${key}Base64`]: bytes.toString("base64") };
 }
 
 /** ISO 8601 with nanoseconds. */

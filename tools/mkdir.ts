@@ -7,11 +7,12 @@ import { isDirectory } from "../src/core/mode.ts";
 import { pathText } from "./copying.ts";
 import { parseMode } from "./create.ts";
 import { addHelp } from "./help.ts";
+import { addJsonOption, type OutputFlags, sayJson } from "./output.ts";
 import { addPasswordOptions, type PasswordOptions } from "./password.ts";
 import { Skips } from "./skips.ts";
 import { withPlace } from "./volumes.ts";
 
-interface MkdirFlags extends PasswordOptions {
+interface MkdirFlags extends PasswordOptions, OutputFlags {
   readonly parents?: true;
   readonly mode?: string;
 }
@@ -27,7 +28,8 @@ export function addMkdir(program: Command): void {
     .argument("<path...>", "the directories to make")
     .option("-p, --parents", "also those on the way to it; one that is there is no error")
     .option("-m, --mode <mode>", "its mode (default: 0777 without the umask)");
-  addPasswordOptions(command).action(mkdir);
+  addPasswordOptions(command);
+  addJsonOption(command).action(mkdir);
   addHelp(command, { examples: ["sqlfuse mkdir -p vault.sqlite letters/2026/may"] });
 }
 
@@ -53,6 +55,7 @@ async function mkdir(file: string, paths: readonly string[], flags: MkdirFlags):
     }
   });
   skips.setExitCode();
+  if (flags.json) sayJson({ made: skips.doneCount, skipped: skips.list });
 }
 
 function makeDirectory(place: Place, path: string, mode: number, parentMode: number, parents: boolean): void {

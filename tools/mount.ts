@@ -21,10 +21,10 @@ import {
   parseCommit,
   parseDuration,
 } from "./mountoptions.ts";
-import { quote, say, warn } from "./output.ts";
+import { addOutputOptions, type OutputFlags, quote, tell, warn } from "./output.ts";
 import { addPasswordOptions, type PasswordOptions, readPassword } from "./password.ts";
 
-interface MountFlags extends PasswordOptions {
+interface MountFlags extends PasswordOptions, OutputFlags {
   readonly options?: string[];
   readonly foreground?: true;
   readonly readOnly?: true;
@@ -77,7 +77,8 @@ export function addMount(program: Command): void {
     )
     .addOption(new Option("--trace", "log each request and its reply (names included)").conflicts("logLevel"))
     .addOption(new Option("--child").hideHelp());
-  addPasswordOptions(command).action(mount);
+  addPasswordOptions(command);
+  addOutputOptions(command).action(mount);
   addHelp(command, {
     tables: [MOUNT_OPTION_HELP],
     exits: EXIT_TABLE,
@@ -128,7 +129,12 @@ async function mount(file: string, mountpoint: string | undefined, flags: MountF
     });
     const how = settings.readOnly ? "mounted read-only" : "mounted";
     const unmount = `unmount it with: sqlfuse unmount ${quote(mounted.mountpoint)}`;
-    say(`${file}: ${how} at ${mounted.mountpoint} by pid ${mounted.pid}; ${unmount}`);
+    tell(flags, `${file}: ${how} at ${mounted.mountpoint} by pid ${mounted.pid}; ${unmount}`, {
+      path,
+      mountpoint: mounted.mountpoint,
+      pid: mounted.pid,
+      readOnly: settings.readOnly,
+    });
   } catch (error) {
     // Nothing was mounted, so nothing is left: but a directory that is not empty is somebody's, and stays.
     if (created) tryRmdir(point);

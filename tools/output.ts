@@ -1,4 +1,11 @@
 /** What goes where: results to stdout, everything else as "sqlfuse: ..." lines to stderr. */
+import type { Command } from "commander";
+
+/** Of a command that tells what it did. Neither touches warnings and errors. */
+export interface OutputFlags {
+  readonly quiet?: true;
+  readonly json?: true;
+}
 
 export function say(line: string): void {
   process.stdout.write(`${line}\n`);
@@ -6,6 +13,28 @@ export function say(line: string): void {
 
 export function warn(line: string): void {
   process.stderr.write(`sqlfuse: ${line}\n`);
+}
+
+export function addOutputOptions(command: Command): Command {
+  return addJsonOption(addQuietOption(command));
+}
+
+export function addJsonOption(command: Command): Command {
+  return command.option("--json", "tell what was done as one JSON object");
+}
+
+export function addQuietOption(command: Command): Command {
+  return command.option("-q, --quiet", "print nothing but warnings and errors, and show no progress");
+}
+
+/** What was done: `line` for people, `data` for programs. */
+export function tell({ quiet, json }: OutputFlags, line: string, data: object): void {
+  if (json) sayJson(data);
+  else if (!quiet) say(line);
+}
+
+export function sayJson(value: object): void {
+  say(JSON.stringify(value, undefined, 2));
 }
 
 /** A word for a shell command that the user may copy. */

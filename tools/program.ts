@@ -26,7 +26,7 @@ export function buildProgram(): Command {
   program
     .description("An encrypted POSIX filesystem in one SQLCipher database file.")
     .usage("COMMAND ... | FILE [MOUNTPOINT] [-o OPTIONS]")
-    .option("-V, --version", "print the versions of sqlfuse and of what it runs on")
+    .option("-V, --version", "print the versions of sqlfuse and of what it runs on; with --json as JSON")
     .helpCommand("help [command]", "show the help of a command");
   addHelp(program, {
     notes: [

@@ -8,11 +8,15 @@ const BAR_CELLS = 24;
 const CLEAR_LINE = "\r\x1b[K";
 
 export class Progress {
-  readonly #shown = isatty(2);
+  readonly #shown: boolean;
   #phase = "";
   #phaseSinceMs = 0;
   #drawnMs = 0;
   #visible = false;
+
+  constructor(quiet = false) {
+    this.#shown = !quiet && isatty(2);
+  }
 
   /** `phase` is a word such as "copying". */
   update(phase: string, doneBytes: number, totalBytes: number): void {

@@ -8,10 +8,11 @@ import { resolvePath } from "../src/archive/path.ts";
 import type { Place } from "../src/archive/place.ts";
 import { systemClock } from "../src/base/clock.ts";
 import { isDirectory, S_IFREG } from "../src/core/mode.ts";
-import { type CopyFlags, type CopySource, copyAll, explain, pathText } from "./copying.ts";
+import { type CopyFlags, type CopySource, copyAll, explain, pathText, tellCopied } from "./copying.ts";
 import { EXIT, ToolError } from "./exitcodes.ts";
 import { addHelp } from "./help.ts";
 import { type Breath, interruptible } from "./interrupt.ts";
+import { addOutputOptions } from "./output.ts";
 import { addPasswordOptions, type PasswordOptions } from "./password.ts";
 import { type Access, withPlace } from "./volumes.ts";
 
@@ -31,9 +32,9 @@ export function addPut(program: Command): void {
       "<source...>",
       "what to copy; if more than one is given, the last is PATH: without it, the root",
     )
-    .option("-n, --no-clobber", "leave alone what is there already; else it is replaced")
-    .option("-q, --quiet", "show no progress");
-  addPasswordOptions(command).action(put);
+    .option("-n, --no-clobber", "leave alone what is there already; else it is replaced");
+  addPasswordOptions(command);
+  addOutputOptions(command).action(put);
   addHelp(command, {
     notes: ["With - as SOURCE it is stdin, and PATH the name of the file."],
     examples: [
@@ -56,7 +57,8 @@ async function put(file: string, args: readonly string[], flags: CopyFlags & Pas
       const target = resolveTarget(access.place, text);
       const umask = process.umask(0);
       if (from.length === 0) {
-        await putStdin(access, target, text, 0o666 & ~umask, breath);
+        const bytes = await putStdin(access, target, text, 0o666 & ~umask, breath);
+        if (flags.json) tellCopied(1, bytes, []);
         return;
       }
       const { HostPlace } = await import("../src/archive/hostplace.ts");
@@ -93,16 +95,18 @@ function sourcePath(argument: string): CopySource {
   return { path: pathText(`${directory}/${basename(absolute)}`), name: pathText(basename(absolute)) };
 }
 
+/** Gives the count of bytes. */
 async function putStdin(
   { place, idle }: Access,
   target: string,
   text: string,
   mode: number,
   { breathe, signal }: Breath,
-): Promise<void> {
+): Promise<number> {
   signal.addEventListener("abort", () => process.stdin.destroy(signal.reason as Error));
   const draft = `${target.slice(0, target.lastIndexOf("/") + 1)}.sqlfuse-${randomBytes(6).toString("hex")}`;
   let made = false;
+  let offset = 0;
   try {
     const there = place.stat(target);
     if (there !== undefined && isDirectory(there.mode))
@@ -110,7 +114,6 @@ async function putStdin(
     const writing = place.openNew(draft);
     made = true;
     try {
-      let offset = 0;
       for await (const chunk of process.stdin) {
         const bytes = chunk as Buffer;
         writing.write(offset, bytes);
@@ -126,6 +129,7 @@ async function putStdin(
     const like = { ...owner, nlink: 1, size: 0, allocated: 0, major: 0, minor: 0, identity: "" };
     place.finish(draft, { ...like, mode: S_IFREG | mode, atime: now, mtime: now }, [], false);
     place.rename(draft, target);
+    return offset;
   } catch (error) {
     if (made && place.stat(draft) !== undefined) place.unlink(draft);
     throw explain(error, text);

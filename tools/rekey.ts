@@ -1,10 +1,11 @@
 /** `sqlfuse rekey FILE`: another password, and everything encrypted anew. */
+import { realpathSync } from "node:fs";
 import type { Command } from "commander";
 import { requireEngine } from "./engine.ts";
 import { EXIT, ToolError } from "./exitcodes.ts";
 import { addHelp } from "./help.ts";
 import { addKdfOption, parseKdf } from "./kdf.ts";
-import { say, warn } from "./output.ts";
+import { addOutputOptions, type OutputFlags, tell, warn } from "./output.ts";
 import {
   addNewPasswordOptions,
   addPasswordOptions,
@@ -15,7 +16,7 @@ import {
 } from "./password.ts";
 import { describeHolder, holderOf, refuseMissing, runRewrite } from "./rewrite.ts";
 
-interface RekeyFlags extends PasswordOptions, NewPasswordOptions {
+interface RekeyFlags extends PasswordOptions, NewPasswordOptions, OutputFlags {
   readonly kdf?: string;
 }
 
@@ -31,7 +32,8 @@ export function addRekey(program: Command): void {
     .argument("<file>", "the database file");
   addPasswordOptions(command);
   addNewPasswordOptions(command);
-  addKdfOption(command).action(rekey);
+  addKdfOption(command);
+  addOutputOptions(command).action(rekey);
   addHelp(command, {
     notes: [
       "The old password is asked for once, unless an option or SQLFUSE_PASSWORD gives it, the new one twice, unless " +
@@ -66,12 +68,11 @@ async function rekey(file: string, flags: RekeyFlags): Promise<void> {
       onLog: warn,
       ...(iterations === undefined ? {} : { iterations }),
     });
-    await runRewrite(file, work);
-    say(
-      newPassword.equals(password)
-        ? `${file}: encrypted anew under a new key; the new password is the same as the old one`
-        : `${file}: encrypted anew; the new password opens it, the old one does not`,
-    );
+    const result = await runRewrite(file, work, flags.quiet);
+    const done = newPassword.equals(password)
+      ? "encrypted anew under a new key; the new password is the same as the old one"
+      : "encrypted anew; the new password opens it, the old one does not";
+    tell(flags, `${file}: ${done}`, { path: realpathSync(file), ...result });
   } finally {
     password.fill(0);
     newPassword?.fill(0);

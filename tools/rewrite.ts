@@ -38,9 +38,13 @@ export function describeHolder({ pid, mountpoint }: Holder): string {
   return `mounted at ${mountpoint} by pid ${pid}; unmount it first: sqlfuse unmount ${quote(mountpoint)}`;
 }
 
-/** Runs it to its end, with a bar on a terminal. */
-export async function runRewrite(file: string, rewrite: Rewrite): Promise<RewriteResult> {
-  const progress = new Progress();
+/** Runs it to its end, with a bar on a terminal unless `quiet`. */
+export async function runRewrite(
+  file: string,
+  rewrite: Rewrite,
+  quiet: true | undefined,
+): Promise<RewriteResult> {
+  const progress = new Progress(quiet);
   try {
     return await runSteps(
       rewrite,

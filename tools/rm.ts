@@ -7,11 +7,12 @@ import { isDirectory } from "../src/core/mode.ts";
 import { pathText } from "./copying.ts";
 import { addHelp } from "./help.ts";
 import { type Breath, interruptible } from "./interrupt.ts";
+import { addJsonOption, type OutputFlags, sayJson } from "./output.ts";
 import { addPasswordOptions, type PasswordOptions } from "./password.ts";
 import { Skips } from "./skips.ts";
 import { withPlace } from "./volumes.ts";
 
-interface RmFlags extends PasswordOptions {
+interface RmFlags extends PasswordOptions, OutputFlags {
   readonly recursive?: true;
   readonly force?: true;
 }
@@ -25,7 +26,8 @@ export function addRm(program: Command): void {
     .argument("<path...>", "what to remove")
     .option("-r, --recursive", "directories too, with all that is in them")
     .option("-f, --force", "what is not there is no error");
-  addPasswordOptions(command).action(rm);
+  addPasswordOptions(command);
+  addJsonOption(command).action(rm);
   addHelp(command, {
     examples: ["sqlfuse rm vault.sqlite a.txt", "sqlfuse rm -r vault.sqlite letters/2019"],
   });
@@ -54,6 +56,7 @@ async function rm(file: string, paths: readonly string[], flags: RmFlags): Promi
     });
   });
   skips.setExitCode();
+  if (flags.json) sayJson({ removed: skips.doneCount, skipped: skips.list });
 }
 
 class Remover {

@@ -5,12 +5,13 @@ import type { MountedVolume } from "../src/host/mounts.ts";
 import { EXIT, ToolError } from "./exitcodes.ts";
 import { addHelp } from "./help.ts";
 import { describeHolders } from "./holders.ts";
-import { warn } from "./output.ts";
+import { addQuietOption, warn } from "./output.ts";
 import { processEnd, processIdentity } from "./process.ts";
 import { findMounts } from "./target.ts";
 
 interface UnmountFlags {
   readonly lazy?: true;
+  readonly quiet?: true;
 }
 
 export function addUnmount(program: Command): void {
@@ -26,14 +27,16 @@ export function addUnmount(program: Command): void {
     .option(
       "-l, --lazy",
       "detach the mount now, even if it is in use; it is closed when its last user is gone",
-    )
-    .action(async (name: string, flags: UnmountFlags) => {
-      for (const volume of await findMounts(name)) await unmountVolume(volume, flags.lazy === true);
-    });
+    );
+  addQuietOption(command).action(async (name: string, flags: UnmountFlags) => {
+    for (const volume of await findMounts(name)) await unmountVolume(volume, flags);
+  });
   addHelp(command, { examples: ["sqlfuse unmount ~/vault", "sqlfuse unmount vault.sqlite"] });
 }
 
-async function unmountVolume(volume: MountedVolume, lazy: boolean): Promise<void> {
+async function unmountVolume(volume: MountedVolume, flags: UnmountFlags): Promise<void> {
+  const lazy = flags.lazy === true;
+  const note = flags.quiet ? () => {} : warn;
   const { mountpoint, pid } = volume;
   if (pid === undefined) {
     // The process that served it is gone: nothing to commit, only the mount table to clean.
@@ -50,11 +53,11 @@ async function unmountVolume(volume: MountedVolume, lazy: boolean): Promise<void
     await detachHere(mountpoint, lazy);
   }
   if (lazy) {
-    warn(`${mountpoint}: detached; pid ${pid} commits and ends when nobody uses it any more`);
+    note(`${mountpoint}: detached; pid ${pid} commits and ends when nobody uses it any more`);
     return;
   }
   await processEnd(pid, identity, () =>
-    warn(`${mountpoint}: unmounted; waiting for pid ${pid} to commit ...`),
+    note(`${mountpoint}: unmounted; waiting for pid ${pid} to commit ...`),
   );
   warnOfWal(volume.path);
 }

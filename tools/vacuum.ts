@@ -1,11 +1,14 @@
 /** `sqlfuse vacuum FILE`: gives the space of deleted files back to the disk. */
+import { realpathSync } from "node:fs";
 import type { Command } from "commander";
 import { requireEngine } from "./engine.ts";
 import { EXIT, ToolError } from "./exitcodes.ts";
 import { addHelp } from "./help.ts";
-import { formatBytes, say, warn } from "./output.ts";
+import { addOutputOptions, formatBytes, type OutputFlags, tell, warn } from "./output.ts";
 import { addPasswordOptions, hasPasswordSource, type PasswordOptions, readPassword } from "./password.ts";
 import { describeHolder, type Holder, holderOf, refuseMissing, runRewrite } from "./rewrite.ts";
+
+type VacuumFlags = PasswordOptions & OutputFlags;
 
 export function addVacuum(program: Command): void {
   const command = program
@@ -17,11 +20,12 @@ export function addVacuum(program: Command): void {
         "new ones, so there is no need to do this often.",
     )
     .argument("<file>", "the database file");
-  addPasswordOptions(command).action(vacuum);
+  addPasswordOptions(command);
+  addOutputOptions(command).action(vacuum);
   addHelp(command, { examples: ["sqlfuse vacuum vault.sqlite"] });
 }
 
-async function vacuum(file: string, flags: PasswordOptions): Promise<void> {
+async function vacuum(file: string, flags: VacuumFlags): Promise<void> {
   refuseMissing(file);
   await requireEngine();
   const holder = await holderOf(file);
@@ -30,10 +34,14 @@ async function vacuum(file: string, flags: PasswordOptions): Promise<void> {
   const { vacuum: steps } = await import("../src/core/rewrite.ts");
   const password = await readPassword(flags, { path: file, confirm: false, warn });
   try {
-    const { bytesBefore, bytesAfter } = await runRewrite(file, steps(file, password, { onLog: warn }));
+    const result = await runRewrite(file, steps(file, password, { onLog: warn }), flags.quiet);
+    const { bytesBefore, bytesAfter } = result;
     const back = bytesBefore - bytesAfter;
     const gain = back > 0 ? `${formatBytes(back)} given back` : "nothing to give back";
-    say(`${file}: ${formatBytes(bytesBefore)} before, ${formatBytes(bytesAfter)} after, ${gain}`);
+    tell(flags, `${file}: ${formatBytes(bytesBefore)} before, ${formatBytes(bytesAfter)} after, ${gain}`, {
+      path: realpathSync(file),
+      ...result,
+    });
   } finally {
     password.fill(0);
   }

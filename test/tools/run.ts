@@ -92,9 +92,13 @@ sys.exit(code if code >= 0 else 128 - code)
 `;
 
 /** Runs it on a terminal of its own and types. stdout has all that the terminal showed. */
-export function sqlfuseOnTerminal(args: readonly string[], steps: readonly Step[]): Promise<Outcome> {
+export function sqlfuseOnTerminal(
+  args: readonly string[],
+  steps: readonly Step[],
+  env: Record<string, string> = {},
+): Promise<Outcome> {
   const python = spawn("python3", ["-c", TERMINAL, JSON.stringify(steps), process.execPath, CLI, ...args], {
-    env: { ...environment({}), TERM: "xterm" },
+    env: { ...environment({ env }), TERM: "xterm" },
     stdio: ["ignore", "pipe", "pipe"],
   });
   let stdout = "";
