@@ -1,6 +1,7 @@
 /** Which verbs there are. The definitions that commander gets here are also what completions and man pages are made of. */
 import { Command, type CommanderError } from "commander";
 import { addCat } from "./cat.ts";
+import { addCompletion } from "./completion.ts";
 import { addCreate } from "./create.ts";
 import { addDump } from "./dump.ts";
 import { EXIT, EXIT_TABLE, FSCK_EXIT, ToolError } from "./exitcodes.ts";
@@ -58,6 +59,7 @@ export function buildProgram(): Command {
   addPut(program);
   addRm(program);
   addMkdir(program);
+  addCompletion(program);
   for (const command of [program, ...program.commands]) {
     command.helpOption("-h, --help", "show this");
     // Commander would print its errors and exit by itself.

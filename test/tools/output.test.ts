@@ -1,15 +1,6 @@
 /** What the commands print when all went well: for people, for programs (--json), and nothing (--quiet). */
 import { randomBytes } from "node:crypto";
-import {
-  accessSync,
-  constants,
-  copyFileSync,
-  mkdtempSync,
-  readdirSync,
-  rmSync,
-  statSync,
-  writeFileSync,
-} from "node:fs";
+import { copyFileSync, mkdtempSync, readdirSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test, vi } from "vitest";
@@ -19,6 +10,7 @@ import { rawKeyPassword } from "../../src/db/key.ts";
 import { buildProgram } from "../../tools/program.ts";
 import { Skips } from "../../tools/skips.ts";
 import { b, noise, put, ROOT } from "../core/fixture.ts";
+import { mountingImpossible } from "../helpers/volume.ts";
 import { type Outcome, sqlfuse, sqlfuseOnTerminal } from "./run.ts";
 
 const KEY = randomBytes(32);
@@ -196,16 +188,7 @@ describe("--json", () => {
   });
 });
 
-function canMount(): boolean {
-  try {
-    accessSync("/dev/fuse", constants.R_OK | constants.W_OK);
-    return true;
-  } catch {
-    return false;
-  }
-}
-
-describe.runIf(canMount())("mount", () => {
+describe.skipIf(mountingImpossible() !== undefined)("mount", () => {
   function mount(...flags: string[]): Outcome {
     return sqlfuse(["mount", ...flags, "--key-file", key, "--log-file", join(directory, "log"), file], {});
   }
