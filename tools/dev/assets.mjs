@@ -1,5 +1,5 @@
 /**
- * The second half of `npm run build`, after tsc: copies what is not TypeScript into dist, so that
+ * The last part of `npm run build`, after tsc and man.ts: copies what is not TypeScript into dist, so that
  * `new URL("../../schema.sql", import.meta.url)` names the same file from src/ and from dist/src/, and removes
  * what a deleted source left in dist. It never empties dist: a mount that runs from there keeps working.
  */
@@ -22,7 +22,13 @@ mkdirSync(dist, { recursive: true });
 
 for (const name of readdirSync(dist, { recursive: true })) {
   const source = name.replace(/\.(js|js\.map|d\.ts)$/, ".ts");
-  if (name === "schema.sql" || name === ".built" || statSync(join(dist, name)).isDirectory()) continue;
+  if (
+    name === "schema.sql" ||
+    name === ".built" ||
+    name.startsWith("man/") ||
+    statSync(join(dist, name)).isDirectory()
+  )
+    continue;
   if (!existsSync(join(root, source))) rmSync(join(dist, name));
 }
 if (existsSync(join(root, "schema.sql"))) copyFileSync(join(root, "schema.sql"), join(dist, "schema.sql"));
