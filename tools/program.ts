@@ -1,5 +1,6 @@
 /** Which verbs there are. The definitions that commander gets here are also what completions and man pages are made of. */
-import { Command, type CommanderError } from "commander";
+import { existsSync } from "node:fs";
+import { Command, CommanderError } from "commander";
 import { addCat } from "./cat.ts";
 import { addCompletion } from "./completion.ts";
 import { addCreate } from "./create.ts";
@@ -73,6 +74,37 @@ export function buildProgram(): Command {
     });
   }
   return program;
+}
+
+/**
+ * A word that is no command is the name of a file: where there is none, it was a slip of the fingers perhaps.
+ * @throws ToolError
+ */
+export function refuseSlip(program: Command, [first = "", second]: readonly string[]): void {
+  const names = [...program.commands.flatMap((command) => [command.name(), ...command.aliases()]), "help"];
+  if (first === "help" && second !== undefined && !names.includes(second)) {
+    const what = ["no such command", suggest(names, second)].join(" ").trim();
+    throw new ToolError(EXIT.usage, `${second}: ${what}; see: sqlfuse --help`);
+  }
+  if (/^-|[./]/.test(first) || names.includes(first) || existsSync(first)) return;
+  const meant = suggest(names, first);
+  if (meant === undefined) return;
+  throw new ToolError(EXIT.unusable, `${first}: no such file, and no command ${meant}; see: sqlfuse --help`);
+}
+
+/** "(Did you mean mount?)": what commander says only where there is no default command. */
+function suggest(names: readonly string[], word: string): string | undefined {
+  const probe = new Command()
+    .helpCommand(false)
+    .exitOverride()
+    .configureOutput({ outputError: () => {} });
+  for (const name of names) probe.command(name);
+  try {
+    probe.parse([word], { from: "user" });
+  } catch (error) {
+    return error instanceof CommanderError ? /\(Did you mean .*\)/.exec(error.message)?.[0] : undefined;
+  }
+  return undefined;
 }
 
 function usageError(error: CommanderError, command: Command): ToolError {

@@ -22,6 +22,7 @@ describe("usage", () => {
   test.each([
     [["--help"], /Exit codes:[\s\S]*128\+N/],
     [["help"], /Commands:/],
+    [["help", "umount"], /--lazy/],
     [["create", "--help"], /--root-mode/],
     [["mount", "--help"], /Mount options/],
     [["unmount", "-h"], /--lazy/],
@@ -48,8 +49,10 @@ describe("usage", () => {
     [["mount"], /missing required argument/],
     [["mount", "--nope", "x"], /unknown option '--nope'/],
     [["--nope", "x"], /unknown option '--nope'/],
-    [["status", "--jsn"], /Did you mean --json/],
+    [["status", "--jsn"], /unknown option '--jsn' \(Did you mean --json\?\); see: sqlfuse status --help/],
     [["unmount"], /missing required argument/],
+    [["help", "moutn"], /: moutn: no such command \(Did you mean mount\?\); see: sqlfuse --help/],
+    [["help", "frobnicate"], /: frobnicate: no such command; see: sqlfuse --help/],
     [["mount", "package.json", "-o", "foo"], /-o foo: unknown mount option/],
     [["package.json", "/mnt", "-o", "remount,ro"], /cannot be remounted/],
     [["mount", "package.json", "--commit", "never"], /from 0.01 to 3600/],
@@ -73,6 +76,26 @@ describe("usage", () => {
     expect(stderr).toBe(
       "sqlfuse: frobnicate: no such file, and no command; make a volume with: sqlfuse create frobnicate\n",
     );
+  });
+
+  test.each([
+    ["moutn", "mount"],
+    ["umonut", "umount"],
+    ["vacum", "vacuum"],
+    ["hlep", "help"],
+  ])("a slip of the fingers (%s) is told what was meant", (word, meant) => {
+    const { code, stdout, stderr } = sqlfuse([word, "v", "d"]);
+    expect({ code, stdout }).toEqual({ code: 10, stdout: "" });
+    const what = `${word}: no such file, and no command (Did you mean ${meant}?); see: sqlfuse --help`;
+    expect(stderr).toBe(`sqlfuse: ${what}\n`);
+  });
+
+  test("a file that is called nearly as a command is mounted as any other", () => {
+    writeFileSync(join(directory, "moun"), "not a volume");
+    const { stderr } = sqlfuse(["moun"], { cwd: directory, password: PASSWORD });
+    expect(stderr).not.toContain("Did you mean");
+    expect(stderr).toMatch(/^sqlfuse: .*moun: /);
+    rmSync(join(directory, "moun"));
   });
 
   test("a reader that stops early is no error", () => {

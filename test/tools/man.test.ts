@@ -19,7 +19,7 @@ function source(page: string): string {
 
 /** What a reader sees, on long lines and without bold. */
 function shown(page: string): string {
-  const done = spawnSync("groff", ["-man", "-Tascii", "-P-cbou", "-rLL=400n", join(directory, page)], {
+  const done = spawnSync("groff", ["-man", "-Tutf8", "-P-cbou", "-rLL=400n", join(directory, page)], {
     encoding: "utf8",
   });
   expect({ status: done.status, stderr: done.stderr }).toEqual({ status: 0, stderr: "" });

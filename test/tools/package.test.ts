@@ -49,6 +49,8 @@ describe("the package", () => {
       "dist/src/host/worker.js",
       "dist/tools/mounthelper.js",
       "tools/systemd/sqlfuse@.service",
+      "dist/man/sqlfuse.1",
+      "dist/man/sqlfuse-mount.1",
     ])
       expect(names).toContain(name);
     for (const name of ["dist/schema.sql", "schema.sql", "README.md", "LICENSE", "package.json"])
