@@ -197,7 +197,7 @@ describe.skipIf(mountingImpossible() !== undefined)("mount", () => {
   test("--json prints where and by whom; the same as status does", () => {
     const { code, stdout, stderr } = mount("--json", "--ro");
     expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
-    const [status] = json("status", "--json") as { pid: number }[];
+    const [status] = json("status", "--json", file) as { pid: number }[];
     const { pid } = status ?? {};
     expect(JSON.parse(stdout)).toEqual({ path: file, mountpoint: join(directory, "v"), pid, readOnly: true });
     expect(status).toMatchObject(JSON.parse(stdout));
