@@ -80,6 +80,12 @@ const VALUES: Record<string, (value: string, word: string) => Partial<MountSetti
   log_level: (value) => ({ logLevel: parseLogLevel(value) }),
 };
 
+/** As they are completed; "commit=" wants a value. */
+export const MOUNT_OPTION_WORDS: readonly string[] = [
+  ...Object.keys(FLAGS),
+  ...Object.keys(VALUES).map((name) => `${name}=`),
+];
+
 /**
  * Words of fstab that are for mount(8) and systemd, which pass some of them on; and permissions to write later, of which
  * no use is made.

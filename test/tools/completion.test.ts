@@ -96,7 +96,19 @@ describe("completion", () => {
     [["mount", "--log-file", "x", "v", ""], ["-o dirnames"]],
     [["-o", "ro", "v", ""], ["-o dirnames"]],
     [["dump", "-o", ""], ["-o default"]],
-    [["mount", "-o", ""], []],
+    [
+      ["mount", "-o", "allow"],
+      ["-o nospace", "allow_other"],
+    ],
+    [
+      ["v", "-o", "ro,nos"],
+      ["-o nospace", "ro,nosuid"],
+    ],
+    [
+      ["mount", "-o", "ro,commit"],
+      ["-o nospace", "ro,commit="],
+    ],
+    [["mount", "--commit", ""], []],
     [["ls", "v", ""], []],
     [["ls", "v", "-", "--l"], ["--long"]],
     [["ls", "--", "--l"], ["-o default"]],
@@ -123,10 +135,12 @@ describe("completion", () => {
     ["sqlfuse completion ", ["bash", "fish", "zsh"]],
     ["sqlfuse ba", ["bash"]],
     ["sqlfuse ls ba", ["bash"]],
+    ["sqlfuse ls --key-file k ba", ["bash"]],
     ["sqlfuse ls bash ba", []],
     ["sqlfuse create --key-file ba", ["bash"]],
     ["sqlfuse put bash x y ba", ["bash"]],
     ["sqlfuse unmount ba", ["bash"]],
+    ["sqlfuse v -o ro,allow", ["ro,allow_other\tmount options, separated by commas: see below"]],
     [
       "sqlfuse dump -o x bash --no-d",
       ["--no-data\thashes only of what is in files: short, to compare and not to load"],

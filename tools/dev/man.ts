@@ -1,6 +1,6 @@
 /**
  * Part of `npm run build`: writes the man pages to dist/man, one for sqlfuse and one for each command. All that they
- * say comes from the definitions that `--help` prints too. A page that is written by hand is a file in tools/man.
+ * say comes from the definitions that `--help` prints too. Pages that were written by hand are copied.
  */
 import { copyFileSync, existsSync, mkdirSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";

@@ -1,4 +1,5 @@
 /** The completion script for bash. The shell code is plain text below; what is made of the definitions are `case` lines. */
+import { MOUNT_OPTION_WORDS } from "../mountoptions.ts";
 import { DEFAULT_VERB, type Grammar, type Kind, type Verb } from "./grammar.ts";
 
 export function bashScript(grammar: Grammar): string {
@@ -74,6 +75,13 @@ _sqlfuse_mounted() {
   compopt -o filenames -o default
 }
 
+_sqlfuse_mountoptions() {
+  local before=
+  [[ $1 != *,* ]] || before=\${1%,*},
+  mapfile -t COMPREPLY < <(compgen -P "$before" -W "${MOUNT_OPTION_WORDS.join(" ")}" -- "\${1##*,}")
+  compopt -o nospace
+}
+
 complete -F _sqlfuse sqlfuse
 `;
 }
@@ -110,6 +118,8 @@ function actionOf(kind: Kind): string | undefined {
       return "compopt -o dirnames";
     case "mounted":
       return `_sqlfuse_mounted "$current"`;
+    case "mountoptions":
+      return `_sqlfuse_mountoptions "$current"`;
     default:
       return `words="${kind.join(" ")}"`;
   }

@@ -1,4 +1,5 @@
 /** The completion script for fish. */
+import { MOUNT_OPTION_WORDS } from "../mountoptions.ts";
 import { DEFAULT_VERB, type Flag, type Grammar, type Kind, type Verb } from "./grammar.ts";
 
 /** More arguments than anybody gives. */
@@ -95,6 +96,8 @@ function actionOf(kind: Exclude<Kind, "nothing">): string {
       return "-F";
     case "directories":
       return "-f -a '(__fish_complete_directories)'";
+    case "mountoptions":
+      return `-f -a '(__fish_append , ${MOUNT_OPTION_WORDS.join(" ")})'`;
     case "mounted":
       return "-F -a '(__sqlfuse_mounted)'";
     default:

@@ -1,8 +1,11 @@
 /** The command line as the completion scripts need it, made of commander's definitions. */
 import type { Command, Option } from "commander";
 
-/** What a word can be. `mounted`: the mount point or the file of a mounted volume. A list: one of these words. */
-export type Kind = "files" | "directories" | "mounted" | "nothing" | readonly string[];
+/**
+ * What a word can be. `mounted`: the mount point or the file of a mounted volume; `mountoptions`: words with commas
+ * between them. A list: one of these words.
+ */
+export type Kind = "files" | "directories" | "mounted" | "mountoptions" | "nothing" | readonly string[];
 
 export interface Flag {
   /** "-q" and "--quiet", or one of them. */
@@ -38,6 +41,7 @@ const KIND_OF_NAME: Record<string, Kind> = {
   source: "files",
   dump: "files",
   dest: "directories",
+  list: "mountoptions",
   mountpoint: "directories",
   "mountpoint|file": "mounted",
 };

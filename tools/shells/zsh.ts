@@ -1,4 +1,5 @@
 /** The completion script for zsh, whose `_arguments` does most of the work. */
+import { MOUNT_OPTION_WORDS } from "../mountoptions.ts";
 import { DEFAULT_VERB, type Flag, type Grammar, type Kind, type Verb } from "./grammar.ts";
 
 export function zshScript({ verbs, flags }: Grammar): string {
@@ -33,6 +34,10 @@ _sqlfuse_mounted() {
   points=(\${(g:o:)points})
   compadd -f -a points
   _files
+}
+
+_sqlfuse_mountoptions() {
+  _values -s , option ${MOUNT_OPTION_WORDS.map((word) => quote(word.replace(/=$/, ":value: "))).join(" ")}
 }
 
 if [[ $funcstack[1] == _sqlfuse ]]; then
@@ -85,6 +90,8 @@ function actionOf(kind: Kind): string {
       return "_files -/";
     case "mounted":
       return "_sqlfuse_mounted";
+    case "mountoptions":
+      return "_sqlfuse_mountoptions";
     default:
       return `(${kind.join(" ")})`;
   }
