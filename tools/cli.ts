@@ -93,6 +93,16 @@ function usageError(error: CommanderError, command: Command): ToolError {
   return new ToolError(code, `${what}; see: ${where} --help`);
 }
 
+/** Results that could not be written are a failure, though the work may be done. */
+function outputLost(error: NodeJS.ErrnoException): void {
+  const isFull = error.code === "ENOSPC" || error.code === "EDQUOT";
+  const isFsck = process.argv[2] === "fsck";
+  warn(`stdout: ${isFull ? "no space left on its disk" : `cannot be written (${error.code})`}`);
+  process.once("exit", (code) => {
+    if (code === 0) process.exitCode = isFsck ? FSCK_EXIT.failed : isFull ? EXIT.noSpace : EXIT.unusable;
+  });
+}
+
 async function run(argv: readonly string[]): Promise<number> {
   const program = build();
   const first = argv[0];
@@ -120,5 +130,5 @@ if (major < OLDEST_NODE[0] || (major === OLDEST_NODE[0] && minor < OLDEST_NODE[1
   warn(`Node ${process.versions.node} is too old: sqlfuse needs ${OLDEST_NODE.join(".")} or newer`);
   process.exit(EXIT.usage);
 }
-watchPipes();
+watchPipes(outputLost);
 process.exitCode = await run(process.argv.slice(2));
