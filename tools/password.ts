@@ -54,6 +54,7 @@ const ATTEMPTS = 3;
 /** A key file of so many bytes, and not text, is the key itself. */
 const RAW_KEY_BYTES = 32;
 const SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
+const CLEAR_LINE = "\r\x1b[K";
 const SHOW_CURSOR = "\x1b[?25h";
 const HIDE_CURSOR = "\x1b[?25l";
 
@@ -346,7 +347,7 @@ async function askOne<Answer>(question: Question, terminal: ReadStream): Promise
   const gone = (): void => {
     process.exitCode = EXIT.noPassword;
   };
-  const suspended = (): void => suspend(terminal, suspended);
+  const suspended = (): void => suspend(terminal, question.message, suspended);
   for (const signal of SIGNALS) process.on(signal, stop);
   process.on("SIGTSTP", suspended);
   process.once("exit", gone);
@@ -376,12 +377,12 @@ async function askOne<Answer>(question: Question, terminal: ReadStream): Promise
  * shell gets its cursor as well; and where there is no shell to stop for, the kernel ignores SIGTSTP: then it goes
  * on at once, as the password would be typed in plain sight.
  */
-function suspend(terminal: ReadStream, handler: () => void): void {
+function suspend(terminal: ReadStream, message: string, handler: () => void): void {
   process.once("SIGCONT", () => void terminal.resume());
   process.stderr.write(SHOW_CURSOR);
   process.removeListener("SIGTSTP", handler);
   process.kill(process.pid, "SIGTSTP");
   process.on("SIGTSTP", handler);
-  process.stderr.write(HIDE_CURSOR);
+  process.stderr.write(`${CLEAR_LINE}? ${message} ${HIDE_CURSOR}`);
   process.kill(process.pid, "SIGCONT");
 }
