@@ -63,10 +63,9 @@ if shell == 0:
         start(terminal)
     while True:
         status = os.waitpid(pid, os.WUNTRACED)[1]
+        if os.WIFSTOPPED(status) and os.WSTOPSIG(status) == signal.SIGSTOP: continue
         os.tcsetpgrp(terminal, os.getpgrp())
         if not os.WIFSTOPPED(status): break
-        if os.WSTOPSIG(status) == signal.SIGSTOP:
-            continue
         os.write(tell, b"stop %d\\n" % (termios.tcgetattr(terminal)[3] == before[3]))
         time.sleep(0.3)
         os.tcsetpgrp(terminal, pid)

@@ -1,11 +1,26 @@
 /** The commands as a person meets them: prompts, ^C and ^Z, narrow and plain terminals, pipes, and no terminal at all. */
 import { spawnSync } from "node:child_process";
-import { copyFileSync, mkdtempSync, readdirSync, rmSync } from "node:fs";
+import { randomBytes } from "node:crypto";
+import {
+  closeSync,
+  copyFileSync,
+  linkSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+  writeSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
+import { unlock } from "../../src/core/unlock.ts";
+import { Database } from "../../src/db/database.ts";
 import { lineOnTerminal, onTerminal, type Seen, type Step } from "../helpers/terminal.ts";
-import { fingerprint, sqlfuse } from "./run.ts";
+import { CLI, fingerprint, sqlfuse } from "./run.ts";
 
 const PASSWORD = "Tr0ub4dor&3";
 const CTRL_C = "\x03";
@@ -61,6 +76,12 @@ const ASKING: readonly (readonly string[])[] = [
 
 function lastLine({ screen }: Seen): string {
   return screen.at(-1) ?? "";
+}
+
+/** Runs a line of the shell, in which `$sqlfuse` is the command, with the password in the environment. */
+function shell(line: string): { status: number | null; stdout: string; stderr: string } {
+  const env = { ...process.env, sqlfuse: `${process.execPath} ${CLI}`, SQLFUSE_PASSWORD: PASSWORD };
+  return spawnSync("sh", ["-c", line], { cwd: directory, env, encoding: "utf8", timeout: 30_000 });
 }
 
 /** Nothing was made, changed or left. */
@@ -210,5 +231,211 @@ describe("the prompt for a password", () => {
       expect(piped).toMatchObject({ code: 130, restored: true });
       expect(readdirSync(directory).sort()).toEqual(["dump", "pipe", "v"]);
     }
+  });
+});
+
+describe("^C in long work", () => {
+  const KEY = randomBytes(32);
+  let large: string;
+
+  /** A volume of some seconds' work, and a dump of it. */
+  beforeAll(() => {
+    large = mkdtempSync(join(tmpdir(), "terminal-large-"));
+    writeFileSync(join(large, "key"), KEY, { mode: 0o600 });
+    writeFileSync(join(large, "other"), randomBytes(32), { mode: 0o600 });
+    expect(run("create", "v")).toMatchObject({ code: 0 });
+    mkdirSync(join(large, "tree"));
+    for (let i = 0; i < 3000; i++) writeFileSync(join(large, "tree", `${i}`), `${i}`);
+    for (let i = 0; i < 3; i++) writeFileSync(join(large, "tree", `noise ${i}`), randomBytes(30_000_000));
+    expect(run("put", "v", "tree")).toMatchObject({ code: 0 });
+    expect(run("dump", "v", "-o", "dump")).toMatchObject({ code: 0 });
+  });
+  afterAll(() => rmSync(large, { recursive: true }));
+
+  const run = (verb: string, ...args: string[]) =>
+    sqlfuse([verb, "--key-file", "key", ...args], { cwd: large });
+  const typed = (args: readonly string[], ...steps: Step[]) =>
+    onTerminal([args[0] ?? "", "--key-file", "key", ...args.slice(1)], steps, { cwd: large, held: true });
+
+  function damage(): void {
+    const fd = openSync(join(large, "v"), "r+");
+    writeSync(fd, "damage", 50_000_000);
+    closeSync(fd);
+  }
+
+  test.each([
+    [
+      ["fsck", "--verify-data", "v"],
+      ["pages [", "structure", "tree [", "data ["],
+      32,
+      "nothing of v was changed",
+    ],
+    [
+      ["rekey", "--new-key-file", "other", "v"],
+      ["preparing", "copying [", "copying [####", "checking ["],
+      130,
+      "v is as it was",
+    ],
+    [["vacuum", "v"], ["preparing", "copying [", "copying [####", "checking ["], 130, "v is as it was"],
+    [["dump", "-o", "new", "v"], ["dumping v: "], 130, "new was not made"],
+    [["dump", "v"], ["inode path="], 130, "the dump is not whole"],
+    [["load", "new", "dump"], ["loading ["], 130, "new was not made"],
+  ] as const)(
+    "of %j leaves everything as it was, in each of its phases",
+    async (args, phases, code, undone) => {
+      const before = fingerprint(join(large, "v"));
+      for (const shown of phases) {
+        const seen = await typed(args, [shown, CTRL_C]);
+        expect(seen, shown).toMatchObject({ code, restored: true });
+        expect(lastLine(seen)).toBe(`sqlfuse: SIGINT: stopped; ${undone}`);
+        // The bar is gone from the screen, with the terminal's own "^C".
+        if (args.join(" ") !== "dump v") expect(seen.screen).toHaveLength(1);
+        expect(readdirSync(large).sort()).toEqual(["dump", "key", "other", "tree", "v"]);
+        expect(fingerprint(join(large, "v"))).toBe(before);
+      }
+    },
+  );
+
+  test("of a repair by a copy leaves the damaged file as it was, in each of its phases", async () => {
+    damage();
+    const before = fingerprint(join(large, "v"));
+    for (const shown of ["pages [", "rescue", "tree [", "copying", "repair ["]) {
+      const seen = await typed(["fsck", "--repair", "--yes", "v"], [shown, CTRL_C]);
+      expect(seen, shown).toMatchObject({ code: 32, restored: true });
+      expect(lastLine(seen)).toMatch(/^sqlfuse: SIGINT: stopped; (nothing of v was changed|v is as it was)$/);
+      expect(readdirSync(large).sort()).toEqual(["dump", "key", "other", "tree", "v"]);
+      expect(fingerprint(join(large, "v"))).toBe(before);
+    }
+    expect(run("fsck", "--repair", "v")).toMatchObject({ code: 1 });
+    for (const name of readdirSync(large)) if (name.startsWith("v.damaged")) rmSync(join(large, name));
+  });
+
+  test("of a repair in the file changes nothing", async () => {
+    const key = unlock(join(large, "v"), Buffer.from(`x'${KEY.toString("hex")}'`));
+    const db = new Database(join(large, "v"), key, { mode: "readwrite" });
+    db.exec("UPDATE inode SET nlink = 7 WHERE size < 5");
+    db.close();
+    key.wipe();
+    const before = fingerprint(join(large, "v"));
+    const seen = await typed(["fsck", "--repair", "--yes", "v"], ["repair [", CTRL_C]);
+    expect(seen).toMatchObject({ code: 32, restored: true });
+    expect(lastLine(seen)).toBe("sqlfuse: SIGINT: stopped; v is as it was");
+    expect(fingerprint(join(large, "v"))).toBe(before);
+    expect(run("fsck", "--repair", "v")).toMatchObject({ code: 1 });
+  });
+
+  test("of get and put leaves whole files and no others, and the rest follows when it is said again", async () => {
+    for (const args of [
+      ["put", "v", "tree", "/again"],
+      ["get", "v", "tree", "again"],
+    ]) {
+      const seen = await typed(args, ["copying: ", CTRL_C]);
+      expect(seen).toMatchObject({ code: 130, restored: true });
+      expect(seen.screen).toEqual(["sqlfuse: SIGINT: stopped; what was copied is there"]);
+    }
+    const put = run("ls", "-R", "--all", "v", "again").stdout;
+    expect(put).not.toContain(".sqlfuse-");
+    expect(run("fsck", "v")).toMatchObject({ code: 0 });
+    for (const name of readdirSync(join(large, "again"))) {
+      expect(readFileSync(join(large, "again", name)).equals(readFileSync(join(large, "tree", name)))).toBe(
+        true,
+      );
+    }
+    expect(run("put", "v", "tree", "/again")).toMatchObject({ code: 0 });
+    expect(run("rm", "-r", "v", "/again")).toMatchObject({ code: 0 });
+    rmSync(join(large, "again"), { recursive: true });
+  });
+
+  test("^Z holds it, and it goes on", async () => {
+    const seen = await onTerminal(
+      ["vacuum", "--key-file", "key", "v"],
+      [
+        ["copying [", CTRL_Z],
+        ["\x1b_stop", ""],
+      ],
+      { cwd: large },
+    );
+    expect(seen).toMatchObject({ code: 0, restored: true, stops: [true] });
+    expect(lastLine(seen)).toMatch(/^v: .* before, .* after, /);
+  });
+
+  test.each([
+    ["narrow", { TERM: "xterm" }],
+    ["plain", { TERM: "dumb" }],
+    ["colourless", { NO_COLOR: "1" }],
+  ])(
+    "on a %s terminal of 40 columns nothing is left of the bar, nor of the prompt but its line",
+    async (kind, env) => {
+      const seen = await onTerminal(["vacuum", "--key-file", "key", "v"], [], {
+        cwd: large,
+        env,
+        columns: 40,
+      });
+      expect(seen).toMatchObject({ code: 0, restored: true });
+      expect(seen.screen[0]).toMatch(/^v: .* before/);
+      const asked = await onTerminal(["fsck", "v"], [["Password for v:", "no\r"]], {
+        cwd: large,
+        env,
+        columns: 40,
+      });
+      expect(asked).toMatchObject({ code: 8, restored: true });
+      expect(asked.screen[1]).toMatch(/^sqlfuse: v: wrong password/);
+      expect(asked.output.includes("\x1b[1m")).toBe(kind === "narrow");
+    },
+  );
+});
+
+describe("without a terminal", () => {
+  test.each([...ASKING, ["create", "n"], ["load", "n", "dump"]].filter(([verb]) => verb !== "info"))(
+    "%s %s %s %s ends with 22 and says how to give a password",
+    (...words) => {
+      const args = words.filter((word) => word !== undefined);
+      const done = spawnSync("setsid", ["-w", process.execPath, CLI, ...args], {
+        cwd: directory,
+        env: { ...process.env, SQLFUSE_PASSWORD: undefined },
+        stdio: ["ignore", "pipe", "pipe"],
+        encoding: "utf8",
+        timeout: 20_000,
+      });
+      expect(done).toMatchObject({ status: args[0] === "fsck" ? 8 : 22, stdout: "" });
+      expect(done.stderr).toMatch(
+        /^sqlfuse: no password and no terminal to ask on: give it by --password-file, [^\n]*\n$/,
+      );
+      expectUntouched();
+    },
+  );
+
+  test.each([
+    ["status", 28],
+    ["--help", 28],
+    ["--version", 28],
+    ["info v", 28],
+    ["ls v", 28],
+    ["cat v /a", 28],
+    ["dump v", 28],
+    ["vacuum v", 28],
+    ["create n", 28],
+    ["fsck v", 8],
+  ])("%s says in one line that stdout is full", (line, code) => {
+    const done = shell(`$sqlfuse ${line} > /dev/full`);
+    expect(done).toMatchObject({ status: code, stderr: "sqlfuse: stdout: no space left on its disk\n" });
+    expect(shell(`$sqlfuse ${line} 2> /dev/full`).status).toBe(line === "create n" ? 10 : 0);
+  });
+
+  test("whoever stops reading ends nothing but the output", () => {
+    for (const line of ["status", "--help", "info v", "ls v", "cat v /a", "dump v", "fsck v", "vacuum v"]) {
+      const { stderr } = shell(`{ sleep 0.2; $sqlfuse ${line}; echo $? >&2; } | true`);
+      expect([line, stderr]).toEqual([line, expect.stringMatching(/^(0|141)\n$/)]);
+    }
+  });
+
+  test("a copy goes on when nobody reads its messages any more", () => {
+    mkdirSync(join(directory, "tree"));
+    // The volume itself is left out, which is said; "z" comes after it.
+    linkSync(file, join(directory, "tree", "volume"));
+    writeFileSync(join(directory, "tree", "z"), "z");
+    shell("{ sleep 0.2; $sqlfuse put v tree; echo $? > code; } 2>&1 | true");
+    expect(readFileSync(join(directory, "code"), "utf8")).toBe("3\n");
+    expect(shell("$sqlfuse cat v tree/z").stdout).toBe("z");
   });
 });
