@@ -27,7 +27,16 @@ import { Database } from "../../src/db/database.ts";
 import { filesBelow, Hunt, ofProcess } from "../helpers/hunt.ts";
 import { sys } from "../helpers/libc.ts";
 import { onTerminal } from "../helpers/terminal.ts";
-import { CLI, IS_ROOT, isAlive, lockHolder, mountingImpossible, until } from "../helpers/volume.ts";
+import {
+  CLI,
+  IS_ROOT,
+  isAlive,
+  lockHolder,
+  mountingImpossible,
+  runCli,
+  TestVolume,
+  until,
+} from "../helpers/volume.ts";
 
 const impossible = mountingImpossible();
 if (impossible !== undefined) console.warn(`no hunt for plaintext: ${impossible}`);
@@ -353,4 +362,111 @@ describe.skipIf(impossible !== undefined)("no plaintext is found in any file, no
       }
     }
   });
+});
+
+/** What a traced process opened to write, made or renamed. */
+function written(trace: string): string[] {
+  const lines = readFileSync(trace, "utf8").split("\n");
+  return lines
+    .filter(
+      (line) => / = \d+$/.test(line) && (!line.includes("openat(") || /O_(WRONLY|RDWR|CREAT)/.test(line)),
+    )
+    .flatMap((line) =>
+      line.includes("memfd_create")
+        ? ["memory"]
+        : [...line.matchAll(/"([^"]*)"/g)].map(([, path]) => path ?? ""),
+    );
+}
+
+// A mount of an unprivileged user needs a setuid program, which cannot be traced.
+const untraceable =
+  impossible ??
+  (spawnSync("strace", ["-qq", "true"]).status === 0 && IS_ROOT ? undefined : "needs root and strace");
+if (untraceable !== undefined) console.warn(`where files are made is not traced: ${untraceable}`);
+
+test.skipIf(untraceable !== undefined)(
+  "no command makes a file anywhere but where was searched",
+  async () => {
+    const calls =
+      "trace=openat,creat,memfd_create,mkdir,mkdirat,rename,renameat,renameat2,link,linkat,symlink,symlinkat";
+    const trace = join(home, "secret", "trace");
+    const volume = join(home, "volume", "w");
+    const seen: string[] = [];
+    const traced = async (
+      args: readonly string[],
+      given: Given,
+      meanwhile = async () => {},
+    ): Promise<void> => {
+      const line = [
+        "-f",
+        "-qq",
+        "-e",
+        calls,
+        "-o",
+        trace,
+        process.execPath,
+        CLI,
+        ...args,
+        ...(given.args ?? []),
+      ];
+      const child = spawn("strace", line, { env: environment(), stdio: "ignore" });
+      started.push(child);
+      const ended = new Promise((resolve) => child.once("exit", resolve));
+      await meanwhile();
+      expect([args[0], await ended]).toEqual([args[0], 0]);
+      seen.push(...written(trace));
+    };
+    await traced(["create", volume], by("old"));
+    await traced(["mount", "--log-file", log, volume, mountpoint], by("old"), async () => {
+      await until("it to be mounted", () => existsSync(mountpoint) && statSync(mountpoint).ino === 1);
+      for (let i = 0; i < 200; i++) writeFileSync(join(mountpoint, `${i}`), Buffer.alloc(100_000, i));
+      unmount();
+    });
+    await traced(["fsck", "--verify-data", volume], by("old"));
+    await traced(["vacuum", volume], by("old"));
+    await traced(["rekey", "--new-password-file", secret("new"), volume], by("old"));
+    await traced(["dump", volume], by("new"));
+    await traced(["ls", "-R", volume], by("new"));
+    const allowed = [...searched, mountpoint, "/proc/", "/dev/null", "/dev/fuse", "/dev/tty", "/dev/urandom"];
+    expect(seen).toContain(`${volume}-wal`);
+    expect(seen.filter((path) => !allowed.some((place) => path.startsWith(place)))).toEqual([]);
+  },
+);
+
+/** A user whom /dev/fuse and the repository let in. */
+const NOBODY = { uid: 65_534, gid: 65_534 };
+const nobodyCannot =
+  impossible ??
+  mountingImpossible(IS_ROOT ? NOBODY : undefined) ??
+  (IS_ROOT && runCli(["--version"], { owner: NOBODY }).status !== 0
+    ? "it may not read the repository"
+    : undefined);
+if (nobodyCannot !== undefined)
+  console.warn(`core dumps of an ordinary user are not tested: ${nobodyCannot}`);
+
+describe("a mount leaves no core dump:", () => {
+  test.skipIf(impossible !== undefined)("its limit is 0", () => {
+    const volume = TestVolume.create();
+    try {
+      volume.mount();
+      expect(readFileSync(`/proc/${volume.pid}/limits`, "utf8")).toMatch(/^Max core file size +0 +0 +bytes/m);
+    } finally {
+      volume.remove();
+    }
+  });
+
+  test.skipIf(nobodyCannot !== undefined)(
+    "its own user can neither trace it nor read its environment and memory",
+    () => {
+      const volume = TestVolume.create(IS_ROOT ? { owner: NOBODY } : {});
+      try {
+        volume.mount();
+        // The kernel gives the files of a process that cannot be dumped to root.
+        for (const name of ["environ", "mem", "maps"])
+          expect(statSync(`/proc/${volume.pid}/${name}`).uid).toBe(0);
+      } finally {
+        volume.remove();
+      }
+    },
+  );
 });
