@@ -123,9 +123,10 @@ export function filesBelow(directory: string): { files: Place[]; names: string[]
 /** The argument list and environment of a process, and every file that it has open, deleted ones included. */
 export function ofProcess(pid: number): Place[] {
   const places = ["cmdline", "environ", "comm"].map((name) => `/proc/${pid}/${name}`);
-  for (const fd of readdirSync(`/proc/${pid}/fd`)) {
-    const path = `/proc/${pid}/fd/${fd}`;
-    if (statSync(path, { throwIfNoEntry: false })?.isFile()) places.push(path);
-  }
-  return places.map((path) => ({ name: path, path }));
+  const open = readdirSync(`/proc/${pid}/fd`).map((fd) => `/proc/${pid}/fd/${fd}`);
+  const files = open.filter((path) => statSync(path, { throwIfNoEntry: false })?.isFile());
+  return [
+    ...places.map((path) => ({ name: path, path })),
+    ...files.map((path) => ({ name: readlinkSync(path), path })),
+  ];
 }

@@ -1,6 +1,7 @@
 /** The commands as a person meets them: prompts, ^C and ^Z, narrow and plain terminals, pipes, and no terminal at all. */
-import { spawnSync } from "node:child_process";
+import { spawn, spawnSync } from "node:child_process";
 import { randomBytes } from "node:crypto";
+import { once } from "node:events";
 import {
   closeSync,
   copyFileSync,
@@ -16,10 +17,12 @@ import {
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { unlock } from "../../src/core/unlock.ts";
 import { Database } from "../../src/db/database.ts";
 import { lineOnTerminal, onTerminal, type Seen, type Step } from "../helpers/terminal.ts";
+import { until } from "../helpers/volume.ts";
 import { CLI, fingerprint, sqlfuse } from "./run.ts";
 
 const PASSWORD = "Tr0ub4dor&3";
@@ -383,6 +386,25 @@ describe("^C in long work", () => {
       expect(asked.output.includes("\x1b[1m")).toBe(kind === "narrow");
     },
   );
+});
+
+const canTrace = spawnSync("strace", ["-qq", "true"]).status === 0;
+if (!canTrace)
+  console.warn("signals while a dump is synced are not tested: strace is missing or may not trace");
+
+test.skipIf(!canTrace)("a signal while a dump is synced leaves no draft", async () => {
+  const slow = ["-f", "-qq", "-e", "inject=fsync:delay_enter=2000000", "-o", "/dev/null"];
+  const line = 'echo $$ > pid; exec "$0" "$@"';
+  const args = [...slow, "sh", "-c", line, process.execPath, CLI, "dump", "-o", "new", "v"];
+  const env = { ...process.env, SQLFUSE_PASSWORD: PASSWORD };
+  const child = spawn("strace", args, { cwd: directory, env, stdio: "ignore" });
+  const ended = once(child, "exit");
+  await until("the draft", () => readdirSync(directory).some((name) => name.startsWith("new.new-")));
+  await sleep(500);
+  process.kill(Number(readFileSync(join(directory, "pid"), "utf8")), "SIGINT");
+  await ended;
+  // What is as good as done is done.
+  expect(readdirSync(directory).sort()).toEqual(["dump", "new", "pid", "v"]);
 });
 
 describe("without a terminal", () => {
