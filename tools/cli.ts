@@ -1,12 +1,22 @@
 #!/usr/bin/env node
 /** The command line: whatever goes wrong ends as one line and an exit code. */
 import { CommanderError } from "commander";
-import { describeError, EXIT } from "./exitcodes.ts";
+import { describeError, EXIT, FSCK_EXIT } from "./exitcodes.ts";
 import { tell, warn, watchPipes } from "./output.ts";
 import { buildProgram, refuseSlip } from "./program.ts";
 import { versionLine, versions } from "./version.ts";
 
 const OLDEST_NODE = [20, 19] as const;
+
+/** Results that could not be written are a failure, though the work may be done. */
+function outputLost(error: NodeJS.ErrnoException): void {
+  const isFull = error.code === "ENOSPC" || error.code === "EDQUOT";
+  const isFsck = process.argv[2] === "fsck";
+  warn(`stdout: ${isFull ? "no space left on its disk" : `cannot be written (${error.code})`}`);
+  process.once("exit", (code) => {
+    if (code === 0) process.exitCode = isFsck ? FSCK_EXIT.failed : isFull ? EXIT.noSpace : EXIT.unusable;
+  });
+}
 
 async function run(argv: readonly string[]): Promise<number> {
   const program = buildProgram();
@@ -37,5 +47,5 @@ if (major < OLDEST_NODE[0] || (major === OLDEST_NODE[0] && minor < OLDEST_NODE[1
   warn(`Node ${process.versions.node} is too old: sqlfuse needs ${OLDEST_NODE.join(".")} or newer`);
   process.exit(EXIT.usage);
 }
-watchPipes();
+watchPipes(outputLost);
 process.exitCode = await run(process.argv.slice(2));

@@ -141,6 +141,8 @@ async function serveOrder(): Promise<never> {
       reject(new ToolError(EXIT.other, "the parent ended before it said what to mount")),
     );
   });
+  const { forbidDump } = await import("../src/native/libc.ts");
+  forbidDump();
   const password = readPipedPassword(0);
   return serve(options, password, {
     removeMountpoint,

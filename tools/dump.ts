@@ -6,6 +6,7 @@ import type { Attr } from "../src/core/types.ts";
 import type { Volume } from "../src/core/volume.ts";
 import { EXIT, ToolError } from "./exitcodes.ts";
 import { addHelp } from "./help.ts";
+import { interruptible } from "./interrupt.ts";
 import { addQuietOption, formatBytes, warn } from "./output.ts";
 import { addPasswordOptions, type PasswordOptions } from "./password.ts";
 import { Progress } from "./progress.ts";
@@ -63,14 +64,22 @@ async function dump(file: string, flags: DumpFlags): Promise<void> {
   // What is wrong with the place is said before anybody types a password.
   const sink = new Sink(flags.output);
   try {
-    await commitMounted(file);
-    await withVolume(file, flags, { beside: true, noatime: true }, (volume) =>
-      write(file, volume, sink, flags),
-    );
-    sink.publish();
+    await interruptible(undone(flags), async ({ signal }) => {
+      await commitMounted(file);
+      await withVolume(file, flags, { beside: true, noatime: true }, (volume) =>
+        write(file, volume, sink, flags),
+      );
+      signal.throwIfAborted();
+      sink.publish();
+    });
   } finally {
     sink.close();
   }
+}
+
+/** What being stopped means. */
+function undone({ output }: DumpFlags): string {
+  return output === undefined ? "stopped; the dump is not whole" : `stopped; ${output} was not made`;
 }
 
 function refuseContradictions(flags: DumpFlags): void {
@@ -112,7 +121,7 @@ async function write(file: string, volume: Volume, sink: Sink, flags: DumpFlags)
         const items = flags.sql ? "" : `${skips.doneCount} of ${volume.inodeCount} files, `;
         if (shown) progress.tally(`dumping ${file}: ${items}${formatBytes(bytes)}`);
       },
-      flags.output === undefined ? "stopped; the dump is not whole" : `stopped; ${flags.output} was not made`,
+      undone(flags),
     );
   } finally {
     progress.end();

@@ -6,6 +6,7 @@
 import { constants } from "node:os";
 import { setImmediate as turn } from "node:timers/promises";
 import { ToolError } from "./exitcodes.ts";
+import { ignoreBrokenPipes } from "./output.ts";
 
 const SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
 /** Longest time without looking for signals. */
@@ -20,6 +21,7 @@ export interface Breath {
 
 /** `undone` says what being stopped means. */
 export async function interruptible<T>(undone: string, work: (breath: Breath) => Promise<T>): Promise<T> {
+  ignoreBrokenPipes();
   const controller = new AbortController();
   const note = (signal: NodeJS.Signals): void => {
     const known = SIGNALS.find((one) => one === signal) ?? "SIGTERM";

@@ -109,12 +109,15 @@ async function mount(file: string, mountpoint: string | undefined, flags: MountF
   await requireEngine();
   const { prepareMountpoint } = await import("../src/host/mountpoint.ts");
   const { created } = prepareMountpoint(point, path);
+  // A signal may end us while the password is waited for: a directory that was missing is made for good after that.
+  if (created) tryRmdir(point);
   try {
     const password = await readPassword(passwordSource(flags, settings), {
       path: file,
       confirm: false,
       warn,
     });
+    if (created) mkdirSync(point, { recursive: true, mode: 0o700 });
     if (flags.foreground) {
       return await serve(options, password, {
         removeMountpoint: created,

@@ -69,12 +69,18 @@ export function localTime(date: Date): string {
 
 let brokenPipesEnd = true;
 
-/** `sqlfuse status | head` ends the reader first, which is no error of ours. */
-export function watchPipes(): void {
+/**
+ * `sqlfuse status | head` ends the reader first, which is no error of ours. `lost` hears why else stdout could not be
+ * written, the first time; the work goes on. Where stderr is lost there is nobody to tell.
+ */
+export function watchPipes(lost: (error: NodeJS.ErrnoException) => void): void {
   for (const stream of [process.stdout, process.stderr]) {
+    let told = false;
     stream.on("error", (error: NodeJS.ErrnoException) => {
-      if (error.code !== "EPIPE") throw error;
-      if (brokenPipesEnd) process.exit(0);
+      if (error.code === "EPIPE" && brokenPipesEnd) process.exit(0);
+      if (error.code === "EPIPE" || stream === process.stderr || told) return;
+      told = true;
+      lost(error);
     });
   }
 }

@@ -5,7 +5,8 @@
  */
 import { spawnSync } from "node:child_process";
 import { closeSync, fstatSync, openSync, readSync } from "node:fs";
-import { isatty } from "node:tty";
+import { constants } from "node:os";
+import { isatty, ReadStream } from "node:tty";
 import type { Command } from "commander";
 import { rawKeyPassword } from "../src/db/key.ts";
 import { EXIT, ToolError } from "./exitcodes.ts";
@@ -52,6 +53,10 @@ const PASSWORD_MAX = 65_536;
 const ATTEMPTS = 3;
 /** A key file of so many bytes, and not text, is the key itself. */
 const RAW_KEY_BYTES = 32;
+const SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
+const CLEAR_LINE = "\r\x1b[K";
+const SHOW_CURSOR = "\x1b[?25h";
+const HIDE_CURSOR = "\x1b[?25l";
 
 export function addPasswordOptions(command: Command): Command {
   return command
@@ -77,7 +82,10 @@ export function addNewPasswordOptions(command: Command): Command {
 
 export async function readPassword(options: PasswordOptions, request: Request): Promise<Buffer> {
   const { passwordFile: file, passwordCommand: command, passwordFd: fd, keyFile } = options;
-  const given = fromSource({ prefix: "", file, command, fd, keyFile }, request.warn);
+  // What is read from a terminal is asked for: it would show what is typed.
+  const isTyped = (file === "-" || fd === "0") && canAsk();
+  if (isTyped) return fromPrompt(`Password for ${request.path}:`, "", request);
+  const given = endedBySignals(() => fromSource({ prefix: "", file, command, fd, keyFile }, request.warn));
   if (given !== undefined) return given;
   const variable = process.env[PASSWORD_VARIABLE];
   if (variable !== undefined) return notEmpty(Buffer.from(variable), PASSWORD_VARIABLE);
@@ -95,7 +103,9 @@ export async function readNewPassword(
     newPasswordFd: fd,
     newKeyFile: keyFile,
   } = options;
-  const given = fromSource({ prefix: "new-", file, command, fd, keyFile }, request.warn);
+  const given = endedBySignals(() =>
+    fromSource({ prefix: "new-", file, command, fd, keyFile }, request.warn),
+  );
   return given ?? fromPrompt(`New password for ${request.path}:`, "new-", { ...request, confirm: true });
 }
 
@@ -109,6 +119,21 @@ export function hasPasswordSource(options: PasswordOptions): boolean {
 /** What another process wrote to our descriptor: exactly that. */
 export function readPipedPassword(fd: number): Buffer {
   return readDescriptor(fd, `file descriptor ${fd}`);
+}
+
+/**
+ * A source may keep us waiting where no handler of a signal can run: a pipe that nobody writes to, a command. So
+ * signals end the process there, whatever the command that asks does with them.
+ */
+function endedBySignals<T>(read: () => T): T {
+  const handlers = SIGNALS.map((signal) => [signal, process.listeners(signal)] as const);
+  for (const signal of SIGNALS) process.removeAllListeners(signal);
+  try {
+    return read();
+  } finally {
+    for (const [signal, listeners] of handlers)
+      for (const listener of listeners) process.on(signal, listener);
+  }
 }
 
 function fromSource(sources: Sources, warn: (line: string) => void): Buffer | undefined {
@@ -257,8 +282,20 @@ export function canAsk(): boolean {
   return isatty(0) && isatty(2);
 }
 
+/** A terminal to type on: stdin, or the one that we were started from where stdin brings something else. */
+function openTerminal(): ReadStream | undefined {
+  if (!isatty(2)) return undefined;
+  if (isatty(0)) return process.stdin as ReadStream;
+  try {
+    return new ReadStream(openSync("/dev/tty", "r"));
+  } catch {
+    return undefined; // such as from cron
+  }
+}
+
 async function fromPrompt(question: string, prefix: Sources["prefix"], request: Request): Promise<Buffer> {
-  if (!canAsk()) {
+  const terminal = openTerminal();
+  if (terminal === undefined) {
     const options = ["password-file", "password-command", "password-fd", "key-file"];
     const names = options.map((name) => `--${prefix}${name}`).join(", ");
     const [which, or] = prefix === "" ? ["", ` or ${PASSWORD_VARIABLE}`] : ["new ", ""];
@@ -267,12 +304,20 @@ async function fromPrompt(question: string, prefix: Sources["prefix"], request: 
       `no ${which}password and no terminal to ask on: give it by ${names}${or}`,
     );
   }
+  try {
+    return await askFor(question, terminal, request);
+  } finally {
+    if (terminal !== process.stdin) terminal.destroy();
+  }
+}
+
+async function askFor(question: string, terminal: ReadStream, request: Request): Promise<Buffer> {
   for (let attempt = 1; attempt <= ATTEMPTS; attempt++) {
-    const password = await ask(question);
+    const password = await ask(question, terminal);
     if (password.length === 0)
       throw new ToolError(EXIT.noPassword, "the password is empty: a volume needs one");
     if (!request.confirm) return password;
-    const again = await ask("The same once more:");
+    const again = await ask("The same once more:", terminal);
     const same = password.equals(again);
     again.fill(0);
     if (same) return password;
@@ -282,32 +327,62 @@ async function fromPrompt(question: string, prefix: Sources["prefix"], request: 
   throw new ToolError(EXIT.noPassword, "the two passwords differ each time: nothing was done");
 }
 
-async function ask(message: string): Promise<Buffer> {
-  const answer = await askOne<string>({ type: "password", message, mask: false, toggleMask: false });
-  return Buffer.from(answer);
+async function ask(message: string, terminal: ReadStream): Promise<Buffer> {
+  const question = { type: "password", message, mask: false, toggleMask: false } as const;
+  return Buffer.from(await askOne<string>(question, terminal));
 }
 
 /** Asks a question that only "y" answers with yes. */
 export function confirm(message: string): Promise<boolean> {
-  return askOne<boolean>({ type: "confirm", message, default: false });
+  return askOne<boolean>({ type: "confirm", message, default: false }, process.stdin as ReadStream);
 }
 
-async function askOne<Answer>(question: Question): Promise<Answer> {
+/** @throws ToolError 128+N for ^C and for signal N; the terminal is as it was before, however it ends */
+async function askOne<Answer>(question: Question, terminal: ReadStream): Promise<Answer> {
   const { default: inquirer } = await import("inquirer");
-  const prompt = inquirer.createPromptModule({ output: process.stderr });
+  const stopped = new AbortController();
+  const stop = (signal: NodeJS.Signals): void =>
+    stopped.abort(new ToolError(128 + constants.signals[signal], "interrupted"));
   // A terminal that goes away leaves the promise open and the event loop empty: that is no success.
   const gone = (): void => {
     process.exitCode = EXIT.noPassword;
   };
+  const suspended = (): void => suspend(terminal, question.message, suspended);
+  for (const signal of SIGNALS) process.on(signal, stop);
+  process.on("SIGTSTP", suspended);
   process.once("exit", gone);
   try {
+    const prompt = inquirer.createPromptModule({
+      input: terminal,
+      output: process.stderr,
+      signal: stopped.signal,
+    });
     const answers = await prompt([{ ...question, name: "answer" }]);
     return (answers as { answer: Answer }).answer;
   } catch (error) {
+    stopped.signal.throwIfAborted();
     if (error instanceof Error && error.name === "ExitPromptError")
-      throw new ToolError(128 + 2, "interrupted");
+      throw new ToolError(128 + constants.signals.SIGINT, "interrupted");
     throw error;
   } finally {
+    for (const signal of SIGNALS) process.removeListener(signal, stop);
+    process.removeListener("SIGTSTP", suspended);
     process.removeListener("exit", gone);
+    terminal.pause(); // which readline leaves out after a ^Z
   }
+}
+
+/**
+ * ^Z at a prompt. readline has set the terminal back to echo by now and waits for SIGCONT, after which it pauses. The
+ * shell gets its cursor as well; and where there is no shell to stop for, the kernel ignores SIGTSTP: then it goes
+ * on at once, as the password would be typed in plain sight.
+ */
+function suspend(terminal: ReadStream, message: string, handler: () => void): void {
+  process.once("SIGCONT", () => void terminal.resume());
+  process.stderr.write(SHOW_CURSOR);
+  process.removeListener("SIGTSTP", handler);
+  process.kill(process.pid, "SIGTSTP");
+  process.on("SIGTSTP", handler);
+  process.stderr.write(`${CLEAR_LINE}? ${message} ${HIDE_CURSOR}`);
+  process.kill(process.pid, "SIGCONT");
 }

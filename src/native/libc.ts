@@ -35,6 +35,7 @@ export const UMOUNT_NOFOLLOW = 8;
 const POLLIN = 0x001;
 
 const PR_SET_DUMPABLE = 4;
+const RLIMIT_CORE = 4;
 const EFD_NONBLOCK = 0o4000;
 const EFD_CLOEXEC = 0o2000000;
 const AF_UNIX = 1;
@@ -110,6 +111,9 @@ const cEventfd = lib.func("eventfd", "int", ["uint", "int"]) as KoffiFunc<
 >;
 const cFlock = lib.func("flock", "int", ["int", "int"]) as KoffiFunc<
   (fd: number, operation: number) => number
+>;
+const cSetrlimit = lib.func("setrlimit", "int", ["int", "void *"]) as KoffiFunc<
+  (resource: number, softAndHard: BigUint64Array) => number
 >;
 const cPrctl = lib.func("prctl", "int", ["int", "ulong", "ulong", "ulong", "ulong"]) as KoffiFunc<
   (option: number, a: number, b: number, c: number, d: number) => number
@@ -282,6 +286,11 @@ export function removexattr(path: string, name: string): number {
 /** Bytes in a page of memory. */
 export function pageSize(): number {
   return cGetpagesize();
+}
+
+/** No core files of this process and those that it starts. */
+export function forbidCores(): number {
+  return result(cSetrlimit(RLIMIT_CORE, new BigUint64Array(2)));
 }
 
 /** No core dump of this process and no ptrace by its own user: the key is in its memory. */
