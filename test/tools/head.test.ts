@@ -55,12 +55,16 @@ beforeEach(() => {
   writeFileSync(join(directory, "key"), KEY, { mode: 0o600 });
 });
 afterEach(() => {
+  detach();
+  rmSync(directory, { recursive: true, force: true });
+});
+
+function detach(): void {
   execFileSync("sh", [
     "-c",
     `umount -l ${point} 2>/dev/null || fusermount3 -uz ${point} 2>/dev/null || true`,
   ]);
-  rmSync(directory, { recursive: true, force: true });
-});
+}
 
 function run(verb: string, ...args: string[]): Outcome {
   const log = verb === "mount" ? ["--log-file", join(directory, "log")] : [];
@@ -289,7 +293,7 @@ describe.skipIf(impossible !== undefined)(
           await sleep((round * 37) % 200);
           process.kill(pid, "SIGKILL");
           await ended;
-          execFileSync("umount", ["-l", point]);
+          detach();
           expect(readHeadFile(head)?.no).toBeGreaterThanOrEqual(start + fsynced);
           expect([round, run("fsck", "--head-file", head, file)]).toEqual([
             round,
