@@ -338,6 +338,11 @@ function explain(error: unknown, path: string): unknown {
       { cause: error },
     );
   }
+  if (error.isFull) {
+    return new OpenError("no-space", path, `${path}: no space left on its disk to open it for writing`, {
+      cause: error,
+    });
+  }
   if (/no such table/.test(error.message)) {
     return new OpenError("not-a-volume", path, `${path}: a SQLCipher database, but not a sqlfuse volume`, {
       cause: error,

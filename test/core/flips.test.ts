@@ -445,25 +445,29 @@ describe("the -wal", () => {
     expect(kindsWithHead(restore(wal))).toEqual([]);
   });
 
-  it("cut at each 512 bytes is the state of some commit, in order, no false alarm, and always reported with a head", () => {
-    let last = 0;
-    let cuts = 0;
-    for (let length = 512; length <= wal.length; length += LONG ? 512 : 512 * 13) {
-      const path = restore(wal.subarray(0, length));
-      const report = drain(inspect(path, key));
-      expect(lines(report.findings)).toEqual([]);
-      if (length < wal.length) {
-        expect(kindsWithHead(path)).toEqual(["head"]);
-        expect(() => Volume.open(path, key, { headFile: `${base.path}.head` })).toThrow(
-          /older than its head/,
-        );
-        cuts++;
+  it(
+    "cut at each 512 bytes is the state of some commit, in order, no false alarm, and always reported with a head",
+    () => {
+      let last = 0;
+      let cuts = 0;
+      for (let length = 512; length <= wal.length; length += LONG ? 512 : 512 * 13) {
+        const path = restore(wal.subarray(0, length));
+        const report = drain(inspect(path, key));
+        expect(lines(report.findings)).toEqual([]);
+        if (length < wal.length) {
+          expect(kindsWithHead(path)).toEqual(["head"]);
+          expect(() => Volume.open(path, key, { headFile: `${base.path}.head` })).toThrow(
+            /older than its head/,
+          );
+          cuts++;
+        }
+        const state = commitsBefore(Math.floor((length - 32) / FRAME));
+        expect(stateOf(path)).toBe(base.states[state]);
+        expect(state).toBeGreaterThanOrEqual(last);
+        last = state;
       }
-      const state = commitsBefore(Math.floor((length - 32) / FRAME));
-      expect(stateOf(path)).toBe(base.states[state]);
-      expect(state).toBeGreaterThanOrEqual(last);
-      last = state;
-    }
-    if (LONG) console.log(`cut at ${cuts} places`);
-  });
+      if (LONG) console.log(`cut at ${cuts} places`);
+    },
+    LONG ? 3_600_000 : 60_000,
+  );
 });

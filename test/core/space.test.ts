@@ -1,9 +1,11 @@
 /** A disk that is really full: refusals come before anything is acknowledged, and what frees still works. */
 import { spawnSync } from "node:child_process";
-import { mkdirSync, mkdtempSync, rmSync, statfsSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, statfsSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, expect, it, vi } from "vitest";
+import { OpenError } from "../../src/core/errors.ts";
+import { readHeadFile } from "../../src/core/head.ts";
 import { Space } from "../../src/core/space.ts";
 import type { Volume } from "../../src/core/volume.ts";
 import { b, contentOf, errnoOf, Fixture, find, namesOf, noise, ROOT, settle, touch } from "./fixture.ts";
@@ -72,6 +74,42 @@ describe.skipIf(process.getuid?.() !== 0)("a full disk", () => {
         expect(ino !== undefined && contentOf(again, ino).equals(PIECE)).toBe(true);
       }
     }));
+
+  it("filled by the volume itself still opens with a head, and lets files be removed", () =>
+    onSmallDisk(24, (fixture) => {
+      const headFile = `${fixture.path}.head`;
+      fixture.remount({ headFile });
+      const count = fill(fixture.volume, fixture, "f");
+      const volume = fixture.remount({ headFile });
+      for (let i = 0; i < count; i++) volume.tree.unlink(ROOT, b(`f${i}`));
+      expect(namesOf(volume, ROOT)).toEqual([]);
+      fixture.close();
+      const { no = 0, nonce } = readHeadFile(headFile) ?? {};
+      expect(fixture.number(`SELECT value = '${no} ${nonce}' FROM meta WHERE key = 'head'`)).toBe(1);
+    }));
+
+  it.each([
+    ["not a byte", 0, undefined],
+    ["too little for a first commit with a head", 80_000, "head"],
+  ])("of which somebody else left %s does not open for writing, and says why", (_, left, head) =>
+    onSmallDisk(8, (fixture, disk) => {
+      fixture.close();
+      const before = readFileSync(fixture.path);
+      const filler = join(disk, "filler");
+      const { bavail, bsize } = statfsSync(disk);
+      writeFileSync(filler, Buffer.alloc(bavail * bsize - left));
+      let reason = "";
+      try {
+        fixture.open(head === undefined ? {} : { headFile: join(disk, head) });
+      } catch (error) {
+        if (error instanceof OpenError) reason = error.reason;
+      }
+      expect(reason).toBe("no-space");
+      expect(readFileSync(fixture.path).equals(before)).toBe(true);
+      rmSync(filler);
+      fixture.open();
+    }),
+  );
 
   it("lets files be removed, and takes as much again afterwards, time after time", () =>
     onSmallDisk(24, (fixture) => {

@@ -1,6 +1,7 @@
 /** `--head-file` on the command line, and a process that is killed at each of its writes: never a false alarm. */
-import { execFileSync, spawnSync } from "node:child_process";
+import { execFileSync, spawn, spawnSync } from "node:child_process";
 import { randomBytes } from "node:crypto";
+import { once } from "node:events";
 import {
   copyFileSync,
   cpSync,
@@ -13,6 +14,7 @@ import {
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { check, drain, inspect } from "../../src/core/check.ts";
@@ -53,12 +55,16 @@ beforeEach(() => {
   writeFileSync(join(directory, "key"), KEY, { mode: 0o600 });
 });
 afterEach(() => {
+  detach();
+  rmSync(directory, { recursive: true, force: true });
+});
+
+function detach(): void {
   execFileSync("sh", [
     "-c",
     `umount -l ${point} 2>/dev/null || fusermount3 -uz ${point} 2>/dev/null || true`,
   ]);
-  rmSync(directory, { recursive: true, force: true });
-});
+}
 
 function run(verb: string, ...args: string[]): Outcome {
   const log = verb === "mount" ? ["--log-file", join(directory, "log")] : [];
@@ -259,6 +265,46 @@ describe.skipIf(impossible !== undefined)(
       expect(run("mount", "-o", `head_file=${head}`, file, point).code).toBe(0);
       expect(sqlfuse(["unmount", point]).code).toBe(0);
     });
+
+    test(
+      "whose process is killed at any moment raises no false alarm, and has seen what was fsynced",
+      async () => {
+        const rounds = LONG ? 60 : 5;
+        const WRITER = `
+      import { writeFileSync, writeSync } from "node:fs";
+      for (let i = 0; ; i++) {
+        writeFileSync(process.argv[1] + "/" + i, Buffer.alloc(i * 500, 7), { flush: true });
+        writeSync(1, ".");
+      }`;
+        for (let round = 0; round < rounds; round++) {
+          const mounted = run("mount", "--head-file", head, file, point);
+          const pid = Number(/by pid (\d+)/.exec(mounted.stdout)?.[1]);
+          expect([round, mounted.stderr, pid]).toEqual([round, "", expect.any(Number)]);
+          const start = readHeadFile(head)?.no ?? 0;
+          const writer = spawn(process.execPath, ["--input-type=module", "-e", WRITER, point], {
+            stdio: ["ignore", "pipe", "ignore"],
+          });
+          let fsynced = 0;
+          writer.stdout.on("data", (dots: Buffer) => {
+            fsynced += dots.length;
+          });
+          const ended = new Promise((resolve) => writer.once("close", resolve));
+          await once(writer.stdout, "data");
+          await sleep((round * 37) % 200);
+          process.kill(pid, "SIGKILL");
+          await ended;
+          detach();
+          expect(readHeadFile(head)?.no).toBeGreaterThanOrEqual(start + fsynced);
+          expect([round, run("fsck", "--head-file", head, file)]).toEqual([
+            round,
+            { code: 0, stdout: expect.stringContaining("clean"), stderr: "" },
+          ]);
+        }
+        expect(run("mount", "--head-file", head, file, point).code).toBe(0);
+        expect(sqlfuse(["unmount", point]).code).toBe(0);
+      },
+      LONG ? 600_000 : 60_000,
+    );
 
     test("compares on a read-only mount, and then writes nothing", () => {
       commitOne("a");
