@@ -1,5 +1,6 @@
 /** `sqlfuse status`: what is mounted here, by whom and since when, and what it did. */
 import type { Command } from "commander";
+import type { OperationCost } from "../src/fuse/costs.ts";
 import type { MountStatus } from "../src/host/mount.ts";
 import type { MountedVolume } from "../src/host/mounts.ts";
 import { addHelp } from "./help.ts";
@@ -8,6 +9,7 @@ import { findMounts } from "./target.ts";
 
 interface StatusFlags {
   readonly json?: true;
+  readonly ops?: true;
 }
 
 /** A daemon that hangs must not hang its observer. */
@@ -22,8 +24,18 @@ export function addStatus(program: Command): void {
     )
     .argument("[mountpoint|file]", "only this one")
     .option("--json", "as JSON, one array")
+    .option("--ops", "what each kind of request cost the thread that serves")
     .action(status);
-  addHelp(command, { examples: ["sqlfuse status", "sqlfuse status --json | jq -r '.[].mountpoint'"] });
+  addHelp(command, {
+    notes: [
+      "--ops counts time from the moment a request is there until its reply is delivered and what it wrote is in the database. p50 and p99 are upper bounds, exact to a factor of 1.4.",
+    ],
+    examples: [
+      "sqlfuse status",
+      "sqlfuse status --ops ~/vault",
+      "sqlfuse status --json | jq -r '.[].mountpoint'",
+    ],
+  });
 }
 
 interface Row extends MountedVolume {
@@ -47,8 +59,30 @@ async function status(name: string | undefined, flags: StatusFlags): Promise<voi
   } else if (rows.length === 0) {
     say("no volume is mounted");
   } else {
-    for (const line of table(rows)) say(line);
+    for (const line of align(rowsOf(rows))) say(line);
+    if (!flags.ops) return;
+    for (const { mountpoint, status: inner } of rows) {
+      say(`\n${mountpoint}`);
+      for (const line of align(operations(inner?.operations ?? []))) say(line);
+    }
   }
+}
+
+function operations(costs: readonly OperationCost[]): string[][] {
+  const allUs = costs.reduce((sum, { totalUs }) => sum + totalUs, 0);
+  const us = (value: number): string => String(Number(value.toPrecision(3)));
+  return [
+    ["OPERATION", "COUNT", "SECONDS", "SHARE", "MEAN us", "p50 us", "p99 us"],
+    ...costs.map(({ operation, count, totalUs, p50Us, p99Us }) => [
+      operation,
+      String(count),
+      (totalUs / 1e6).toFixed(3),
+      `${((100 * totalUs) / allUs).toFixed(1)} %`,
+      us(totalUs / count),
+      us(p50Us),
+      us(p99Us),
+    ]),
+  ];
 }
 
 async function inspect(volume: MountedVolume): Promise<Row> {
@@ -76,7 +110,7 @@ function idleOf({ lastUse, idleTimeoutMs }: MountStatus): string {
   return idleTimeoutMs === undefined ? idle : `${idle} of ${formatDuration(idleTimeoutMs)}`;
 }
 
-function table(rows: readonly Row[]): string[] {
+function rowsOf(rows: readonly Row[]): string[][] {
   const head = [
     "FILE",
     "MOUNTPOINT",
@@ -103,8 +137,14 @@ function table(rows: readonly Row[]): string[] {
     inner === undefined ? "-" : formatBytes(inner.bytesWritten),
     inner === undefined ? "-" : String(inner.errors),
   ]);
-  const lines = [head, ...cells];
-  const widths = head.map((_, column) => Math.max(...lines.map((line) => line[column]?.length ?? 0)));
+  return [head, ...cells];
+}
+
+/** Lines whose cells stand below each other. */
+function align(lines: readonly (readonly string[])[]): string[] {
+  const widths = (lines[0] ?? []).map((_, column) =>
+    Math.max(...lines.map((line) => line[column]?.length ?? 0)),
+  );
   return lines.map((line) =>
     line
       .map((cell, column) => cell.padEnd(widths[column] ?? 0))
