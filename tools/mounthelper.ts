@@ -18,9 +18,9 @@ function translate(args: readonly string[]): string[] | undefined {
       options: { type: "string", short: "o", multiple: true },
       namespace: { type: "string", short: "N" },
       type: { type: "string", short: "t" },
-      // About /etc/mtab, more words, and words that nobody knows: nothing to us.
-      "no-mtab": { type: "boolean", short: "n" },
       verbose: { type: "boolean", short: "v" },
+      // About /etc/mtab, and words that nobody knows: nothing to us.
+      "no-mtab": { type: "boolean", short: "n" },
       sloppy: { type: "boolean", short: "s" },
     },
   });
@@ -32,7 +32,9 @@ function translate(args: readonly string[]): string[] | undefined {
     throw new Error("-N: run mount in that namespace instead, as with: nsenter --mount=FILE mount ...");
   if (values.fake) return undefined;
   const options = (values.options ?? []).flatMap((list) => ["-o", list]);
-  return ["mount", ...options, "--", ...positionals];
+  // mount(8) says nothing where all is well.
+  const quiet = values.verbose ? [] : ["--quiet"];
+  return ["mount", ...quiet, ...options, "--", ...positionals];
 }
 
 try {

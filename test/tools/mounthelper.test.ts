@@ -218,7 +218,7 @@ describe.skipIf(impossible !== undefined)("mount -t fuse.sqlfuse", () => {
     expect(await mounted()).toMatch(/^rw,nosuid,nodev,/);
   });
 
-  test("-f mounts nothing; -n, -v and -s change nothing", async () => {
+  test("-f mounts nothing; -v tells of the mount, of which nothing is said else; -n and -s change nothing", async () => {
     throughHelper();
     const { status, stdout, stderr } = inNamespace(`
       mount -f -t fuse.sqlfuse "$F" "$M" -o ${options} || exit
@@ -229,6 +229,10 @@ describe.skipIf(impossible !== undefined)("mount -t fuse.sqlfuse", () => {
     expect(stderr).toBe("");
     expect(status).toBe(0);
     expect(mountOf(stdout)).toMatch(/^rw,/);
+    expect(stdout).toMatch(/: mounted at .* by pid \d+/);
+    await ended();
+    const silent = inNamespace(`mount -t fuse.sqlfuse "$F" "$M" -o ${options} && umount "$M"`);
+    expect(silent).toMatchObject({ status: 0, stdout: "", stderr: "" });
     await ended();
   });
 });
