@@ -175,7 +175,7 @@ async function commandOnTerminal(
 }
 
 /** As much of a terminal as the command line uses; what it does not know is an error. */
-export class Screen {
+class Screen {
   readonly #columns: number;
   readonly #rows: string[][] = [[]];
   readonly cursorAtStops: boolean[] = [];
