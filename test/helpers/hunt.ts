@@ -123,10 +123,14 @@ export function filesBelow(directory: string): { files: Place[]; names: string[]
 /** The argument list and environment of a process, and every file that it has open, deleted ones included. */
 export function ofProcess(pid: number): Place[] {
   const places = ["cmdline", "environ", "comm"].map((name) => `/proc/${pid}/${name}`);
-  const open = readdirSync(`/proc/${pid}/fd`).map((fd) => `/proc/${pid}/fd/${fd}`);
-  const files = open.filter((path) => statSync(path, { throwIfNoEntry: false })?.isFile());
-  return [
-    ...places.map((path) => ({ name: path, path })),
-    ...files.map((path) => ({ name: readlinkSync(path), path })),
-  ];
+  const found = places.map((path) => ({ name: path, path }));
+  for (const fd of readdirSync(`/proc/${pid}/fd`)) {
+    const path = `/proc/${pid}/fd/${fd}`;
+    try {
+      if (statSync(path).isFile()) found.push({ name: readlinkSync(path), path });
+    } catch {
+      // closed meanwhile
+    }
+  }
+  return found;
 }
