@@ -91,6 +91,10 @@ function wanted() {
       ["mkfs.ext4", "e2fsprogs"],
       ["ps", "procps"],
       ["strace", "strace"],
+      ["zsh", "zsh"],
+      ["fish", "fish"],
+      ["groff", "groff-base"],
+      ["mandoc", "mandoc"],
     ]) {
       want(onPath(program), debian);
     }
