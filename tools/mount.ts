@@ -2,7 +2,7 @@
  * `sqlfuse mount FILE [MOUNTPOINT]`, also without the word "mount", as mount(8) calls it. This file settles what is
  * mounted where and how, and refuses what cannot work before it asks for a password; tools/daemon.ts serves it.
  */
-import { accessSync, constants, mkdirSync, realpathSync, rmdirSync, statSync } from "node:fs";
+import { accessSync, constants, mkdirSync, readFileSync, realpathSync, rmdirSync, statSync } from "node:fs";
 import { homedir } from "node:os";
 import { basename, dirname, extname, join, resolve } from "node:path";
 import type { Command } from "commander";
@@ -164,7 +164,7 @@ function mountOptions(path: string, mountpoint: string, settings: MountSettings)
     mountpoint,
     readOnly: settings.readOnly,
     allowOther: settings.allowOther,
-    defaultPermissions: settings.defaultPermissions,
+    defaultPermissions: settings.defaultPermissions ?? !isForRootAlone(settings, mountpoint),
     suid: settings.suid,
     dev: settings.dev,
     exec: settings.exec,
@@ -180,6 +180,19 @@ function mountOptions(path: string, mountpoint: string, settings: MountSettings)
     ...(settings.uid === undefined ? {} : { uid: settings.uid }),
     ...(settings.gid === undefined ? {} : { gid: settings.gid }),
   };
+}
+
+/**
+ * Whether nobody but root will enter the mount, who may do everything: then the kernel need not check, which would
+ * cost a GETATTR of the directory for each name that is made or removed.
+ */
+function isForRootAlone(settings: MountSettings, mountpoint: string): boolean {
+  // With mount.fuse3's descriptor the mount is made already, as somebody else saw fit.
+  if (process.geteuid?.() !== 0 || settings.allowOther || mountpoint.startsWith("/dev/fd/")) return false;
+  // A root without CAP_DAC_OVERRIDE (1), CAP_DAC_READ_SEARCH (2) or CAP_FOWNER (3) is kept out by modes like anybody.
+  const ALL = 0b1110n;
+  const [, effective] = /^CapEff:\s*([0-9a-f]+)$/m.exec(readFileSync("/proc/self/status", "utf8")) ?? [];
+  return effective !== undefined && (BigInt(`0x${effective}`) & ALL) === ALL;
 }
 
 function findFile(file: string): string {

@@ -8,7 +8,8 @@ import { EXIT, ToolError } from "./exitcodes.ts";
 export interface MountSettings {
   readOnly: boolean;
   allowOther: boolean;
-  defaultPermissions: boolean;
+  /** Undefined: where it can make a difference. */
+  defaultPermissions: boolean | undefined;
   suid: boolean;
   dev: boolean;
   exec: boolean;
@@ -32,7 +33,7 @@ export interface MountSettings {
 export const DEFAULT_SETTINGS: Readonly<MountSettings> = {
   readOnly: false,
   allowOther: false,
-  defaultPermissions: true,
+  defaultPermissions: undefined,
   suid: false,
   dev: false,
   exec: true,
@@ -170,7 +171,8 @@ function parseLogLevel(value: string): LogLevel {
 export const MOUNT_OPTION_HELP = `Mount options (-o, separated by commas; the last word wins):
   ro, rw                  read-only; read and write (default)
   allow_other             let other users in too (not only the one who mounts)
-  default_permissions     the kernel checks modes, owners and ACLs (default)
+  default_permissions     the kernel checks modes, owners and ACLs (default, but for a mount
+                          that only root can enter, whom no mode keeps out)
   no_default_permissions  whoever may see the mount may do anything in it
   suid, dev               honour set-user-id bits and device files (default: nosuid, nodev)
   noexec                  run no programs from it (default: exec)

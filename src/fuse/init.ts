@@ -37,6 +37,8 @@ export interface Agreement {
   readonly setxattrExt: boolean;
   /** Clearing suid, sgid and capabilities on write, truncate and chown is ours. */
   readonly killPriv: boolean;
+  /** The kernel knows ACLs: it checks them, and asks for st_mode after one was set. */
+  readonly acl: boolean;
   /** One notification makes the kernel look at every cached name again. */
   readonly incEpoch: boolean;
 }
@@ -64,6 +66,7 @@ const WANTED: readonly InitFlag[] = [
   "HANDLE_KILLPRIV_V2",
   "SETXATTR_EXT",
   "INIT_EXT",
+  "DONT_MASK",
 ];
 
 /** The kernel shrinks it to what the device of the mount allows. */
@@ -81,9 +84,8 @@ export function negotiate(offer: Offer, wishes: Wishes): Agreement | undefined {
   const minor = offer.major > MAJOR ? MINOR : Math.min(offer.minor, MINOR);
   const wanted = [...WANTED];
   if (wishes.writeback) wanted.push("WRITEBACK_CACHE");
-  // DONT_MASK only together with ACLs: a default ACL takes the place of the umask, and only we know it.
-  if (wishes.acl && offers(offer, "POSIX_ACL") && offers(offer, "DONT_MASK"))
-    wanted.push("POSIX_ACL", "DONT_MASK");
+  // ACLs only together with DONT_MASK: a default ACL takes the place of the umask, and only we know it.
+  if (wishes.acl && offers(offer, "DONT_MASK")) wanted.push("POSIX_ACL");
   let flags = 0;
   let flags2 = 0;
   for (const flag of wanted) {
@@ -102,6 +104,7 @@ export function negotiate(offer: Offer, wishes: Wishes): Agreement | undefined {
     maxPages,
     flags: flags >>> 0,
     flags2: flags2 >>> 0,
+    acl: offers(taken, "POSIX_ACL"),
     dontMask: offers(taken, "DONT_MASK"),
     setxattrExt: offers(taken, "SETXATTR_EXT"),
     killPriv: offers(taken, "HANDLE_KILLPRIV_V2"),

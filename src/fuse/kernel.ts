@@ -345,6 +345,8 @@ export const StatfsOut = layout("StatfsOut", 80, {
 });
 
 export const InterruptIn = layout("InterruptIn", 8, { unique: "u64" });
+/** In AccessIn.mask. */
+export const MAY_EXEC = 1;
 export const AccessIn = layout("AccessIn", 8, { mask: "u32", padding: "u32" });
 export const LkIn = layout("LkIn", 48, {
   fh: "u64",

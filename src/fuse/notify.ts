@@ -1,6 +1,6 @@
 /**
  * What the server tells the kernel unasked. Never write one of these from the thread that answers requests:
- * the kernel may wait for a lock that it holds until a request is answered.
+ * the kernel may wait for a lock that it holds until a request is answered. `invalAttributes` alone takes no such lock.
  */
 import type { Ino } from "../core/types.ts";
 import {
@@ -15,11 +15,20 @@ import { Reply } from "./message.ts";
 
 /** Forget attributes and data of an inode; of a directory also the cached listing. */
 export function invalInode(ino: Ino): Uint8Array {
+  // Length 0 from offset 0: all of it.
+  return inval(ino, 0);
+}
+
+/** Forget attributes of an inode, and no data. */
+export function invalAttributes(ino: Ino): Uint8Array {
+  return inval(ino, -1);
+}
+
+function inval(ino: Ino, off: number): Uint8Array {
   const { at, size } = NotifyInvalInodeOut;
   const reply = new Reply(OutHeader.size + size);
   reply.u64(at.ino, ino);
-  // Length 0 from offset 0: all of it. A negative offset would spare the data.
-  reply.u64(at.off, 0);
+  reply.u64(at.off, off);
   reply.u64(at.len, 0);
   return reply.notification(NOTIFY_INVAL_INODE);
 }

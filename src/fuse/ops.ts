@@ -5,6 +5,8 @@
  * caller becomes an owner or the kernel leaves the clearing of suid bits to us.
  */
 import { E, FsError } from "../base/errno.ts";
+import { ACL_ACCESS } from "../core/acl.ts";
+import { isRegular } from "../core/mode.ts";
 import type { Caller, Ino, SetAttr, Attr as Stat } from "../core/types.ts";
 import * as k from "./kernel.ts";
 import type { Reply, Request } from "./message.ts";
@@ -121,6 +123,16 @@ function entryReply(server: Server, reply: Reply, stat: Stat): number {
 
 export function getattr(server: Server, request: Request, reply: Reply): number {
   return attrReply(server, reply, server.volume.attributes.getattr(request.nodeid));
+}
+
+/**
+ * access(2), asked only where the kernel does not check by itself: whoever gets here may do everything but run what
+ * nobody may.
+ */
+export function access(server: Server, request: Request): number {
+  if ((request.u32(k.AccessIn.at.mask) & k.MAY_EXEC) === 0) return 0;
+  const { mode } = server.volume.attributes.getattr(request.nodeid);
+  return isRegular(mode) && (mode & 0o111) === 0 ? -E.EACCES : 0;
 }
 
 export function statx(server: Server, request: Request, reply: Reply): number {
@@ -501,6 +513,8 @@ export function setxattr(server: Server, request: Request): number {
   const value = request.data(valueAt, request.u32(at.size));
   const killSgid = ext && (request.u32(at.setxattr_flags) & k.SETXATTR_ACL_KILL_SGID) !== 0;
   server.volume.xattrs.set(request.nodeid, name, value, request.u32(at.flags), killSgid);
+  // An ACL has changed st_mode.
+  if (!server.agreed.acl && ACL_ACCESS.equals(name)) server.attributesChanged(request.nodeid);
   return 0;
 }
 

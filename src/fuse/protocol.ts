@@ -4,7 +4,7 @@
  *
  * A row without a handler is answered with ENOSYS, which the kernel remembers for ever and falls back from:
  * OPEN, CREATE and FLUSH because files need no handles here (the kernel opens by itself and makes files by
- * MKNOD), ACCESS because the kernel checks, the locks because its own are used, the rest because
+ * MKNOD), the locks because its own are used, the rest because
  * this filesystem has no such thing. No handler ever answers ENOSYS.
  */
 import * as k from "./kernel.ts";
@@ -72,7 +72,7 @@ export const PROTOCOL = {
   GETLK: { code: 31, in: k.LkIn, out: "bytes", replies: true },
   SETLK: { code: 32, in: k.LkIn, out: Nothing, replies: true },
   SETLKW: { code: 33, in: k.LkIn, out: Nothing, replies: true },
-  ACCESS: { code: 34, in: k.AccessIn, out: Nothing, replies: true },
+  ACCESS: { code: 34, in: k.AccessIn, out: Nothing, handler: ops.access, replies: true },
   CREATE: { code: 35, in: k.CreateIn, tail: "name", out: k.CreateOut, replies: true },
   // An interrupted request is answered when its turn comes, as any other: one thread has either answered it
   // already or not seen it yet, and a change half done is no change.

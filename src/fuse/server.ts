@@ -57,6 +57,8 @@ export interface Server {
   agree(offer: Offer): Agreement | undefined;
   /** Whether a directory was changed since this was last asked. */
   listingChanged(directory: Ino): boolean;
+  /** Makes the kernel ask for the attributes of an inode before it uses them again. */
+  attributesChanged(ino: Ino): void;
   /** The kernel has forgotten an inode, its listing included. */
   forgotten(ino: Ino): void;
   /** A name was made or removed. Remembers a name whose cached entry is wrong if the open group is lost. */

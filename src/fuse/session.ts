@@ -17,6 +17,7 @@ import type { Device } from "./device.ts";
 import { type Agreement, negotiate, type Offer, type Wishes } from "./init.ts";
 import { InHeader, OutHeader, ReadIn, WriteIn } from "./kernel.ts";
 import { Reply, Request } from "./message.ts";
+import { invalAttributes } from "./notify.ts";
 import { OPERATIONS, PROTOCOL } from "./protocol.ts";
 import {
   COUNTER,
@@ -90,6 +91,7 @@ const NOTHING_AGREED: Agreement = {
   dontMask: false,
   setxattrExt: false,
   killPriv: false,
+  acl: false,
   incEpoch: false,
 };
 
@@ -338,6 +340,11 @@ export class Session implements Server {
     this.agreed = agreed;
     this.counters[COUNTER.minor] = agreed.minor;
     return agreed;
+  }
+
+  attributesChanged(ino: Ino): void {
+    const message = invalAttributes(ino);
+    this.#device.write(message, message.length);
   }
 
   listingChanged(directory: Ino): boolean {

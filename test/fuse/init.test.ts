@@ -103,11 +103,13 @@ describe("INIT", () => {
     expect(has("POSIX_ACL") && has("DONT_MASK") && has("MAX_PAGES") && has("CACHE_SYMLINKS")).toBe(true);
   });
 
-  test("ACLs and the umask come together or not at all", () => {
+  test("ACLs come with the umask or not at all", () => {
     const without = taken(KERNEL_6_18, { acl: false });
-    expect([without("POSIX_ACL"), without("DONT_MASK")]).toEqual([false, false]);
+    expect([without("POSIX_ACL"), without("DONT_MASK")]).toEqual([false, true]);
     const half = taken({ ...KERNEL_6_18, flags: KERNEL_6_18.flags & ~(1 << 20) });
-    expect([half("POSIX_ACL"), half("DONT_MASK")]).toEqual([false, false]);
+    expect([half("POSIX_ACL"), half("DONT_MASK")]).toEqual([false, true]);
+    const other = taken({ ...KERNEL_6_18, flags: KERNEL_6_18.flags & ~(1 << 6) });
+    expect([other("POSIX_ACL"), other("DONT_MASK")]).toEqual([false, false]);
   });
 
   test("writeback is taken on request only", () => {

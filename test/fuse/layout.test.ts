@@ -38,7 +38,6 @@ describe("the table", () => {
       "GETLK",
       "SETLK",
       "SETLKW",
-      "ACCESS",
       "CREATE",
       "BMAP",
       "POLL",

@@ -1,6 +1,6 @@
 import { expect, test } from "vitest";
 import type { Ino } from "../../src/core/types.ts";
-import { incEpoch, invalEntry, invalInode } from "../../src/fuse/notify.ts";
+import { incEpoch, invalAttributes, invalEntry, invalInode } from "../../src/fuse/notify.ts";
 import { bytes, dump } from "./frames.ts";
 
 test("an inode's attributes and data are dropped whole", () => {
@@ -13,6 +13,14 @@ test("an inode's attributes and data are dropped whole", () => {
     0000000000000000    | len: to the end
   `);
   expect(dump(invalInode(0x0102030405 as Ino))).toBe(dump(expected));
+});
+
+test("an inode's attributes are dropped without its data, by an offset of -1", () => {
+  const data = invalInode(0x0102030405 as Ino);
+  const attributes = invalAttributes(0x0102030405 as Ino);
+  const spared = Buffer.from(data);
+  spared.fill(0xff, 16 + 8, 16 + 16);
+  expect(dump(attributes)).toBe(dump(spared));
 });
 
 test("a name is dropped, with its length and a NUL behind it", () => {

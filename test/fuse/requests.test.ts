@@ -653,7 +653,6 @@ describe("what is not served", () => {
     ["GETLK", 31, 48],
     ["SETLK", 32, 48],
     ["SETLKW", 33, 48],
-    ["ACCESS", 34, 8],
     ["CREATE", 35, 18],
     ["BMAP", 37, 16],
     ["POLL", 40, 24],

@@ -1,9 +1,23 @@
 /** The loop: when it reads, when it sleeps, when the volume gets its turn, how it ends. */
 import { describe, expect, test } from "vitest";
 import { E, FsError } from "../../src/base/errno.ts";
+import type { Ino } from "../../src/core/types.ts";
+import { invalAttributes } from "../../src/fuse/notify.ts";
 import { COUNTER, COUNTERS } from "../../src/fuse/server.ts";
 import { type Lost, Session } from "../../src/fuse/session.ts";
-import { bytes, frame, INIT, NODEID, noting, ScriptedDevice, STAT, UID, UNIQUE } from "./frames.ts";
+import {
+  bytes,
+  converse,
+  dump,
+  frame,
+  INIT,
+  NODEID,
+  noting,
+  ScriptedDevice,
+  STAT,
+  UID,
+  UNIQUE,
+} from "./frames.ts";
 
 const LOOKUP = frame(1, bytes("6e00"));
 
@@ -307,4 +321,37 @@ test("what an operation left to be written is written after its reply is deliver
   };
   new Session(device, volume).run();
   expect(order).toEqual(["reply", "finish"]);
+});
+
+describe("where the kernel checks no permissions", () => {
+  const setxattr = (name: string) => {
+    const body = Buffer.alloc(16);
+    body.writeUInt32LE(1, 0);
+    return frame(21, Buffer.concat([body, Buffer.from(`${name}\0v`)]));
+  };
+  const access = (mask: number) => frame(34, Buffer.from([mask, 0, 0, 0, 0, 0, 0, 0]));
+
+  test("it is told to ask for st_mode after an ACL was set, before that is answered", () => {
+    const { volume } = noting();
+    const acl = setxattr("system.posix_acl_access");
+    const other = setxattr("user.x");
+    const replies = converse(volume, [acl, other], { defaultPermissions: false });
+    expect(replies.map((reply) => reply.readInt32LE(4))).toEqual([2, 0, 0]);
+    expect(dump(replies[0] ?? Buffer.alloc(0))).toBe(dump(invalAttributes(NODEID as Ino)));
+    // Where it checks it knows by itself.
+    expect(converse(volume, [acl])).toHaveLength(1);
+  });
+
+  test("access(2) is granted, but for running a file that nobody may run", () => {
+    const errors = (mode: number) => {
+      const { volume } = noting({ "attributes.getattr": { ...STAT, mode } });
+      const replies = converse(volume, [access(4), access(2), access(1), access(7)], {
+        defaultPermissions: false,
+      });
+      return replies.map((reply) => reply.readInt32LE(4));
+    };
+    expect(errors(0o100640)).toEqual([0, 0, -E.EACCES, -E.EACCES]);
+    expect(errors(0o100001)).toEqual([0, 0, 0, 0]);
+    expect(errors(0o040000)).toEqual([0, 0, 0, 0]);
+  });
 });

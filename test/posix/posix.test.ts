@@ -11,8 +11,8 @@ import { SUITE } from "./suite.ts";
 import { runCase, Skip, Tools } from "./tools.ts";
 
 /** Declares every case of the suite below the directory that `base` gives when the first one runs. */
-function declare(kind: "control" | "mount", base: () => string): void {
-  const tools = new Tools(kind);
+function declare(kind: "control" | "mount", base: () => string, alone = false): void {
+  const tools = new Tools(kind, alone);
   const skipped: string[] = [];
   let number = 0;
   for (const [area, cases] of Object.entries(SUITE)) {
@@ -48,11 +48,12 @@ describe("the control filesystem", () => {
 const impossible = mountingImpossible();
 if (impossible !== undefined) console.warn(`the POSIX suite is not run on a mount: ${impossible}`);
 
-describe.skipIf(impossible !== undefined)("the mount", () => {
+/** Declares the suite on a mount of its own. */
+function declareMounted(options: string, alone: boolean): void {
   let volume: TestVolume;
   beforeAll(() => {
     volume = TestVolume.create();
-    volume.mount(...(IS_ROOT ? ["-o", "allow_other,suid"] : []));
+    volume.mount(...(IS_ROOT ? ["-o", options] : []));
     chmodSync(volume.mountpoint, 0o755);
   });
   afterAll(() => {
@@ -62,5 +63,12 @@ describe.skipIf(impossible !== undefined)("the mount", () => {
       volume.remove();
     }
   });
-  declare("mount", () => volume.mountpoint);
-});
+  declare("mount", () => volume.mountpoint, alone);
+}
+
+describe.skipIf(impossible !== undefined)("the mount", () => declareMounted("allow_other,suid", false));
+
+// There the kernel checks no modes, and leaves ACLs to us.
+describe.skipIf(impossible !== undefined || !IS_ROOT)("a mount for root alone", () =>
+  declareMounted("suid", true),
+);

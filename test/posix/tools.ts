@@ -28,10 +28,13 @@ const MS = 1_000_000n;
 export class Tools {
   readonly kind: "control" | "mount";
   readonly root = process.geteuid?.() === 0;
+  /** Nobody but who runs the suite can enter the filesystem. */
+  readonly alone: boolean;
   readonly #programs = new Map<string, boolean>();
 
-  constructor(kind: "control" | "mount") {
+  constructor(kind: "control" | "mount", alone = false) {
     this.kind = kind;
+    this.alone = alone;
   }
 
   // --- what a case needs
@@ -195,6 +198,7 @@ export class Tools {
 
   as<T>(user: User, work: () => T): T {
     this.needsRoot();
+    if (this.alone) this.skip("nobody else can enter this mount");
     return asUser(user, work);
   }
 

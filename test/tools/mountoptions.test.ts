@@ -24,11 +24,11 @@ function refusal(...lists: string[]): ToolError {
 }
 
 describe("mount options", () => {
-  test("none gives: read and write, permissions checked, nosuid, nodev, exec, relatime, commit after a second", () => {
+  test("none gives: read and write, permissions checked where it matters, nosuid, nodev, exec, relatime, commit after a second", () => {
     expect(parse()).toEqual({
       readOnly: false,
       allowOther: false,
-      defaultPermissions: true,
+      defaultPermissions: undefined,
       suid: false,
       dev: false,
       exec: true,
