@@ -11,7 +11,7 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync }
 import { cpus, release, tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { parseArgs } from "node:util";
-import { findPeers, mountOf, type Peer } from "./bench/peers.ts";
+import { findPeers, memoryBytes, mountOf, type Peer, storedBytes } from "./bench/peers.ts";
 import { type Bench, GROUPS, prepareData, type Unit } from "./bench/workloads.ts";
 
 const { values } = parseArgs({
@@ -118,6 +118,17 @@ async function runGroup(
         peer.mount(directory);
         assertMounted(peer, directory);
       },
+      remount() {
+        peer.sync(directory);
+        peer.unmount(directory);
+        const fromMs = performance.now();
+        peer.mount(directory);
+        const took = (performance.now() - fromMs) / 1000;
+        assertMounted(peer, directory);
+        return took;
+      },
+      storedBytes: () => storedBytes(peer, directory),
+      memoryBytes: () => memoryBytes(directory),
     };
     for (const workload of GROUPS[group] ?? []) {
       const row = rows.find((candidate) => candidate.group === group && candidate.workload === workload.name);

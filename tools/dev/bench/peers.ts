@@ -1,6 +1,6 @@
 /** The filesystems that the benchmark compares: how each is made, mounted and taken down again. */
 import { execFileSync, spawnSync } from "node:child_process";
-import { existsSync, mkdirSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 
@@ -20,6 +20,8 @@ export interface Peer {
   unmount(directory: string): void;
   /** Makes everything durable, as its users would. */
   sync(directory: string): void;
+  /** What it stores below `directory`: a file or a directory. */
+  stored(directory: string): string;
 }
 
 /** Runs a program that may leave a daemon behind: a pipe that the daemon keeps open would never end. */
@@ -47,6 +49,31 @@ function fusermount(directory: string): void {
   }
 }
 
+/** Bytes that what a peer stores takes on the disk. */
+export function storedBytes(peer: Peer, directory: string): number {
+  return Number(
+    execFileSync("du", ["-s", "-B1", peer.stored(directory)], { encoding: "utf8" }).split("\t")[0],
+  );
+}
+
+/** Resident memory of the processes that serve a mount, in bytes; 0 for a plain directory. */
+export function memoryBytes(directory: string): number {
+  const served = mountOf(directory);
+  let bytes = 0;
+  for (const pid of readdirSync("/proc").filter(
+    (name) => /^\d+$/.test(name) && Number(name) !== process.pid,
+  )) {
+    try {
+      if (!readFileSync(`/proc/${pid}/cmdline`, "latin1").split("\0").includes(served)) continue;
+      const [, kib = "0"] = /^VmRSS:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${pid}/status`, "latin1")) ?? [];
+      bytes += Number(kib) * 1024;
+    } catch {
+      // It ended meanwhile.
+    }
+  }
+  return bytes;
+}
+
 const syncf = (directory: string) => run("sync", ["-f", mountOf(directory)]);
 
 const plain: Peer = {
@@ -56,6 +83,7 @@ const plain: Peer = {
   mount: () => {},
   unmount: () => {},
   sync: syncf,
+  stored: mountOf,
 };
 
 const sqlfuse: Peer = {
@@ -69,6 +97,7 @@ const sqlfuse: Peer = {
     run(process.execPath, [CLI, "mount", join(directory, "volume.sqlite"), mountOf(directory)]),
   unmount: (directory) => run(process.execPath, [CLI, "unmount", mountOf(directory)]),
   sync: (directory) => run(process.execPath, [CLI, "sync", mountOf(directory)]),
+  stored: (directory) => join(directory, "volume.sqlite"),
 };
 
 const gocryptfs: Peer = {
@@ -91,6 +120,7 @@ const gocryptfs: Peer = {
     ]),
   unmount: fusermount,
   sync: syncf,
+  stored: store,
 };
 
 const securefs: Peer = {
@@ -106,6 +136,7 @@ const securefs: Peer = {
     run("securefs", ["mount", "-b", "--pass", PASSWORD, store(directory), mountOf(directory)]),
   unmount: fusermount,
   sync: syncf,
+  stored: store,
 };
 
 const encfs: Peer = {
@@ -121,6 +152,7 @@ const encfs: Peer = {
   mount: (directory) => run("encfs", ["--stdinpass", store(directory), mountOf(directory)], `${PASSWORD}\n`),
   unmount: fusermount,
   sync: syncf,
+  stored: store,
 };
 
 const cryfs: Peer = {
@@ -136,6 +168,7 @@ const cryfs: Peer = {
   mount: (directory) => run("cryfs", [store(directory), mountOf(directory)], `${PASSWORD}\n`),
   unmount: fusermount,
   sync: syncf,
+  stored: store,
 };
 
 const PEERS: readonly Peer[] = [sqlfuse, gocryptfs, securefs, encfs, cryfs, plain];

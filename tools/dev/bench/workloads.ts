@@ -5,7 +5,6 @@
 import { type ChildProcess, spawn, spawnSync } from "node:child_process";
 import {
   closeSync,
-  copyFileSync,
   existsSync,
   fsyncSync,
   mkdirSync,
@@ -22,8 +21,9 @@ import {
   writeSync,
 } from "node:fs";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 
-export type Unit = "s" | "MB/s" | "us/op" | "us";
+export type Unit = "s" | "MB/s" | "us/op" | "us" | "x" | "MB";
 
 /** What a workload gets to work with. */
 export interface Bench {
@@ -37,6 +37,12 @@ export interface Bench {
   sync(): void;
   /** Takes the mount down, drops the kernel's caches and mounts again. */
   cold(): void;
+  /** Takes the mount down and mounts again: seconds of the second. */
+  remount(): number;
+  /** Bytes that the store takes on the disk now. */
+  storedBytes(): number;
+  /** Bytes of memory that the mount's processes hold now. */
+  memoryBytes(): number;
 }
 
 export interface Workload {
@@ -208,6 +214,36 @@ print((time.perf_counter()-t)*1e6/${transactions})`;
   };
 }
 
+/** Microseconds that each call of `operation` takes while another process writes a long file; the 99th percentile. */
+function whileStreaming(name: string, operation: (path: string, i: number) => void): Workload {
+  return {
+    name,
+    unit: "us",
+    async run(bench) {
+      const files = join(bench.mount, "files");
+      if (!existsSync(files)) mkdirSync(files);
+      for (let i = 0; i < 400; i++) writeFileSync(join(files, `there${i}`), BLOCK);
+      const program = `const fs=require("fs");const b=fs.readFileSync(process.argv[1]);const f=fs.openSync(process.argv[2],"w");
+for(;;){for(let at=0;at+${MIB}<=b.length;at+=${MIB})fs.writeSync(f,b,at,${MIB},at)}`;
+      const streamed = join(bench.mount, "streamed");
+      const writer = spawn(process.execPath, ["-e", program, join(bench.data, "random"), streamed], {
+        stdio: "inherit",
+      });
+      const ended = new Promise((resolve) => writer.once("exit", resolve));
+      while (!existsSync(streamed) || statSync(streamed).size === 0) await sleep(10);
+      const times: number[] = [];
+      for (let i = 0; i < 400; i++) {
+        times.push(seconds(() => operation(join(files, `there${i}`), i)) * 1e6);
+        await sleep(3);
+      }
+      writer.kill();
+      await ended;
+      rmSync(streamed);
+      return times.sort((a, b) => a - b)[Math.floor(times.length * 0.99)] ?? 0;
+    },
+  };
+}
+
 /** Four processes, each creating, writing, reading, renaming and removing files of its own: seconds for all. */
 const parallel: Workload = {
   name: "4 clients",
@@ -227,12 +263,28 @@ for(let i=0;i<${Math.round(1000 * scale)};i++){const f=d+"/"+i;fs.writeFileSync(
   },
 };
 
+/** Bytes stored for each byte of `path` in the mount. */
+function space(name: string, prepare: (bench: Bench) => string): Workload {
+  return {
+    name,
+    unit: "x",
+    run(bench) {
+      const before = bench.storedBytes();
+      const path = join(bench.mount, prepare(bench));
+      bench.remount();
+      const { stdout } = spawnSync("du", ["-s", "--apparent-size", "-B1", path], { encoding: "utf8" });
+      return (bench.storedBytes() - before) / Number(stdout.split("\t")[0]);
+    },
+  };
+}
+
 export const GROUPS: Readonly<Record<string, readonly Workload[]>> = {
   tree: [
     shell("untar + sync", ({ data }) => `tar -xf ${data}/tree.tar`, { sync: true }),
     shell("find, cold", () => "find tree > /dev/null", { cold: true }),
     shell("find, warm", () => "find tree > /dev/null"),
     shell("tar, cold", () => "tar -cf - tree | cat > /dev/null", { cold: true }),
+    shell("grep -r, cold", () => "grep -r nosuchword tree || true", { cold: true }),
     shell("tar, warm", () => "tar -cf - tree | cat > /dev/null"),
     shell("cp -a + sync", () => "cp -a tree copy", { sync: true }),
     shell("rm -rf", () => "rm -rf copy tree"),
@@ -287,6 +339,42 @@ export const GROUPS: Readonly<Record<string, readonly Workload[]>> = {
     sqlite("wal"),
     sqlite("delete"),
   ],
+  busy: [
+    whileStreaming("open while 1 stream writes, p99", (path) => closeSync(openSync(path, "r"))),
+    whileStreaming("create while 1 stream writes, p99", (path) => writeFileSync(`${path}.new`, "")),
+  ],
+  work: [
+    shell(
+      "compile",
+      ({ data, scale }) =>
+        `cp ${data}/generate.sh . && sh generate.sh ${Math.round(150 * scale)} && make -s -j2`,
+    ),
+    shell("install 4,000 small packages", ({ scale }) => `sh -c '${INSTALL(Math.round(4000 * scale))}'`, {
+      sync: true,
+    }),
+  ],
+  store: [
+    space("space for a source tree", ({ data, mount }) => {
+      sh(`tar -xf ${data}/tree.tar`, mount);
+      return "tree";
+    }),
+    space("space for random bytes", (bench) => {
+      copyBytes(bench);
+      return "big";
+    }),
+    { name: "mount", unit: "s", run: (bench) => bench.remount() },
+    {
+      name: "memory after all this",
+      unit: "MB",
+      run(bench) {
+        sh(
+          "tar -cf - tree | cat > /dev/null; cp -a tree copy; rm -rf copy; cat big > /dev/null",
+          bench.mount,
+        );
+        return bench.memoryBytes() / 1e6;
+      },
+    },
+  ],
   directory: [
     each("create in 50,000", BIG_DIRECTORY, (path, i) => closeSync(openSync(path(i), "w"))),
     {
@@ -306,6 +394,22 @@ export const GROUPS: Readonly<Record<string, readonly Workload[]>> = {
   ],
 };
 
+/** A package is a directory with a manifest, a licence and three modules, as npm unpacks them. */
+function INSTALL(packages: number): string {
+  return `mkdir node_modules; i=0; while [ $i -lt ${packages} ]; do i=$((i+1)); d=node_modules/p$i; mkdir $d $d/lib; echo "{\\"name\\":\\"p$i\\"}" > $d/package.json; echo MIT > $d/LICENSE; for m in a b c; do echo "module.exports = $i" > $d/lib/$m.js; done; done`;
+}
+
+/** C files that include one another's headers, and a Makefile. */
+const GENERATE = `n=$1; i=0; objects=
+while [ $i -lt $n ]; do i=$((i+1)); echo "int f$i(int);" > h$i.h
+echo "#include <stdio.h>
+#include <stdlib.h>
+#include \\"h$i.h\\"
+int f$i(int x) { return x + $i; }" > c$i.c; objects="$objects c$i.o"; done
+echo "int main(void) { return 0; }" > main.c
+printf 'program: main.o%s\\n\\t$(CC) -o $@ $^\\n' "$objects" > Makefile
+`;
+
 /** Makes what the workloads use: a tar of `tree`, random bytes, a git repository of the tree. */
 export function prepareData(data: string, tree: string, scale: number): { files: number; bytes: number } {
   mkdirSync(join(data, "tree"));
@@ -320,6 +424,6 @@ export function prepareData(data: string, tree: string, scale: number): { files:
   sh(`head -c ${bytes} /dev/urandom > random`, data);
   const files = readdirSync(join(data, "tree"), { recursive: true }).length;
   rmSync(join(data, "tree"), { recursive: true });
-  copyFileSync("/proc/loadavg", join(data, "loadavg"));
+  writeFileSync(join(data, "generate.sh"), GENERATE);
   return { files, bytes: statSync(join(data, "tree.tar")).size };
 }
