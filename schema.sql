@@ -1,4 +1,4 @@
--- The format of a sqlfuse volume, version 1.0. Executed verbatim to make one, and
+-- The format of a sqlfuse volume, version 1.1. Executed verbatim to make one, and
 -- the only place where a table is described.
 --
 -- Words: an EPOCH is the counter that snapshots and replication advance. A row says
@@ -16,6 +16,7 @@ PRAGMA user_version = 1;            -- major format version; meta.format has the
 --   volume_id      16 random bytes, the same in every replica
 --   replica_id     random 63-bit integer, this copy's own: `origin` of what it makes
 --   block_size     bytes, for files made from now on (each file keeps its own)
+--   compression    how files that do not say otherwise are compressed: none, fast or strong (since 1.1)
 --   epoch          the current epoch, from 1
 --   next_serial    next unused inode number and entry id (one counter serves both)
 --   next_block     next unused block.id
@@ -23,7 +24,8 @@ PRAGMA user_version = 1;            -- major format version; meta.format has the
 --   head           number of the last commit and 16 random hexadecimal digits that name it, with a space between; only
 --                  where the volume was ever mounted with a head file, and changed by such mounts alone
 --   features       JSON list of names a reader may ignore
---   features_incompatible  JSON list of names a reader must know, or refuse the volume
+--   features_incompatible  JSON list of names a reader must know, or refuse the volume:
+--                  compression: a block may have a codec other than 0 (since 1.1)
 CREATE TABLE meta (
   key   TEXT PRIMARY KEY,
   value ANY NOT NULL
@@ -110,7 +112,8 @@ CREATE TABLE dirent_past (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX dirent_past_died ON dirent_past (died);
 
--- Extended attributes, POSIX ACLs among them, under their full names.
+-- Extended attributes, POSIX ACLs among them, under their full names. user.sqlfuse.compression (none, fast or strong)
+-- is how the file's blocks are compressed from now on; what is made in a directory inherits its.
 CREATE TABLE xattr (
   ino   INTEGER NOT NULL,
   name  BLOB NOT NULL, -- 1..255 bytes
@@ -157,9 +160,12 @@ CREATE INDEX extent_past_died ON extent_past (died);
 
 -- File data. A block may be shorter than its file's block size: what is missing
 -- reads as zeros. It never reaches past the end of its file.
+--
+-- codec 0: data is the content. Else it is method | length << 8, where length is the bytes of the content, 1 to
+-- 1,048,576, and data is the content compressed by method 1, an LZ4 block without frame or length, or 2, Brotli.
 CREATE TABLE block (
   id    INTEGER PRIMARY KEY, -- > 0
-  codec INTEGER NOT NULL,    -- 0: data as it is
+  codec INTEGER NOT NULL,
   hash  BLOB,                -- keyed hash of the content, set when its epoch is closed and shipped; NULL after a change
   data  BLOB NOT NULL
 ) STRICT;

@@ -5,19 +5,22 @@
  * A block may be overwritten or deleted by a later commit while a reader is on his way: he gets one state or the
  * other, or `undefined`, and then whoever asked reads it himself.
  */
+import { DamageError } from "../base/errno.ts";
 import { Database } from "../db/database.ts";
 import { SqliteError } from "../db/errors.ts";
 import type { Key } from "../db/key.ts";
 import type { Statement } from "../db/statement.ts";
 import { SQLITE_BUSY } from "../native/sqlite3.ts";
-import { CODEC_RAW } from "./blocks.ts";
+import { LONGEST } from "./codec.ts";
 import type { BlockNo } from "./types.ts";
+import { Unpacker } from "./unpacker.ts";
 
 const CACHE_BYTES = 8 * 2 ** 20;
 
 export class Aide {
   readonly #db: Database;
   readonly #data: Statement;
+  readonly #unpacker = new Unpacker();
 
   /** @throws SqliteError */
   constructor(path: string, key: Key) {
@@ -41,20 +44,18 @@ export class Aide {
 
   /** Fills `into` with the content of a block from byte `from` on, then zeros. False where it cannot. */
   read(block: BlockNo, from: number, into: Uint8Array): boolean {
+    const row = this.#data;
+    let isRead = false;
     try {
-      const row = this.#data.bindInt(1, block);
-      if (!row.step()) return false;
-      const known = row.int(0) === CODEC_RAW;
-      if (known) {
-        const length = Math.max(0, Math.min(row.blobLength(1) - from, into.length));
-        row.blobInto(1, from, length, into);
-        into.fill(0, length);
-      }
-      row.reset();
-      if (!this.#db.isPoisoned) return known;
+      if (!row.bindInt(1, block).step()) return false;
+      into.fill(0, this.#unpacker.read(row, LONGEST, from, into));
+      isRead = true;
     } catch (error) {
-      if (!(error instanceof SqliteError)) throw error;
+      if (!(error instanceof SqliteError) && !(error instanceof DamageError)) throw error;
+    } finally {
+      row.reset();
     }
+    if (!this.#db.isPoisoned) return isRead;
     this.#db.reopen();
     return false;
   }

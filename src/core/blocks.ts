@@ -8,18 +8,19 @@
  * is read there before the writer may touch its pages: a damaged one is left alone.
  *
  * The block that was written last is held back until another one is, or the group ends: a file that comes in small
- * pieces is written once.
+ * pieces is compressed and written once. Of what is read in pieces the last block is kept as it was before that.
  */
 import { DamageError, FsError } from "../base/errno.ts";
 import type { Database } from "../db/database.ts";
 import { SqliteError } from "../db/errors.ts";
 import type { Statement } from "../db/statement.ts";
+import { type Compression, contentBytes, encode, RAW } from "./codec.ts";
+import { requireFeature } from "./format.ts";
 import type { Store } from "./store.ts";
 import type { BlockNo, Ino } from "./types.ts";
+import { copyPart, Unpacker } from "./unpacker.ts";
 
-/** Block data stored as it is. */
-export const CODEC_RAW = 0;
-/** Longer content is written at once: there is little to gain, and a copy to lose. */
+/** Longer content that is new is written at once: there is little to gain, and a copy to lose. */
 const LONGEST_HELD = 65_535;
 
 /** A block that the open group wrote, and that its row does not have like this yet. */
@@ -30,6 +31,13 @@ interface Held {
   /** Its content is the first `length` bytes. */
   readonly bytes: Uint8Array;
   readonly length: number;
+  readonly how: Compression;
+}
+
+/** A committed block of which the content was last read in part, decoded. */
+interface Kept {
+  readonly block: BlockNo;
+  readonly content: Uint8Array;
 }
 
 const DATA = "SELECT codec, data FROM block WHERE id = ?1";
@@ -45,44 +53,45 @@ export class Blocks {
   readonly #fresh = new Set<BlockNo>();
   #held: Held | undefined;
   #heldBytes = new Uint8Array(0);
+  #kept: Kept | undefined;
+  readonly #unpacker = new Unpacker();
+  /** Whether the volume says that it has compressed blocks. */
+  #declared = false;
 
   constructor(store: Store) {
     this.#store = store;
     const db = store.writer;
     this.#data = db.prepare(DATA);
-    this.#insert = db.prepare(
-      `INSERT INTO block (id, codec, hash, data) VALUES (?1, ${CODEC_RAW}, NULL, ?2)`,
-    );
-    this.#update = db.prepare(`UPDATE block SET codec = ${CODEC_RAW}, hash = NULL, data = ?2 WHERE id = ?1`);
+    this.#insert = db.prepare("INSERT INTO block (id, codec, hash, data) VALUES (?1, ?3, NULL, ?2)");
+    this.#update = db.prepare("UPDATE block SET codec = ?3, hash = NULL, data = ?2 WHERE id = ?1");
     this.#delete = db.prepare("DELETE FROM block WHERE id = ?1");
     store.beforeCommit(() => this.#release());
     store.onGroupEnd(() => {
       this.#fresh.clear();
       this.#held = undefined;
     });
+    store.onGroupLost(() => {
+      this.#kept = undefined;
+    });
   }
 
   /**
-   * Copies the stored bytes from `from` on to the start of `into`, as many as there are and as fit, and
-   * tells how many: what follows in the block is zeros. `blockSize`: the most that can be stored.
+   * Copies the content from byte `from` on to the start of `into`, as much as there is and as fits, and
+   * tells how much: what follows in the block is zeros. `blockSize`: the most that there can be.
    * @throws DamageError where they are missing, damaged or not understood
    */
   load(ino: Ino, block: BlockNo, blockSize: number, from: number, into: Uint8Array): number {
     const held = this.#held;
-    if (held?.block === block) {
-      const length = Math.max(0, Math.min(held.length - from, into.length));
-      into.set(held.bytes.subarray(from, from + length));
-      return length;
-    }
-    return this.#reading(block, `inode ${ino}, block ${block}`, (row) => {
-      const stored = row.blobLength(1);
-      if (stored > blockSize)
-        throw new DamageError(`inode ${ino}, block ${block}: ${stored} bytes are too many`);
-      const length = Math.min(stored - from, into.length);
-      if (length <= 0) return 0;
-      row.blobInto(1, from, length, into);
-      return length;
-    });
+    if (held?.block === block) return copyPart(held.bytes.subarray(0, held.length), from, into);
+    if (this.#kept?.block === block) return copyPart(this.#kept.content, from, into);
+    this.#kept = undefined;
+    const copied = this.#reading(block, `inode ${ino}, block ${block}`, (row) =>
+      this.#unpacker.read(row, blockSize, from, into),
+    );
+    // Only now is it known that no page of it was damaged.
+    const content = this.#unpacker.decoded;
+    if (content !== undefined) this.#kept = { block, content };
+    return copied;
   }
 
   /** Whether other connections see a block as it is. */
@@ -94,7 +103,10 @@ export class Blocks {
   isIntact(block: BlockNo): boolean {
     if (this.#fresh.has(block)) return true;
     try {
-      this.#reading(block, `block ${block}`, (row) => row.loadBlob(1));
+      this.#reading(block, `block ${block}`, (row) => {
+        contentBytes(row.int(0), row.blobLength(1));
+        row.loadBlob(1);
+      });
       return true;
     } catch (error) {
       if (!(error instanceof DamageError) && !(error instanceof FsError)) throw error;
@@ -104,37 +116,45 @@ export class Blocks {
   }
 
   /** Stores `data` as a new block. */
-  insert(data: Uint8Array): BlockNo {
+  insert(data: Uint8Array, how: Compression): BlockNo {
     const block = this.#store.takeBlock();
-    this.#hold(block, false, data);
+    this.#hold(block, false, data, how);
     return block;
   }
 
   /** Overwrites a block that is intact and that one extent alone names, of this epoch. */
-  update(block: BlockNo, data: Uint8Array): void {
-    this.#hold(block, this.#held?.block !== block || this.#held.stored, data);
+  update(block: BlockNo, data: Uint8Array, how: Compression): void {
+    this.#hold(block, this.#held?.block !== block || this.#held.stored, data, how);
   }
 
   /** Deletes a block that no extent names any more; a damaged one stays, for fsck. */
   delete(block: BlockNo): void {
     const held = this.#held?.block === block ? this.#held : undefined;
     if (held !== undefined) this.#held = undefined;
+    this.#forget(block);
     if (held?.stored === false) return;
     if (this.isIntact(block)) this.#delete.bindInt(1, block).run();
   }
 
-  #hold(block: BlockNo, stored: boolean, data: Uint8Array): void {
+  #forget(block: BlockNo): void {
+    if (this.#kept?.block === block) this.#kept = undefined;
+  }
+
+  #hold(block: BlockNo, stored: boolean, data: Uint8Array, how: Compression): void {
     if (this.#held?.block === block) this.#held = undefined;
     this.#release();
+    this.#forget(block);
     this.#store.stir();
     this.#fresh.add(block);
-    if (data.length > LONGEST_HELD) {
-      this.#write(block, stored, data);
+    // A whole block that is overwritten in pieces would be compressed for each.
+    const isWorthIt = data.length <= LONGEST_HELD || (stored && how !== "none");
+    if (!isWorthIt) {
+      this.#write(block, stored, data, how);
       return;
     }
     if (data.length > this.#heldBytes.length) this.#heldBytes = new Uint8Array(data.length);
     this.#heldBytes.set(data);
-    this.#held = { block, stored, bytes: this.#heldBytes, length: data.length };
+    this.#held = { block, stored, bytes: this.#heldBytes, length: data.length, how };
   }
 
   /** Writes what is held back. */
@@ -142,12 +162,17 @@ export class Blocks {
     const held = this.#held;
     if (held === undefined) return;
     this.#held = undefined;
-    this.#write(held.block, held.stored, held.bytes.subarray(0, held.length));
+    this.#write(held.block, held.stored, held.bytes.subarray(0, held.length), held.how);
   }
 
-  #write(block: BlockNo, stored: boolean, data: Uint8Array): void {
+  #write(block: BlockNo, stored: boolean, content: Uint8Array, how: Compression): void {
+    const { codec, data } = encode(content, how);
+    if (codec !== RAW && !this.#declared) {
+      requireFeature(this.#store.writer, "compression");
+      this.#declared = true;
+    }
     const row = stored ? this.#update : this.#insert;
-    row.bindInt(1, block).bindBlob(2, data).run();
+    row.bindInt(1, block).bindBlob(2, data).bindInt(3, codec).run();
   }
 
   #reading<T>(block: BlockNo, what: string, use: (row: Statement) => T): T {
@@ -167,9 +192,9 @@ export class Blocks {
   #one<T>(row: Statement, block: BlockNo, what: string, use: (row: Statement) => T): T {
     if (!row.bindInt(1, block).step()) throw new DamageError(`${what}: missing`);
     try {
-      const codec = row.int(0);
-      if (codec !== CODEC_RAW) throw new DamageError(`${what}: unknown codec ${codec}`);
       return use(row);
+    } catch (error) {
+      throw error instanceof DamageError ? new DamageError(`${what}: ${error.message}`) : error;
     } finally {
       row.reset();
     }

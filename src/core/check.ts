@@ -12,6 +12,7 @@ import { SqliteError } from "../db/errors.ts";
 import type { Key } from "../db/key.ts";
 import { type BadPage, Pages } from "../db/pages.ts";
 import { scanWal } from "../db/wal.ts";
+import { undecodable } from "./codec.ts";
 import { OpenError } from "./errors.ts";
 import {
   hexMeta,
@@ -49,7 +50,7 @@ export interface Finding {
 }
 
 export interface CheckOptions {
-  /** Read the data of every block as well. */
+  /** Read the data of every block as well, and decode what is compressed. */
   readonly verifyData?: boolean;
   /** Check a file that another process has mounted, beside it. */
   readonly besideMount?: boolean;
@@ -79,6 +80,8 @@ export interface Report {
   readonly blocks: number;
 }
 
+/** A block that cannot be decoded: all of it is lost. */
+export const UNDECODABLE = "block-content";
 /** Findings of one kind that are listed: more say nothing more. */
 const MOST_OF_A_KIND = 1000;
 const COPY_REMEDY = "what can be read is copied to a new file";
@@ -379,14 +382,17 @@ class Check {
   /** Reads every byte of every block: what else can be wrong with one than its page. */
   *#readData(db: Database): Generator<Progress> {
     const total = numberOf(db, "SELECT count(*) FROM block");
-    const rows = db.prepare("SELECT data FROM block");
+    const rows = db.prepare("SELECT id, codec, data FROM block");
     const SLICE = 256;
+    const lost = new Map<number, Gap>();
     let done = 0;
     while (rows.step()) {
-      rows.blob(0);
+      const bytes = undecodable(rows.int(1), rows.blob(2), true);
+      if (bytes !== undefined) lost.set(rows.int(0), { from: 0, to: bytes });
       if (++done % SLICE === 0) yield { phase: "data", done, total };
     }
     db.release(rows);
+    this.#findings.push(...lostRanges(db, lost, UNDECODABLE, "cannot be decoded"));
   }
 
   #count(db: Database, figures: { inodes: number; blocks: number }): void {
@@ -418,7 +424,7 @@ class Check {
       );
       this.#checkHead(copy);
       this.#findings.push(
-        ...unreadableRanges(copy, salvaged.partial),
+        ...lostRanges(copy, salvaged.partial, "unreadable", "cannot be read"),
         ...unreadableAttributes(copy, salvaged),
       );
       const figures = { inodes: 0, blocks: 0 };
@@ -444,7 +450,7 @@ export function overlayOf(pages: Pages): "replayed" | "written" {
 }
 
 /** The bytes of files that are lost with these gaps in blocks. */
-function unreadableRanges(db: Database, partial: ReadonlyMap<number, Gap>): Finding[] {
+function lostRanges(db: Database, partial: ReadonlyMap<number, Gap>, kind: string, why: string): Finding[] {
   if (partial.size === 0) return [];
   const names = new Names(db);
   const findings: Finding[] = [];
@@ -458,10 +464,10 @@ function unreadableRanges(db: Database, partial: ReadonlyMap<number, Gap>): Find
     const end = Math.min(start + gap.to, rows.int(4));
     const path = names.pathOf(ino);
     findings.push({
-      kind: "unreadable",
+      kind,
       ino,
       ...(path === undefined ? {} : { path }),
-      text: `bytes ${start + gap.from} to ${end - 1} cannot be read`,
+      text: `bytes ${start + gap.from} to ${end - 1} ${why}`,
       remedy: "a hole takes their place",
     });
   }

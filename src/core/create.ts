@@ -6,8 +6,10 @@ import { type Clock, systemClock } from "../base/clock.ts";
 import { Database } from "../db/database.ts";
 import { SqliteError } from "../db/errors.ts";
 import { type CipherSettings, Key, SALT_BYTES, STOCK_CIPHER } from "../db/key.ts";
+import { lz4 } from "../native/lz4.ts";
+import type { Compression } from "./codec.ts";
 import { OpenError } from "./errors.ts";
-import { FORMAT, schemaSql } from "./format.ts";
+import { FORMAT, requireFeature, schemaSql } from "./format.ts";
 import { S_IFDIR } from "./mode.ts";
 import { ROOT_INO } from "./types.ts";
 import { DEFAULT_CIPHER } from "./unlock.ts";
@@ -19,6 +21,8 @@ export interface CreateOptions {
   readonly pageSize?: number;
   /** SQLCipher 4's own settings, so that a stock shell opens the file with nothing but the password. */
   readonly compat?: boolean;
+  /** Of files that do not say otherwise. Default: "fast", with `compat` "none". */
+  readonly compression?: Compression;
   /** Rounds of the key derivation: KDF_ITERATIONS or STRONG_KDF_ITERATIONS, as `unlock` tries no others. */
   readonly iterations?: number;
   readonly rootUid?: number;
@@ -49,11 +53,13 @@ export class NewVolume {
 
   /**
    * An empty volume, mode 0600, to be published as `name`.
-   * @throws OpenError exists, unreadable, no-space; RangeError for sizes that no volume can have
+   * @throws OpenError exists, unreadable, no-space; RangeError for sizes that no volume can have; EngineError where
+   *   nothing here can compress
    */
   constructor(name: string, password: Buffer, options: CreateOptions = {}) {
     const { cipher, blockSize } = checkSizes(options);
     if (existsSync(name)) throw alreadyThere(name);
+    if (compressionOf(options) !== "none") lz4();
     this.#name = name;
     this.path = `${name}.new-${randomBytes(4).toString("hex")}`;
     this.key = Key.derive(password, randomBytes(SALT_BYTES), cipher, options.iterations);
@@ -95,6 +101,10 @@ export function createVolume(path: string, password: Buffer, options: CreateOpti
   } finally {
     draft.discard();
   }
+}
+
+function compressionOf({ compression, compat }: CreateOptions): Compression {
+  return compression ?? (compat === true ? "none" : "fast");
 }
 
 /** @throws RangeError */
@@ -173,12 +183,14 @@ function fill(path: string, key: Key, blockSize: number, options: CreateOptions)
       .bindBigInt(2, randomBytes(8).readBigUInt64LE() >> 1n)
       .run();
     put("block_size").bindInt(2, blockSize).run();
+    put("compression").bindText(2, compressionOf(options)).run();
     put("epoch").bindInt(2, 1).run();
     put("next_serial").bindInt(2, FIRST_SERIAL).run();
     put("next_block").bindInt(2, 1).run();
     put("created_ns").bindBigInt(2, nowNs).run();
     put("features").bindText(2, "[]").run();
     put("features_incompatible").bindText(2, "[]").run();
+    if (compressionOf(options) !== "none") requireFeature(db, "compression");
     const root = db.prepare(
       `INSERT INTO inode (ino, mode, nlink, uid, gid, rdev, size, block_size, extents, parent, generation,
          atime_ns, mtime_ns, ctime_ns, btime_ns, born, origin)

@@ -9,10 +9,12 @@
  */
 import type { Statement } from "../db/statement.ts";
 import type { Blocks } from "./blocks.ts";
+import type { Compression } from "./codec.ts";
 import type { Inode, Inodes } from "./inodes.ts";
 import { blockOf, blocksFor } from "./spans.ts";
 import type { Store } from "./store.ts";
 import type { BlockNo, Epoch, Ino } from "./types.ts";
+import type { Xattrs } from "./xattrs.ts";
 
 /** An extent row. */
 export interface Extent {
@@ -39,6 +41,9 @@ export class Extents {
   readonly #store: Store;
   readonly #inodes: Inodes;
   readonly #blocks: Blocks;
+  readonly #xattrs: Xattrs;
+  /** Of files that do not say otherwise. */
+  readonly #compression: Compression;
   readonly #extent: Statement;
   readonly #insertExtent: Statement;
   readonly #updateExtent: Statement;
@@ -55,10 +60,12 @@ export class Extents {
   readonly #otherLive: Statement;
   readonly #otherPast: Statement;
 
-  constructor(store: Store, inodes: Inodes, blocks: Blocks) {
+  constructor(store: Store, inodes: Inodes, blocks: Blocks, xattrs: Xattrs, compression: Compression) {
     this.#store = store;
     this.#inodes = inodes;
     this.#blocks = blocks;
+    this.#xattrs = xattrs;
+    this.#compression = compression;
     const db = store.writer;
     this.#extent = db.prepare("SELECT block, shared, born FROM extent WHERE ino = ?1 AND idx = ?2");
     this.#insertExtent = db.prepare(
@@ -125,6 +132,11 @@ export class Extents {
     if (done < into.length) into.fill(0, done);
   }
 
+  /** How what is now written to a file is compressed: ask before the first write of a change. @throws DamageError */
+  compressionOf(ino: Ino): Compression {
+    return this.#xattrs.compressionOf(ino) ?? this.#compression;
+  }
+
   /**
    * Where `length` bytes of the file from `offset` on are stored; undefined where some are not committed. What no
    * part holds is zeros.
@@ -148,17 +160,24 @@ export class Extents {
   }
 
   /**
-   * Makes `data` the content of block `idx`, whose extent is `old`. `intact`: the old block was just
-   * read as a whole. `data` stays the caller's.
+   * Makes `data` the content of block `idx`, whose extent is `old`. `how`: what `compressionOf` tells. `intact`: the
+   * old block was just read as a whole. `data` stays the caller's.
    */
-  put(inode: Inode, idx: number, old: Extent | undefined, data: Uint8Array, intact: boolean): void {
+  put(
+    inode: Inode,
+    idx: number,
+    old: Extent | undefined,
+    data: Uint8Array,
+    how: Compression,
+    intact: boolean,
+  ): void {
     const stored = old !== undefined && old.block !== UNWRITTEN;
     const mayOverwrite = stored && old.born >= this.#inodes.epochOf(inode) && !old.shared;
     if (mayOverwrite && (intact || this.#blocks.isIntact(old.block))) {
-      this.#blocks.update(old.block, data);
+      this.#blocks.update(old.block, data, how);
       return;
     }
-    this.#set(inode, idx, old, this.#blocks.insert(data), false);
+    this.#set(inode, idx, old, this.#blocks.insert(data, how), false);
   }
 
   /** Allocates block `idx` without content: it reads as zeros. */

@@ -8,6 +8,7 @@ import type { Time } from "../base/clock.ts";
 import { FsError } from "../base/errno.ts";
 import type { Statement } from "../db/statement.ts";
 import type { Blocks } from "./blocks.ts";
+import type { Compression } from "./codec.ts";
 import { type Extent, type Extents, type ReadPart, UNWRITTEN } from "./extents.ts";
 import type { Inode, Inodes } from "./inodes.ts";
 import { isDirectory, isRegular, S_IFREG } from "./mode.ts";
@@ -119,8 +120,9 @@ export class Files {
       const spans = [...spansOf(offset, data.length, inode.blockSize)];
       const edges = this.#loadEdges(inode, spans, (span) => this.#replacesAll(inode, span));
       const olds = spans.map(({ idx }, i) => edges[i]?.extent ?? this.#extents.find(ino, idx));
+      const how = this.#extents.compressionOf(ino);
       this.#store.changeLater(ino, data.length, false, () => {
-        this.#writeSpans(inode, spans, olds, edges, data);
+        this.#writeSpans(inode, spans, olds, edges, data, how);
         inode.size = Math.max(inode.size, offset + data.length);
         if (killSuidgid) this.#xattrs.killPrivileges(inode);
         this.#modified(inode);
@@ -137,7 +139,8 @@ export class Files {
       if (within !== 0) {
         const tail = this.#load(inode, first - 1, 0);
         if (tail.length > within) {
-          this.#extents.put(inode, tail.idx, tail.extent, tail.bytes.subarray(0, within), true);
+          const how = this.#extents.compressionOf(inode.ino);
+          this.#extents.put(inode, tail.idx, tail.extent, tail.bytes.subarray(0, within), how, true);
         }
       }
       this.#dropFrom(inode, first);
@@ -190,10 +193,11 @@ export class Files {
       const endWhole = to >= inode.size ? blocksFor(to, inode.blockSize) : blockOf(to, inode.blockSize);
       const spans = [...this.#partialSpans(from, to, firstWhole, endWhole, inode.blockSize)];
       const edges = this.#loadEdges(inode, spans, () => false);
+      const how = this.#extents.compressionOf(ino);
       this.#store.change(ino, rowBytes, frees, () => {
         for (const [i, span] of spans.entries()) {
           const edge = edges[i];
-          if (edge !== undefined) this.#zero(inode, edge, span.from, span.to);
+          if (edge !== undefined) this.#zero(inode, edge, span.from, span.to, how);
         }
         if (endWhole > firstWhole) {
           if (frees) this.#extents.dropRange(inode, firstWhole, endWhole);
@@ -378,27 +382,28 @@ export class Files {
     olds: readonly (Extent | undefined)[],
     edges: readonly (Loaded | undefined)[],
     data: Uint8Array,
+    how: Compression,
   ): void {
     for (const [i, span] of spans.entries()) {
       const part = data.subarray(span.at, span.at + span.to - span.from);
       const edge = edges[i];
       if (edge === undefined) {
-        this.#extents.put(inode, span.idx, olds[i], part, false);
+        this.#extents.put(inode, span.idx, olds[i], part, how, false);
       } else {
         if (span.from > edge.length) edge.bytes.fill(0, edge.length, span.from);
         edge.bytes.set(part, span.from);
         const length = Math.max(edge.length, span.to);
-        this.#extents.put(inode, span.idx, edge.extent, edge.bytes.subarray(0, length), true);
+        this.#extents.put(inode, span.idx, edge.extent, edge.bytes.subarray(0, length), how, true);
       }
     }
   }
 
   /** Makes bytes `from` to `to` of a loaded block read as zeros. */
-  #zero(inode: Inode, edge: Loaded, from: number, to: number): void {
+  #zero(inode: Inode, edge: Loaded, from: number, to: number, how: Compression): void {
     if (from >= edge.length) return;
     edge.bytes.fill(0, from, to);
     const length = to >= edge.length ? from : edge.length;
-    this.#extents.put(inode, edge.idx, edge.extent, edge.bytes.subarray(0, length), true);
+    this.#extents.put(inode, edge.idx, edge.extent, edge.bytes.subarray(0, length), how, true);
   }
 
   /** The spans of a range at its ends that are not whole blocks. */

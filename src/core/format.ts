@@ -4,6 +4,8 @@ import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { assert } from "../base/assert.ts";
 import type { Database } from "../db/database.ts";
+import { lz4 } from "../native/lz4.ts";
+import { type Compression, isCompression } from "./codec.ts";
 import { OpenError } from "./errors.ts";
 
 export const FORMAT_MAJOR = 1;
@@ -14,9 +16,12 @@ export const FORMAT_MAJOR = 1;
  * latest minor it changes nothing, and so that a volume of an older one can still be read where it cannot be upgraded. Older
  * versions of sqlfuse open a volume of a newer minor, unless `features_incompatible` names what they do not know.
  */
-export const UPGRADES: readonly string[] = [];
+export const UPGRADES: readonly string[] = [
+  "INSERT OR IGNORE INTO meta (key, value) VALUES ('compression', 'none')",
+];
 /** Names in `features_incompatible` that this version understands. */
-const KNOWN_FEATURES: readonly string[] = [];
+const KNOWN_FEATURES = ["compression"] as const;
+export type Feature = (typeof KNOWN_FEATURES)[number];
 /** meta.format of a new volume. */
 export const FORMAT = `${FORMAT_MAJOR}.${UPGRADES.length}.0`;
 /** PRAGMA application_id: "SQLF". */
@@ -62,6 +67,12 @@ export function blockSizeMeta(db: Database): number {
   return size;
 }
 
+/** How files that do not say otherwise are compressed. What is no word for it, or missing as in format 1.0, is "none". */
+export function compressionMeta(db: Database): Compression {
+  const word = readMeta(db, "compression") ?? "";
+  return isCompression(word) ? word : "none";
+}
+
 /** One value of meta that is a blob, as lower-case hexadecimal digits. @throws OpenError damaged where it is missing */
 export function hexMeta(db: Database, key: string): string {
   const select = db.prepare("SELECT lower(hex(value)) FROM meta WHERE key = ?1");
@@ -83,12 +94,24 @@ export function incompatibleFeatures(db: Database): string[] | undefined {
   return undefined;
 }
 
-/** @throws OpenError too-new */
+/** Says that a reader of the volume must know `feature`, inside the transaction that brings it. */
+export function requireFeature(db: Database, feature: Feature): void {
+  const names = incompatibleFeatures(db) ?? [];
+  if (names.includes(feature)) return;
+  const update = db.prepare("UPDATE meta SET value = ?1 WHERE key = 'features_incompatible'");
+  update.bindText(1, JSON.stringify([...names, feature])).run();
+  db.release(update);
+}
+
+/** @throws OpenError too-new; EngineError where what a feature needs is not installed */
 export function refuseTooNew(db: Database, features: readonly string[]): void {
   const major = Number(db.pragma("user_version"));
   const format = major > FORMAT_MAJOR ? `${major}` : (readMeta(db, "format") ?? "0");
-  const unknown = major > FORMAT_MAJOR ? [] : features.filter((name) => !KNOWN_FEATURES.includes(name));
-  if (Number.parseInt(format, 10) <= FORMAT_MAJOR && unknown.length === 0) return;
+  const unknown = major > FORMAT_MAJOR ? [] : features.filter((name) => !isKnown(name));
+  if (Number.parseInt(format, 10) <= FORMAT_MAJOR && unknown.length === 0) {
+    if (features.includes("compression")) lz4();
+    return;
+  }
   const needs = unknown.length > 0 ? ` with ${unknown.join(", ")}` : "";
   throw new OpenError(
     "too-new",
@@ -97,7 +120,11 @@ export function refuseTooNew(db: Database, features: readonly string[]): void {
   );
 }
 
-/** Refuses what this code would not understand, before anything is changed. @throws OpenError not-a-volume, too-new, damaged */
+function isKnown(name: string): boolean {
+  return KNOWN_FEATURES.some((known) => known === name);
+}
+
+/** Refuses what this code would not understand, before anything is changed. @throws OpenError not-a-volume, too-new, damaged; EngineError */
 export function checkFormat(db: Database): void {
   const { path } = db;
   if (Number(db.pragma("application_id")) !== APPLICATION_ID) {

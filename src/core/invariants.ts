@@ -8,7 +8,8 @@
 import { FsError } from "../base/errno.ts";
 import type { Database } from "../db/database.ts";
 import { ACL_ACCESS, ACL_DEFAULT, type AclEntry, applyMode, decodeAcl, encodeAcl, modeOf } from "./acl.ts";
-import { APPLICATION_ID, FORMAT, FORMAT_MAJOR } from "./format.ts";
+import { contentLength, knownCodec, RAW } from "./codec.ts";
+import { APPLICATION_ID, type Feature, FORMAT, FORMAT_MAJOR } from "./format.ts";
 import { type Mender, NUMBER_MAX } from "./mender.ts";
 import { isDirectory, isSymlink, S_IFBLK, S_IFCHR, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG } from "./mode.ts";
 import {
@@ -49,6 +50,10 @@ const LARGEST_BLOCK = 1 << 20;
 const FIRST_SERIAL = 16;
 const DEFAULT_BLOCK_SIZE = 65_536;
 
+const COMPRESSED: Feature = "compression";
+const HAS_COMPRESSED = `EXISTS (SELECT 1 FROM block WHERE codec <> ${RAW})`;
+const HAS_FEATURE = `EXISTS (SELECT 1 FROM meta, json_each(iif(json_valid(meta.value), meta.value, '[]')) AS f
+  WHERE meta.key = 'features_incompatible' AND f.value = '${COMPRESSED}')`;
 const META = (key: string) => `(SELECT value FROM meta WHERE key = '${key}')`;
 const IS = (type: number, table = "i") => `(${table}.mode & ${S_IFMT}) = ${type}`;
 const INODE = (text: string) => `SELECT i.ino, ${text}, NULL, NULL FROM inode AS i`;
@@ -96,7 +101,10 @@ const META_RULES: Readonly<Record<string, readonly [valid: string, instead: stri
   ],
   created_ns: ["typeof(value) = 'integer'", "ifnull((SELECT min(btime_ns) FROM inode), 0)"],
   features: ["CASE WHEN json_valid(value) THEN json_type(value) = 'array' ELSE 0 END", "'[]'"],
-  features_incompatible: ["CASE WHEN json_valid(value) THEN json_type(value) = 'array' ELSE 0 END", "'[]'"],
+  features_incompatible: [
+    "CASE WHEN json_valid(value) THEN json_type(value) = 'array' ELSE 0 END",
+    `iif(${HAS_COMPRESSED}, '["${COMPRESSED}"]', '[]')`,
+  ],
 };
 
 /** Whether the inode has what belongs to a type and to no other. */
@@ -172,6 +180,16 @@ export const INVARIANTS: readonly Invariant[] = [
       AND (typeof(value) <> 'text' OR value NOT GLOB '[1-9]* ${"[0-9a-f]".repeat(16)}')`,
     remedy: "is removed: a head file then says that the volume is older",
     mend: ["DELETE FROM meta WHERE key = 'head'"],
+  },
+  {
+    kind: "meta-compression",
+    broken: `SELECT 0, 'meta.compression is ' || ifnull((SELECT quote(value) FROM meta WHERE key = 'compression'), 'missing'),
+      NULL, NULL WHERE NOT EXISTS (SELECT 1 FROM meta WHERE key = 'compression' AND value IN ('none', 'fast', 'strong'))
+      AND (EXISTS (SELECT 1 FROM meta WHERE key = 'compression') OR ${META("format")} NOT GLOB '1.0.*')`,
+    remedy: "nothing is compressed from now on",
+    mend: [
+      `INSERT INTO meta (key, value) VALUES ('compression', 'none') ON CONFLICT (key) DO UPDATE SET value = excluded.value`,
+    ],
   },
   // --- epochs
   ...LIVE_TABLES.map(
@@ -471,9 +489,18 @@ export const INVARIANTS: readonly Invariant[] = [
   {
     kind: "block-codec",
     broken: `SELECT ifnull(min(e.ino), 0), 'block ' || b.id || ' has codec ' || b.codec, NULL, NULL
-      FROM block AS b LEFT JOIN extent AS e ON e.block = b.id WHERE b.codec <> 0 GROUP BY b.id`,
+      FROM block AS b LEFT JOIN extent AS e ON e.block = b.id WHERE NOT ${knownCodec("b")} GROUP BY b.id`,
     remedy: "cannot be read: a hole takes its place",
-    mend: ["DELETE FROM block WHERE codec <> 0"],
+    mend: [`DELETE FROM block AS b WHERE NOT ${knownCodec("b")}`],
+  },
+  {
+    kind: "meta-feature",
+    broken: `SELECT 0, 'blocks are compressed, and meta.features_incompatible does not say so', NULL, NULL
+      WHERE NOT ${HAS_FEATURE} AND ${HAS_COMPRESSED}`,
+    remedy: "it says so",
+    mend: [
+      `UPDATE meta SET value = json_insert(value, '$[#]', '${COMPRESSED}') WHERE key = 'features_incompatible'`,
+    ],
   },
   {
     kind: "block-hash",
@@ -521,10 +548,10 @@ export const INVARIANTS: readonly Invariant[] = [
   },
   {
     kind: "block-length",
-    broken: `SELECT e.ino, 'block ' || e.block || ' at ' || (e.idx * i.block_size) || ' has ' || length(b.data) || ' bytes, more than the '
+    broken: `SELECT e.ino, 'block ' || e.block || ' at ' || (e.idx * i.block_size) || ' has ' || ${contentLength("b")} || ' bytes, more than the '
         || ${MOST} || ' that its file has there', NULL, NULL
       FROM extent AS e JOIN block AS b ON b.id = e.block JOIN inode AS i ON i.ino = e.ino
-      WHERE i.nlink <> 0 AND length(b.data) > ${MOST}`,
+      WHERE i.nlink <> 0 AND ${contentLength("b")} > ${MOST}`,
     remedy: "the file grows to where its last block ends; what exceeds a block is cut",
     mend: (mender) => mender.mendLengths(MOST),
   },
@@ -540,7 +567,7 @@ export const INVARIANTS: readonly Invariant[] = [
   },
   {
     kind: "block-unowned",
-    broken: `SELECT 0, 'no file has block ' || b.id || ' of ' || length(b.data) || ' bytes', NULL, NULL FROM block AS b
+    broken: `SELECT 0, 'no file has block ' || b.id || ' of ' || ${contentLength("b")} || ' bytes', NULL, NULL FROM block AS b
       WHERE b.id NOT IN (SELECT block FROM extent) AND b.id NOT IN (SELECT block FROM extent_past)`,
     remedy: "goes to /lost+found, together with those that follow it",
     mend: (mender) => mender.placeBlocks(),

@@ -6,8 +6,10 @@
  * Rows are mended where they are, in their epoch: damage is no history.
  */
 import type { Time } from "../base/clock.ts";
+import { DamageError } from "../base/errno.ts";
 import type { Database } from "../db/database.ts";
 import type { Statement } from "../db/statement.ts";
+import { contentLength, decoded, RAW } from "./codec.ts";
 import { S_IFDIR, S_IFMT, S_IFREG } from "./mode.ts";
 import { type Ino, ROOT_INO } from "./types.ts";
 
@@ -287,7 +289,7 @@ export class Mender {
     if (past !== undefined) return past;
     const usual = this.#number("SELECT value FROM meta WHERE key = 'block_size'") as number;
     const longest = this.#number(
-      `SELECT max(length(b.data)) FROM extent AS e JOIN block AS b ON b.id = e.block WHERE e.ino = ${ino}`,
+      `SELECT max(${contentLength("b")}) FROM extent AS e JOIN block AS b ON b.id = e.block WHERE e.ino = ${ino}`,
     );
     return Math.max(usual, 2 ** Math.ceil(Math.log2(longest ?? 1)));
   }
@@ -295,7 +297,7 @@ export class Mender {
   /** Sets a file's size to where its last block ends. */
   #setSize(ino: number): void {
     this.db.exec(
-      `UPDATE inode SET size = ifnull((SELECT max(e.idx * inode.block_size + length(b.data))
+      `UPDATE inode SET size = ifnull((SELECT max(e.idx * inode.block_size + ${contentLength("b")})
           FROM extent AS e JOIN block AS b ON b.id = e.block WHERE e.ino = ${ino}), 0) WHERE ino = ${ino}`,
     );
   }
@@ -393,7 +395,7 @@ export class Mender {
       if (length > 0) {
         const block = (this.#number("SELECT max(id) FROM block") ?? 0) + 1;
         this.db.exec(
-          `INSERT INTO block (id, codec, hash, data) SELECT ${block}, 0, NULL, target FROM inode WHERE ino = ${ino}`,
+          `INSERT INTO block (id, codec, hash, data) SELECT ${block}, ${RAW}, NULL, target FROM inode WHERE ino = ${ino}`,
         );
         this.db.exec(
           `INSERT INTO extent (ino, idx, block, shared, born) VALUES (${ino}, 0, ${block}, 0, ${this.#epoch})`,
@@ -411,34 +413,60 @@ export class Mender {
   /** `most`: the bytes that a block of extent e of inode i may have, as SQL. */
   mendLengths(most: string): void {
     const live = `extent AS e JOIN block AS b ON b.id = e.block JOIN inode AS i ON i.ino = e.ino WHERE i.nlink <> 0`;
+    const length = contentLength("b");
+    // What lies about its length cannot be read: a hole takes its place in the next round.
+    this.dropUndecodable(`SELECT b.id FROM ${live} AND ${length} > ${most}`);
     // Where most blocks of a file are longer than its block size, that is what is wrong.
     this.guessBlockSizes(
-      `SELECT i.ino FROM ${live} GROUP BY i.ino HAVING 2 * sum(length(b.data) > i.block_size) > count(*)`,
+      `SELECT i.ino FROM ${live} GROUP BY i.ino HAVING 2 * sum(${length} > i.block_size) > count(*)`,
     );
     const rows = this.db.prepare(
-      `SELECT e.ino, e.idx, e.block, i.block_size FROM ${live} AND length(b.data) > i.block_size`,
+      `SELECT e.ino, e.idx, e.block, i.block_size FROM ${live} AND ${length} > i.block_size`,
     );
     const long: [ino: number, idx: number, block: number, most: number][] = [];
     while (rows.step()) long.push([rows.int(0), rows.int(1), rows.int(2), rows.int(3)]);
     for (const [ino, idx, block, bytes] of long) {
       // Another file may have use for what is cut here.
       const own = (this.#number("SELECT max(id) FROM block") ?? 0) + 1;
-      this.db.exec(
-        `INSERT INTO block (id, codec, hash, data) SELECT ${own}, codec, NULL, substr(data, 1, ${bytes}) FROM block WHERE id = ${block}`,
-      );
+      this.#prepare(`INSERT INTO block (id, codec, hash, data) VALUES (?1, ${RAW}, NULL, ?2)`)
+        .bindInt(1, own)
+        .bindBlob(2, this.#content(block).subarray(0, bytes))
+        .run();
       this.db.exec(`UPDATE extent SET block = ${own}, shared = 0 WHERE ino = ${ino} AND idx = ${idx}`);
       this.db.exec(
         `DELETE FROM block WHERE id = ${block} AND id NOT IN (SELECT block FROM extent) AND id NOT IN (SELECT block FROM extent_past)`,
       );
     }
-    this.guessSizes(`SELECT DISTINCT i.ino FROM ${live} AND length(b.data) > ${most}`);
+    this.guessSizes(`SELECT DISTINCT i.ino FROM ${live} AND ${length} > ${most}`);
+  }
+
+  /** @throws DamageError where it cannot be decoded */
+  #content(block: number): Uint8Array {
+    const row = this.#prepare("SELECT codec, data FROM block WHERE id = ?1").bindInt(1, block);
+    try {
+      return row.step() ? decoded(row.int(0), row.blob(1)) : new Uint8Array(0);
+    } finally {
+      row.reset();
+    }
+  }
+
+  /** Deletes the blocks of a query, given by number, whose content cannot be had from what is stored. */
+  dropUndecodable(sql: string): void {
+    for (const block of this.#column(sql)) {
+      try {
+        this.#content(block);
+      } catch (error) {
+        if (!(error instanceof DamageError)) throw error;
+        this.db.exec(`DELETE FROM block WHERE id = ${block}`);
+      }
+    }
   }
 
   /** Makes files in /lost+found of blocks that no file has: one of each run of numbers. */
   placeBlocks(): void {
     const rows = this.db.prepare(
-      `SELECT id, length(data) FROM block WHERE id NOT IN (SELECT block FROM extent)
-        AND id NOT IN (SELECT block FROM extent_past) ORDER BY id`,
+      `SELECT b.id, ${contentLength("b")} FROM block AS b WHERE b.id NOT IN (SELECT block FROM extent)
+        AND b.id NOT IN (SELECT block FROM extent_past) ORDER BY b.id`,
     );
     const runs: { first: number; lengths: number[] }[] = [];
     while (rows.step()) {

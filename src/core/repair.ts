@@ -21,7 +21,9 @@ import {
   type Report,
   realPath,
   schemaDifferences,
+  UNDECODABLE,
 } from "./check.ts";
+import { RAW } from "./codec.ts";
 import { Draft } from "./draft.ts";
 import { OpenError } from "./errors.ts";
 import { schemaSql } from "./format.ts";
@@ -44,9 +46,9 @@ export interface Repaired {
 
 /** Mending one thing can show another: a few rounds are enough for any volume. */
 const MOST_ROUNDS = 8;
-/** Kinds of findings that tell lost bytes. */
 const COPY_CACHE_BYTES = 64 * 2 ** 20;
-const LOST_BYTES = ["unreadable", "block-missing", "block-codec"];
+/** Kinds of findings that tell lost bytes. */
+const LOST_BYTES = ["unreadable", "block-missing", "block-codec", UNDECODABLE];
 
 /**
  * Repairs what `report` found; where that says that the volume is older than `headFile`, its state is accepted. Abandoned between two steps, it has changed nothing.
@@ -91,8 +93,8 @@ function* mendInPlace(
     db.exec("PRAGMA temp_store = MEMORY");
     db.exec("PRAGMA synchronous = FULL");
     // Making the indexes again takes as long as all the rest: only where they disagree with their tables.
-    const reindex = report.findings.some(({ kind }) => kind === "sqlite");
-    placed = yield* mend(db, key, clock, reindex);
+    const found = (kind: string) => report.findings.some((finding) => finding.kind === kind);
+    placed = yield* mend(db, key, clock, { reindex: found("sqlite"), decode: found(UNDECODABLE) });
     db.checkpointTruncate();
     pages.count = Number(db.pragma("page_count"));
   } finally {
@@ -107,12 +109,12 @@ function isLostBytes({ kind }: Finding): boolean {
   return LOST_BYTES.includes(kind);
 }
 
-/** Mends all rows in one transaction. */
+/** Mends all rows in one transaction: with `reindex` the indexes too, with `decode` blocks that cannot be decoded. */
 function* mend(
   db: Database,
   key: Key,
   clock: Clock,
-  reindex: boolean,
+  { reindex, decode }: { readonly reindex: boolean; readonly decode: boolean },
 ): Generator<Progress, readonly Placement[]> {
   db.exec("BEGIN IMMEDIATE");
   let isDone = false;
@@ -124,6 +126,7 @@ function* mend(
     }
     if (reindex) db.exec("REINDEX");
     const mender = new Mender(db, clock.now());
+    if (decode) mender.dropUndecodable(`SELECT id FROM block WHERE codec <> ${RAW}`);
     for (let round = 0, mended = true; mended && round < MOST_ROUNDS; round++) {
       mended = false;
       for (const [i, { broken, mend: how }] of INVARIANTS.entries()) {
@@ -197,7 +200,7 @@ function* fill(
     for (let step = steps.next(); step.done !== true; step = steps.next())
       yield { phase: "copying", done: step.value, total: 0 };
     db.exec("COMMIT");
-    const placed = yield* mend(db, key, clock, false);
+    const placed = yield* mend(db, key, clock, { reindex: false, decode: false });
     db.pragma("journal_mode = WAL");
     return placed;
   } finally {

@@ -5,6 +5,7 @@
 import type { Time } from "../base/clock.ts";
 import { FsError } from "../base/errno.ts";
 import type { Statement } from "../db/statement.ts";
+import type { Compression } from "./codec.ts";
 import type { Extents } from "./extents.ts";
 import type { Inode, Inodes } from "./inodes.ts";
 import { isDevice, isDirectory, isRegular, S_IFMT } from "./mode.ts";
@@ -142,10 +143,11 @@ export class Restore {
     this.#store.query(ino, () => {
       const inode = this.#aligned(ino, offset);
       if (offset + data.length > inode.size) throw new FsError("EINVAL", "past the end of the file");
+      const how = this.#extents.compressionOf(ino);
       this.#store.change(ino, data.length, false, () => {
-        if (data.length === 0) this.#put(inode, blockOf(offset, inode.blockSize), data);
+        if (data.length === 0) this.#put(inode, blockOf(offset, inode.blockSize), data, how);
         for (const { idx, at, to } of spansOf(offset, data.length, inode.blockSize)) {
-          this.#put(inode, idx, data.subarray(at, at + to));
+          this.#put(inode, idx, data.subarray(at, at + to), how);
         }
         this.#inodes.save(inode);
       });
@@ -167,10 +169,11 @@ export class Restore {
     });
   }
 
-  #put(inode: Inode, idx: number, data: Uint8Array): void {
+  #put(inode: Inode, idx: number, data: Uint8Array, how: Compression): void {
     let length = data.length;
     while (length > 0 && data[length - 1] === 0) length--;
-    this.#extents.put(inode, idx, this.#extents.find(inode.ino, idx), data.subarray(0, length), false);
+    const old = this.#extents.find(inode.ino, idx);
+    this.#extents.put(inode, idx, old, data.subarray(0, length), how, false);
   }
 
   #aligned(ino: Ino, offset: number): Inode {

@@ -3,12 +3,14 @@
  *
  * Each table is walked from its root. Where a page of it cannot be read, the pages that nobody
  * leads to are searched for rows of its shape; pages of the free list are left out, as they hold
- * rows that were deleted. What a row says is not judged here: the invariants are mended afterwards.
+ * rows that were deleted. What a row says is not judged here: the invariants are mended afterwards. Only a block that is
+ * compressed must be there as a whole to be read at all: else it is lost, and an empty one takes its place.
  */
 import { Btrees, type Row, type Value } from "../db/btree.ts";
 import type { Database } from "../db/database.ts";
 import type { Pages } from "../db/pages.ts";
 import type { Statement } from "../db/statement.ts";
+import { RAW, undecodable } from "./codec.ts";
 
 /** A table, and how its rows are stored. */
 interface Shape {
@@ -59,6 +61,8 @@ export function* salvage(pages: Pages, to: Database, withData: boolean): Generat
 class Copy implements Salvaged {
   readonly lost = new Map<number, string>();
   readonly partial = new Map<number, Gap>();
+  /** Blocks that were compressed and cannot be decoded, with the bytes of their content. */
+  readonly #undecodable = new Map<number, number>();
   readonly attributes: [number, Uint8Array][] = [];
   readonly attributeGaps: [number, number][] = [];
   readonly #pages: Pages;
@@ -101,6 +105,7 @@ class Copy implements Salvaged {
     }
     if (this.partial.size > 0) this.#reattach();
     if (this.#holed.size > 0) yield* this.#search();
+    for (const [block, length] of this.#undecodable) this.partial.set(block, { from: 0, to: length });
   }
 
   /**
@@ -117,6 +122,7 @@ class Copy implements Salvaged {
       "UPDATE block SET data = CAST(data || zeroblob(?2) || ?3 AS BLOB) WHERE id = ?1",
     );
     for (const [block, gap] of this.partial) {
+      if (this.#undecodable.has(block)) continue;
       const length = pagesBehind(gap);
       const fitting = chains.filter((chain) => chain.length === length);
       const alike = [...this.partial.values()].filter((other) => pagesBehind(other) === length);
@@ -241,19 +247,31 @@ class Copy implements Salvaged {
 
   #insert(shape: Shape, row: Row): void {
     if (shape.name === "block") {
-      const data = row.values.at(-1);
-      if (row.missing > 0 && data instanceof Uint8Array)
-        this.partial.set(Number(row.rowid), { from: data.length, to: data.length + row.missing });
-    } else if (row.missing > 0) {
+      this.#insertBlock(shape, row);
+      return;
+    }
+    if (row.missing > 0) {
       // Half a symlink or attribute is a wrong one.
       const [ino, name] = row.values;
       if (shape.name === "xattr" && name instanceof Uint8Array) this.attributes.push([Number(ino), name]);
       this.#holed.add(shape.name);
       return;
     }
-    const values = shape.hasRowid ? [row.rowid, ...row.values.slice(1)] : [...row.values];
-    if (shape.name === "block" && !this.#withData) values[values.length - 1] = new Uint8Array(0);
-    this.#put(shape, values);
+    this.#put(shape, shape.hasRowid ? [row.rowid, ...row.values.slice(1)] : row.values);
+  }
+
+  #insertBlock(shape: Shape, { rowid, values, missing }: Row): void {
+    const block = Number(rowid);
+    const [, codec = null, hash = null, data] = values;
+    if (!(data instanceof Uint8Array)) return;
+    if (missing > 0) this.partial.set(block, { from: data.length, to: data.length + missing });
+    const lost = typeof codec === "number" ? undecodable(codec, data, missing === 0) : undefined;
+    if (lost === undefined) {
+      this.#put(shape, [rowid, codec, hash, this.#withData ? data : new Uint8Array(0)]);
+      return;
+    }
+    this.#undecodable.set(block, lost);
+    this.#put(shape, [rowid, RAW, null, new Uint8Array(0)]);
   }
 
   /** An entry out of the index of entries; when it was born is not there. */

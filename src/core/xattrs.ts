@@ -14,8 +14,9 @@ import {
   isMinimal,
   modeOf,
 } from "./acl.ts";
+import { type Compression, isCompression } from "./codec.ts";
 import type { Inode, Inodes } from "./inodes.ts";
-import { isDirectory, isSymlink, S_ISGID, S_ISUID, S_IXGRP } from "./mode.ts";
+import { isDirectory, isRegular, isSymlink, S_ISGID, S_ISUID, S_IXGRP } from "./mode.ts";
 import type { Store } from "./store.ts";
 import {
   type Epoch,
@@ -28,9 +29,17 @@ import {
 } from "./types.ts";
 
 const CAPABILITY = Buffer.from("security.capability");
+/** How a file, or what is made in a directory, is compressed, in one of the words of `Compression`. */
+const COMPRESSION = Buffer.from("user.sqlfuse.compression");
 const NAMESPACES = ["user.", "trusted.", "security."];
 /** Inodes that are remembered to have no attributes. */
 const BARE_KEPT = 16_384;
+
+/** What a new inode has of its directory. */
+interface Inherited {
+  readonly mode: number;
+  readonly give: ((inode: Inode) => void) | undefined;
+}
 
 export class Xattrs {
   readonly #store: Store;
@@ -87,15 +96,15 @@ export class Xattrs {
   /**
    * Sets an attribute. An access ACL changes st_mode too; with `aclKillSgid` it clears S_ISGID.
    * @throws FsError ESTALE; EEXIST (XATTR_CREATE), ENODATA (XATTR_REPLACE), EINVAL (flags, ACL), ERANGE (name),
-   *   E2BIG (value), ENOSPC (list), EOPNOTSUPP (namespace, ACL of a symlink), EACCES (default ACL of a file);
-   *   EROFS, EIO
+   *   E2BIG (value), ENOSPC (list), EOPNOTSUPP (namespace, ACL of a symlink), EACCES (default ACL of a file),
+   *   EINVAL (no such compression); EROFS, EIO
    */
   set(ino: Ino, name: Uint8Array, value: Uint8Array, flags: number, aclKillSgid: boolean): void {
     checkName(name);
     this.#store.query(ino, () => {
       const inode = this.#inodes.load(ino);
       checkOwner(inode, name);
-      if (value.length > XATTR_SIZE_MAX) throw new FsError("E2BIG");
+      checkValue(name, value);
       if ((flags & ~(XATTR_CREATE | XATTR_REPLACE)) !== 0) throw new FsError("EINVAL");
       const exists = this.#bornOf(ino, name) !== undefined;
       if (exists && (flags & XATTR_CREATE) !== 0) throw new FsError("EEXIST");
@@ -143,6 +152,13 @@ export class Xattrs {
     this.#remember(ino);
   }
 
+  /** What the attribute of a file or directory says; undefined where it has none, or none that can be. @throws DamageError */
+  compressionOf(ino: Ino): Compression | undefined {
+    const value = this.#value(ino, COMPRESSION);
+    const word = value === undefined ? "" : Buffer.from(value).toString("latin1");
+    return isCompression(word) ? word : undefined;
+  }
+
   /** Clears S_ISUID, S_ISGID where group-executable, and the file's capabilities. */
   killPrivileges(inode: Inode): void {
     inode.mode &= ~S_ISUID;
@@ -159,12 +175,21 @@ export class Xattrs {
     this.#put(inode, ACL_ACCESS, encodeAcl(entries));
   }
 
-  /** What a new file in `directory` starts with: its mode, and the ACLs to give it once it has a number. */
-  inherit(
-    directory: Ino,
-    mode: number,
-    umask: number,
-  ): { mode: number; give: ((inode: Inode) => void) | undefined } {
+  /** What a new file in `directory` starts with: its mode, and the attributes to give it once it has a number. */
+  inherit(directory: Ino, mode: number, umask: number): Inherited {
+    const acls = this.#inheritAcls(directory, mode, umask);
+    const has = isRegular(mode) || isDirectory(mode) ? this.compressionOf(directory) : undefined;
+    if (has === undefined) return acls;
+    return {
+      mode: acls.mode,
+      give: (inode) => {
+        this.#put(inode, COMPRESSION, Buffer.from(has));
+        acls.give?.(inode);
+      },
+    };
+  }
+
+  #inheritAcls(directory: Ino, mode: number, umask: number): Inherited {
     const defaults = isSymlink(mode) ? undefined : this.#value(directory, ACL_DEFAULT);
     if (defaults === undefined) return { mode: mode & ~umask, give: undefined };
     const entries = inheritAcl(decodeAcl(defaults), mode);
@@ -184,7 +209,7 @@ export class Xattrs {
   restore(inode: Inode, name: Uint8Array, value: Uint8Array): void {
     checkName(name);
     checkOwner(inode, name);
-    if (value.length > XATTR_SIZE_MAX) throw new FsError("E2BIG");
+    checkValue(name, value);
     const access = ACL_ACCESS.equals(name);
     const entries = access || ACL_DEFAULT.equals(name) ? decodeAcl(value) : undefined;
     if (entries !== undefined && !access && !isDirectory(inode.mode)) throw new FsError("EACCES");
@@ -278,6 +303,13 @@ function checkName(name: Uint8Array): void {
   const text = Buffer.from(name.buffer, name.byteOffset, name.byteLength).toString("latin1");
   const known = NAMESPACES.some((prefix) => text.startsWith(prefix) && text.length > prefix.length);
   if (!known && !ACL_ACCESS.equals(name) && !ACL_DEFAULT.equals(name)) throw new FsError("EOPNOTSUPP");
+}
+
+/** @throws FsError E2BIG; EINVAL: no word of `Compression` */
+function checkValue(name: Uint8Array, value: Uint8Array): void {
+  if (value.length > XATTR_SIZE_MAX) throw new FsError("E2BIG");
+  if (COMPRESSION.equals(name) && !isCompression(Buffer.from(value).toString("latin1")))
+    throw new FsError("EINVAL", "none, fast or strong");
 }
 
 /** @throws FsError EOPNOTSUPP: a symlink has no ACL */

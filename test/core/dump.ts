@@ -4,6 +4,7 @@
  */
 import { createHash } from "node:crypto";
 import { FsError } from "../../src/base/errno.ts";
+import { decoded } from "../../src/core/codec.ts";
 import { type Attr, type Ino, ROOT_INO, SEEK_DATA, SEEK_HOLE } from "../../src/core/types.ts";
 import type { Volume } from "../../src/core/volume.ts";
 import type { Database } from "../../src/db/database.ts";
@@ -167,7 +168,7 @@ export function dumpEpoch(db: Database, epoch: number): Dump {
     `SELECT name, value FROM ${at("xattr", "ino, name, value")} WHERE ino = ?1 ORDER BY name`,
   );
   const extents = db.prepare(
-    `SELECT e.idx, b.data, e.block FROM ${at("extent", "ino, idx, block")} AS e LEFT JOIN block AS b ON b.id = e.block
+    `SELECT e.idx, b.data, e.block, b.codec FROM ${at("extent", "ino, idx, block")} AS e LEFT JOIN block AS b ON b.id = e.block
      WHERE e.ino = ?1 ORDER BY e.idx`,
   );
   const latin1 = (bytes: Uint8Array) => Buffer.from(bytes).toString("latin1");
@@ -205,7 +206,7 @@ export function dumpEpoch(db: Database, epoch: number): Dump {
       last = idx;
       if (extents.int(2) === 0) continue;
       if (extents.isNull(1)) throw new Error(`epoch ${epoch}: block ${extents.int(2)} of ${ino} is missing`);
-      const data = extents.blob(1);
+      const data = decoded(extents.int(3), extents.blob(1));
       if (idx * blockSize + data.length > size)
         throw new Error(`epoch ${epoch}: extent ${idx} of ${ino} reaches past the end`);
       hash.add(idx * blockSize, data);

@@ -14,7 +14,7 @@ import { inDatabase } from "../db/fixture.ts";
 import { queryNumber } from "../db/query.ts";
 import { runChild } from "./child.ts";
 import { type Dump, dump, dumpEpoch } from "./dump.ts";
-import { b, type Fixture, inVolume, namesOf, ROOT, touch } from "./fixture.ts";
+import { b, type Fixture, inVolume, namesOf, put, ROOT, touch } from "./fixture.ts";
 import { tablesOf } from "./tables.ts";
 
 const FIXTURES = fileURLToPath(new URL("../fixtures", import.meta.url));
@@ -33,7 +33,7 @@ function listOf(db: Database, sql: string): string[] {
   return list;
 }
 
-describe("format 1.0", () => {
+describe("format 1.1", () => {
   const INODE =
     "ino mode nlink uid gid rdev size block_size extents parent generation atime_ns mtime_ns ctime_ns btime_ns born origin serial version target";
 
@@ -89,6 +89,7 @@ describe("format 1.0", () => {
         const keys = listOf(db, "SELECT key FROM meta ORDER BY key");
         expect(keys).toEqual([
           "block_size",
+          "compression",
           "created_ns",
           "epoch",
           "features",
@@ -99,7 +100,7 @@ describe("format 1.0", () => {
           "replica_id",
           "volume_id",
         ]);
-        expect(listOf(db, "SELECT value FROM meta WHERE key = 'format'")).toEqual(["1.0.0"]);
+        expect(listOf(db, "SELECT value FROM meta WHERE key = 'format'")).toEqual(["1.1.0"]);
         expect(listOf(db, "SELECT lower(hex(value)) FROM meta WHERE key = 'volume_id'")).toEqual([volumeId]);
         expect(queryNumber(db, "SELECT length(value) FROM meta WHERE key = 'volume_id'")).toBe(16);
         expect(queryNumber(db, "SELECT value > 0 FROM meta WHERE key = 'replica_id'")).toBe(1);
@@ -107,33 +108,60 @@ describe("format 1.0", () => {
     }));
 
   /** A copy of the fixture, opened; tells the test the path to look at after close. */
-  function withFixture(run: (path: string) => void): void {
+  function withFixture(minor: string, run: (path: string) => void): void {
     const directory = mkdtempSync(join(tmpdir(), "format-"));
     try {
       const path = join(directory, "volume");
-      copyFileSync(join(FIXTURES, "volume-1.0.sqlfuse"), path);
+      copyFileSync(join(FIXTURES, `volume-${minor}.sqlfuse`), path);
       run(path);
     } finally {
       rmSync(directory, { recursive: true, force: true });
     }
   }
 
-  it("of the fixture opens with its password, shows what it showed, in both epochs, and can be written to", () =>
-    withFixture((path) => {
-      const [first, second] = JSON.parse(readFileSync(join(FIXTURES, "volume-1.0.json"), "utf8")) as Dump[];
-      const key = unlock(path, b("fixture of format 1.0"));
-      expect(check(path, key)).toEqual([]);
-      const readOnly = Volume.open(path, key, { readOnly: true });
-      expect(dump(readOnly)).toEqual(second);
-      readOnly.close();
-      const db = new Database(path, key, { mode: "readonly" });
-      expect(dumpEpoch(db, 1)).toEqual(first);
-      expect(dumpEpoch(db, 2)).toEqual(second);
+  it.each(["1.0", "1.1"])(
+    "of the fixture of %s opens with its password, shows what it showed, in both epochs, and can be written to",
+    (minor) =>
+      withFixture(minor, (path) => {
+        const [first, second] = JSON.parse(
+          readFileSync(join(FIXTURES, `volume-${minor}.json`), "utf8"),
+        ) as Dump[];
+        const key = unlock(path, b(`fixture of format ${minor}`));
+        expect(check(path, key)).toEqual([]);
+        const readOnly = Volume.open(path, key, { readOnly: true });
+        expect(dump(readOnly)).toEqual(second);
+        readOnly.close();
+        const db = new Database(path, key, { mode: "readonly" });
+        expect(dumpEpoch(db, 1)).toEqual(first);
+        expect(dumpEpoch(db, 2)).toEqual(second);
+        db.close();
+        const volume = Volume.open(path, key);
+        touch(volume, ROOT, "made by a later version");
+        volume.close();
+        expect(check(path, key)).toEqual([]);
+      }),
+  );
+
+  it("of its fixture has blocks of each codec", () =>
+    withFixture("1.1", (path) => {
+      const db = new Database(path, unlock(path, b("fixture of format 1.1")), { mode: "readonly" });
+      expect(listOf(db, "SELECT DISTINCT codec & 255 FROM block ORDER BY 1")).toEqual(["0", "1", "2"]);
       db.close();
+    }));
+
+  it("that 1.0 is upgraded to compresses nothing unless it is told to", () =>
+    withFixture("1.0", (path) => {
+      const key = unlock(path, b("fixture of format 1.0"));
       const volume = Volume.open(path, key);
-      touch(volume, ROOT, "made by a later version");
+      put(volume, ROOT, "text", "the same again. ".repeat(100));
       volume.close();
-      expect(check(path, key)).toEqual([]);
+      const db = new Database(path, key, { mode: "readonly" });
+      expect(
+        listOf(db, "SELECT value FROM meta WHERE key IN ('format', 'compression') ORDER BY key"),
+      ).toEqual(["none", FORMAT]);
+      expect(queryNumber(db, "SELECT count(*) FROM block WHERE codec <> 0")).toBe(0);
+      expect(listOf(db, "SELECT value FROM meta WHERE key = 'features_incompatible'")).toEqual(["[]"]);
+      db.close();
     }));
 });
 
@@ -221,6 +249,7 @@ describe("a later minor", () => {
       expect(statSync(`${fixture.path}-wal`).size).toBeGreaterThan(100_000);
       const volume = fixture.open({ readOnly: false });
       expect(namesOf(volume, ROOT)).toEqual([]);
+      expect(fixture.takeLog()).toEqual([`${fixture.path}: its format is now ${FORMAT}`]);
       fixture.close();
       fixture.sql((db) => {
         expect(listOf(db, FORMAT_OF)).toEqual([FORMAT]);
