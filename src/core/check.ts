@@ -36,7 +36,7 @@ import { type Broken, INVARIANTS, type Invariant } from "./invariants.ts";
 import { FileLock } from "./lock.ts";
 import { Names, showName, showText } from "./names.ts";
 import { type Gap, type Salvaged, salvage } from "./salvage.ts";
-import type { Ino } from "./types.ts";
+import { type Ino, MAX_FILE_SIZE } from "./types.ts";
 
 export interface Finding {
   /** Name of the invariant that is broken. */
@@ -393,6 +393,15 @@ class Check {
     }
     db.release(rows);
     this.#findings.push(...lostRanges(db, lost, UNDECODABLE, "cannot be decoded"));
+    const nobodys = db.prepare(
+      "SELECT ?1 WHERE ?1 NOT IN (SELECT block FROM extent) AND ?1 NOT IN (SELECT block FROM extent_past)",
+    );
+    for (const block of lost.keys()) {
+      if (!nobodys.bindInt(1, block).step()) continue;
+      nobodys.reset();
+      this.#find(UNDECODABLE, `block ${block}, which no file has, cannot be decoded`, "is dropped");
+    }
+    db.release(nobodys);
   }
 
   #count(db: Database, figures: { inodes: number; blocks: number }): void {
@@ -455,7 +464,10 @@ function lostRanges(db: Database, partial: ReadonlyMap<number, Gap>, kind: strin
   const names = new Names(db);
   const findings: Finding[] = [];
   const rows = db.prepare(
-    "SELECT e.ino, e.idx, e.block, i.block_size, i.size FROM extent AS e JOIN inode AS i ON i.ino = e.ino",
+    `SELECT e.ino, e.idx, e.block, i.block_size, i.size, ''
+       FROM extent AS e JOIN inode AS i ON i.ino = e.ino
+     UNION ALL SELECT e.ino, e.idx, e.block, ifnull(i.block_size, 0), ${MAX_FILE_SIZE}, ' of its past'
+       FROM extent_past AS e LEFT JOIN inode AS i ON i.ino = e.ino`,
   );
   while (rows.step()) {
     const gap = partial.get(rows.int(2));
@@ -467,7 +479,7 @@ function lostRanges(db: Database, partial: ReadonlyMap<number, Gap>, kind: strin
       kind,
       ino,
       ...(path === undefined ? {} : { path }),
-      text: `bytes ${start + gap.from} to ${end - 1} ${why}`,
+      text: `bytes ${start + gap.from} to ${end - 1}${rows.text(5)} ${why}`,
       remedy: "a hole takes their place",
     });
   }

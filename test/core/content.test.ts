@@ -78,9 +78,10 @@ class Run {
     return Math.max(0, Math.min(choice, most, end - offset));
   }
 
-  /** Content that likes zeros. */
+  /** Content that likes zeros, and mostly shrinks. */
   data(length: number): Buffer {
     if (this.random.chance(0.1)) return Buffer.alloc(length);
+    if (this.random.chance(0.2)) return this.random.bytes(length);
     const piece = this.random.bytes(Math.min(length, 257));
     const bytes = Buffer.alloc(length);
     for (let at = 0; at < length; at += piece.length) piece.copy(bytes, at);
@@ -124,6 +125,10 @@ class Run {
     } else if (kind < 93) {
       this.step("remount");
       this.fixture.remount();
+    } else if (kind < 94) {
+      const how = random.pick(["none", "fast", "strong"]);
+      this.step(`compress ${name} ${how}`);
+      volume.xattrs.set(ino, b("user.sqlfuse.compression"), b(how), 0, false);
     } else if (kind < 95) {
       this.step(`replace ${name}`);
       volume.tree.unlink(ROOT, b(name));

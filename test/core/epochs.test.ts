@@ -270,6 +270,10 @@ describe("every closed epoch is found again after random operations", () => {
     const value = random.bytes(random.below(40));
     const onFile: readonly (readonly [string, (ino: Ino) => unknown])[] = [
       ["write", (ino) => volume.files.write(ino, offset, noise(length, random.below(1e6)), false)],
+      [
+        "write what shrinks",
+        (ino) => volume.files.write(ino, offset, Buffer.alloc(length, "shrinks"), false),
+      ],
       ["truncate", (ino) => volume.attributes.setattr(ino, { size: offset })],
       ["punch", (ino) => volume.files.fallocate(ino, PUNCH, offset, length, false)],
       ["zero", (ino) => volume.files.fallocate(ino, ZERO, offset, length, false)],

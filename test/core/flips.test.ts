@@ -109,6 +109,45 @@ function fillMany(): void {
   for (let i = 0; i < 60; i++) volume.files.write(changed, i * 2 * BLOCK, noise(90, i + 1), false);
   for (let j = 0; j < 40; j++) volume.tree.unlink(ROOT, b(`gone ${j}`));
   settle(volume, clock);
+  volume.close();
+  fillPacked();
+  remember();
+}
+
+/** Files of which each block is compressed, to several pages. */
+function fillPacked(): void {
+  const clock = new FakeClock();
+  setBlockSize(65_536);
+  const volume = Volume.open(whole, key, { clock });
+  for (const how of ["fast", "strong"]) {
+    const parent = mkdir(volume, ROOT, how);
+    volume.xattrs.set(parent, b("user.sqlfuse.compression"), b(how), 0, false);
+    for (let i = 0; i < 4; i++) put(volume, parent, `packed ${i}`, shrinking(150_000, i));
+  }
+  put(volume, ROOT, "gone too", noise(400_000));
+  volume.commit();
+  volume.tree.unlink(ROOT, b("gone too"));
+  settle(volume, clock);
+  volume.close();
+  setBlockSize(BLOCK);
+}
+
+/** Of files that are made from now on. */
+function setBlockSize(bytes: number): void {
+  const db = new Database(whole, key, { mode: "readwrite" });
+  db.exec(`UPDATE meta SET value = ${bytes} WHERE key = 'block_size'`);
+  db.close();
+}
+
+/** Bytes of which half look alike. */
+function shrinking(length: number, seed: number): Buffer {
+  const bytes = noise(length, seed + 100);
+  for (let at = 0; at + 20 <= length; at += 40) bytes.write("as in all the others", at);
+  return bytes;
+}
+
+function remember(): void {
+  const volume = Volume.open(whole, key, { clock: new FakeClock(), readOnly: true });
   before = dump(volume);
   for (const [path, { ino, size, mode }] of Object.entries(before)) {
     if ((mode & 0o170000) !== 0o100000) continue;

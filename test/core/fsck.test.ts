@@ -682,6 +682,16 @@ const SABOTAGE: readonly Sabotage[] = [
     sql: () => "UPDATE meta SET value = '[' WHERE key = 'features_incompatible'",
   },
   {
+    what: "a compression that is none",
+    kind: "meta-compression",
+    sql: () => "UPDATE meta SET value = 'good' WHERE key = 'compression'",
+  },
+  {
+    what: "no compression, not even none",
+    kind: "meta-compression",
+    sql: () => "DELETE FROM meta WHERE key = 'compression'",
+  },
+  {
     what: "a head that is none",
     kind: "meta-head",
     sql: () => "INSERT INTO meta (key, value) VALUES ('head', '17 and so on')",
