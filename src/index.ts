@@ -3,6 +3,7 @@
 export { type Clock, systemClock, type Time } from "./base/clock.ts";
 export { DamageError, E, type ErrnoName, FsError } from "./base/errno.ts";
 export { check, type Finding } from "./core/check.ts";
+export type { Compression } from "./core/codec.ts";
 export type { CreateOptions } from "./core/create.ts";
 export { OpenError, type OpenReason } from "./core/errors.ts";
 export { describe, type Inside, inspect, type Outside } from "./core/info.ts";
@@ -13,6 +14,7 @@ export {
   type RewriteResult,
   type RewriteStep,
   rekey,
+  type VacuumOptions,
   vacuum,
 } from "./core/rewrite.ts";
 export * from "./core/types.ts";

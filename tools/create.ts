@@ -15,6 +15,7 @@ export interface FormatFlags {
   readonly blockSize?: string;
   readonly pageSize?: string;
   readonly compat?: true;
+  readonly compression?: string;
   readonly kdf?: string;
 }
 
@@ -25,6 +26,7 @@ interface CreateFlags extends PasswordOptions, FormatFlags, OutputFlags {
 /** What a volume can have; the core refuses the rest as well. */
 const BLOCK_SIZES = [4096, 1 << 20] as const;
 const PAGE_SIZES = [4096, 65_536] as const;
+const COMPRESSIONS = ["none", "fast", "strong"] as const;
 
 export function addCreate(program: Command): void {
   const command = program
@@ -52,7 +54,12 @@ export function addFormatOptions(command: Command): Command {
     .option("--page-size <bytes>", "page size of the database: a power of two from 4K to 64K (default: 16K)")
     .option(
       "--compat",
-      "use SQLCipher 4's default settings, so that its shell opens FILE with the password alone",
+      "use SQLCipher 4's default settings, so that its shell opens FILE with the password alone; not compressed",
+    )
+    .option(
+      "--compression <how>",
+      "none, fast (LZ4) or strong (Brotli, slow to write), for files whose attribute user.sqlfuse.compression says " +
+        "nothing else (default: fast; with --compat: none)",
     );
   return addKdfOption(command);
 }
@@ -66,6 +73,13 @@ export function parseFormat(flags: FormatFlags): CreateOptions {
       "--compat and --page-size exclude each other: a compatible file has SQLCipher's own",
     );
   }
+  const compression = COMPRESSIONS.find((how) => how === flags.compression);
+  if (flags.compression !== undefined && compression === undefined) {
+    throw new ToolError(
+      EXIT.usage,
+      `--compression ${flags.compression}: not one of ${COMPRESSIONS.join(", ")}`,
+    );
+  }
   const iterations = parseKdf(flags.kdf);
   if (flags.kdf === "strong" && flags.compat) {
     throw new ToolError(
@@ -77,6 +91,7 @@ export function parseFormat(flags: FormatFlags): CreateOptions {
     ...(blockSize === undefined ? {} : { blockSize }),
     ...(pageSize === undefined ? {} : { pageSize }),
     ...(flags.compat ? { compat: true } : {}),
+    ...(compression === undefined ? {} : { compression }),
     ...(iterations === undefined ? {} : { iterations }),
   };
 }

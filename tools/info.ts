@@ -133,8 +133,16 @@ function insideLines(inside: Inside): string[] {
       `${number(blocksStored)} stored for ${number(blocksNamed)} in files${times(blocksNamed, blocksStored)}; ` +
         `${formatBytes(inside.blockSize)} each in new files`,
     ),
+    row("packing", packing(inside)),
     row("history", `epoch ${number(inside.epoch)}, ${plural(inside.pastRows, "row")} of earlier ones`),
   ];
+}
+
+function packing({ compression, sample, blocksStored }: Inside): string {
+  const { blocks, contentBytes, storedBytes } = sample;
+  if (contentBytes === 0) return compression;
+  const about = blocks < blocksStored ? "about " : "";
+  return `${compression}; blocks take ${about}${(storedBytes / contentBytes).toFixed(2)} times what is in them`;
 }
 
 function derivation(iterations: number): string {

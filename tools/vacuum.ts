@@ -8,7 +8,9 @@ import { addOutputOptions, formatBytes, type OutputFlags, tell, warn } from "./o
 import { addPasswordOptions, hasPasswordSource, type PasswordOptions, readPassword } from "./password.ts";
 import { describeHolder, type Holder, holderOf, refuseMissing, runRewrite } from "./rewrite.ts";
 
-type VacuumFlags = PasswordOptions & OutputFlags;
+interface VacuumFlags extends PasswordOptions, OutputFlags {
+  readonly recompress?: true;
+}
 
 export function addVacuum(program: Command): void {
   const command = program
@@ -19,10 +21,16 @@ export function addVacuum(program: Command): void {
         "mounted, and its disk needs room for the copy. Until then the space of deleted files is used again for " +
         "new ones, so there is no need to do this often.",
     )
-    .argument("<file>", "the database file");
+    .argument("<file>", "the database file")
+    .option(
+      "--recompress",
+      "compress all of it strongly; not files whose attribute user.sqlfuse.compression is none",
+    );
   addPasswordOptions(command);
   addOutputOptions(command).action(vacuum);
-  addHelp(command, { examples: ["sqlfuse vacuum vault.sqlite"] });
+  addHelp(command, {
+    examples: ["sqlfuse vacuum vault.sqlite", "sqlfuse vacuum --recompress vault.sqlite"],
+  });
 }
 
 async function vacuum(file: string, flags: VacuumFlags): Promise<void> {
@@ -34,7 +42,8 @@ async function vacuum(file: string, flags: VacuumFlags): Promise<void> {
   const { vacuum: steps } = await import("../src/core/rewrite.ts");
   const password = await readPassword(flags, { path: file, confirm: false, warn });
   try {
-    const result = await runRewrite(file, steps(file, password, { onLog: warn }), flags.quiet);
+    const rewrite = steps(file, password, { onLog: warn, recompress: flags.recompress === true });
+    const result = await runRewrite(file, rewrite, flags.quiet);
     const { bytesBefore, bytesAfter } = result;
     const back = bytesBefore - bytesAfter;
     const gain = back > 0 ? `${formatBytes(back)} given back` : "nothing to give back";

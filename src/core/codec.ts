@@ -35,6 +35,11 @@ export function isCompression(word: string): word is Compression {
   return word === "none" || word === "fast" || word === "strong";
 }
 
+/** Whether what is stored like this would shrink no further. */
+export function isBest(codec: number): boolean {
+  return (codec & METHOD_MASK) === BROTLI;
+}
+
 /** Whether a codec is one that `decode` knows, in SQL: `table` has a column codec. */
 export function knownCodec(table: string): string {
   const method = `${table}.codec & ${METHOD_MASK}`;

@@ -94,11 +94,11 @@ export function incompatibleFeatures(db: Database): string[] | undefined {
   return undefined;
 }
 
-/** Says that a reader of the volume must know `feature`, inside the transaction that brings it. */
-export function requireFeature(db: Database, feature: Feature): void {
+/** Says in `schema` that a reader of the volume must know `feature`, inside the transaction that brings it. */
+export function requireFeature(db: Database, feature: Feature, schema = "main"): void {
   const names = incompatibleFeatures(db) ?? [];
   if (names.includes(feature)) return;
-  const update = db.prepare("UPDATE meta SET value = ?1 WHERE key = 'features_incompatible'");
+  const update = db.prepare(`UPDATE ${schema}.meta SET value = ?1 WHERE key = 'features_incompatible'`);
   update.bindText(1, JSON.stringify([...names, feature])).run();
   db.release(update);
 }

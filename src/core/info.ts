@@ -6,9 +6,10 @@ import { closeSync, lstatSync, openSync, readSync, realpathSync, statSync } from
 import { Database } from "../db/database.ts";
 import { SqliteError } from "../db/errors.ts";
 import { type HmacAlgorithm, type Key, SALT_BYTES } from "../db/key.ts";
+import { type Compression, contentLength } from "./codec.ts";
 import { draftPath } from "./draft.ts";
 import { OpenError } from "./errors.ts";
-import { APPLICATION_ID, readMeta } from "./format.ts";
+import { APPLICATION_ID, compressionMeta, readMeta } from "./format.ts";
 import { FileLock, lockHolder } from "./lock.ts";
 import { S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG, S_IFSOCK } from "./mode.ts";
 
@@ -37,6 +38,12 @@ export interface Pages {
   readonly totalBytes: number;
   /** Of free pages: used again for new data, given back by `vacuum`. */
   readonly freeBytes: number;
+}
+
+export interface Sample {
+  readonly blocks: number;
+  readonly contentBytes: number;
+  readonly storedBytes: number;
 }
 
 /** What the password opens. */
@@ -70,6 +77,10 @@ export interface Inside extends Pages {
   readonly blocksNamed: number;
   /** Blocks that are stored for them: fewer where blocks are shared. */
   readonly blocksStored: number;
+  /** How files that do not say otherwise are compressed. */
+  readonly compression: Compression;
+  /** Blocks that were looked at to see how much compression saves: all of them, or some thousand of very many. */
+  readonly sample: Sample;
   readonly epoch: number;
   /** Rows kept of epochs before. */
   readonly pastRows: number;
@@ -143,6 +154,8 @@ export function describe(path: string, key: Key): Inside {
       blockSize: Number(meta("block_size")),
       ...inodes,
       ...blocks,
+      compression: compressionMeta(db),
+      sample: sampleBlocks(db, blocks.blocksStored),
       epoch: Number(meta("epoch")),
       pastRows: ["inode", "dirent", "xattr", "extent"]
         .map((table) => numberOf(db, `SELECT count(*) FROM ${table}_past`))
@@ -200,6 +213,26 @@ function countBlocks(db: Database): Pick<Inside, "blocksNamed" | "blocksStored">
     );
   const single = count("*", 0);
   return { blocksNamed: single + count("*", 1), blocksStored: single + count("DISTINCT block", 1) };
+}
+
+/** Most blocks that `describe` looks at: a row of `block` lies on a page of its own, where it is not small. */
+const SAMPLE_BLOCKS = 4096;
+
+function sampleBlocks(db: Database, blocksStored: number): Sample {
+  const row = db.prepare(
+    `SELECT ${contentLength("b")}, length(b.data), b.id FROM block AS b WHERE b.id >= ?1 ORDER BY b.id LIMIT 1`,
+  );
+  const last = numberOf(db, "SELECT ifnull(max(id), 0) FROM block");
+  const step = blocksStored <= SAMPLE_BLOCKS ? 1 : Math.max(1, Math.floor(last / SAMPLE_BLOCKS));
+  let [blocks, contentBytes, storedBytes] = [0, 0, 0];
+  for (let from = 1; row.bindInt(1, from).step(); ) {
+    blocks++;
+    contentBytes += row.int(0);
+    storedBytes += row.int(1);
+    from = row.int(2) + step;
+    row.reset();
+  }
+  return { blocks, contentBytes, storedBytes };
 }
 
 function numberOf(db: Database, sql: string): number {

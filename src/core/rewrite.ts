@@ -14,21 +14,29 @@
 import { randomBytes } from "node:crypto";
 import { realpathSync, rmSync, statfsSync, statSync } from "node:fs";
 import { dirname } from "node:path";
-import { copyDatabase, countRows, tableNames } from "../db/copy.ts";
+import { DamageError } from "../base/errno.ts";
+import { copyDatabase, countRows, type RowCopy, tableNames } from "../db/copy.ts";
 import { Database } from "../db/database.ts";
 import { SqliteError } from "../db/errors.ts";
 import { KDF_ITERATIONS, Key, SALT_BYTES } from "../db/key.ts";
 import { hmacKey, pageIsAuthentic } from "../db/page.ts";
+import { lz4 } from "../native/lz4.ts";
 import { SQLITE_BUSY } from "../native/sqlite3.ts";
 import { Draft } from "./draft.ts";
 import { OpenError } from "./errors.ts";
 import { FileLock } from "./lock.ts";
+import { recompress } from "./recompress.ts";
 import { unlock } from "./unlock.ts";
 import { Volume } from "./volume.ts";
 
 export interface RewriteOptions {
   /** What is worth knowing and stops nothing, one line each. */
   readonly onLog?: (line: string) => void;
+}
+
+export interface VacuumOptions extends RewriteOptions {
+  /** Compress all blocks as strongly as can be, but those of files whose attribute says "none". */
+  readonly recompress?: boolean;
 }
 
 export interface RekeyOptions extends RewriteOptions {
@@ -61,8 +69,10 @@ const SLACK_BYTES = 2 ** 20;
  * @throws OpenError as `unlock` and `Volume.open`; also locked where somebody reads it, unreadable where it cannot be
  *   replaced, no-space
  */
-export function* vacuum(path: string, password: Buffer, options: RewriteOptions = {}): Rewrite {
-  return yield* rewrite(path, password, options, undefined);
+export function* vacuum(path: string, password: Buffer, options: VacuumOptions = {}): Rewrite {
+  // Who could not read the result shall not make it.
+  if (options.recompress === true) lz4();
+  return yield* rewrite(path, password, options, undefined, options.recompress ? recompress : undefined);
 }
 
 /**
@@ -75,7 +85,8 @@ export function* rekey(
   newPassword: Buffer,
   options: RekeyOptions = {},
 ): Rewrite {
-  return yield* rewrite(path, password, options, { password: newPassword, iterations: options.iterations });
+  const change = { password: newPassword, iterations: options.iterations };
+  return yield* rewrite(path, password, options, change, undefined);
 }
 
 interface NewSecret {
@@ -88,6 +99,7 @@ function* rewrite(
   password: Buffer,
   options: RewriteOptions,
   change: NewSecret | undefined,
+  special: RowCopy | undefined,
 ): Rewrite {
   const log = options.onLog ?? (() => {});
   const key = unlock(path, password);
@@ -107,7 +119,7 @@ function* rewrite(
     const lock = new FileLock(real, false);
     try {
       const verify = new Verifier(password, change?.password);
-      const bytesAfter = yield* replace(path, real, key, newKey ?? key, verify, log);
+      const bytesAfter = yield* replace(path, real, key, newKey ?? key, verify, special, log);
       return { bytesBefore, bytesAfter };
     } finally {
       lock.release();
@@ -143,6 +155,7 @@ function* replace(
   key: Key,
   newKey: Key,
   verifier: Verifier,
+  special: RowCopy | undefined,
   log: (line: string) => void,
 ): Generator<RewriteStep, number> {
   const source = new Database(real, key, { mode: "readwrite" });
@@ -151,7 +164,7 @@ function* replace(
     const usedBytes = settle(source, key);
     refuseFullDisk(path, real, usedBytes);
     draft = new Draft(real, log);
-    yield* copy(source, draft, newKey, usedBytes);
+    yield* copy(source, draft, newKey, usedBytes, special);
     yield* verifier.check(source, draft, newKey);
     source.close();
     dropWal(real);
@@ -161,6 +174,7 @@ function* replace(
   } catch (error) {
     // Once a page was wrong every call may fail, and each in its own words.
     if (error instanceof SqliteError && source.isPoisoned) throw damaged(path, error);
+    if (error instanceof DamageError) throw damaged(path, error);
     throw error;
   } finally {
     // In this order: the copy is open through `source`.
@@ -192,9 +206,15 @@ function mebibytes(bytes: number): string {
   return (Math.ceil((bytes * 10) / 2 ** 20) / 10).toFixed(1);
 }
 
-function* copy(source: Database, draft: Draft, newKey: Key, usedBytes: number): Generator<RewriteStep, void> {
+function* copy(
+  source: Database,
+  draft: Draft,
+  newKey: Key,
+  usedBytes: number,
+  special: RowCopy | undefined,
+): Generator<RewriteStep, void> {
   let flushed = 0;
-  for (const doneBytes of copyDatabase(source, draft.path, newKey)) {
+  for (const doneBytes of copyDatabase(source, draft.path, newKey, special)) {
     if (doneBytes - flushed >= STRETCH_BYTES) {
       draft.flush();
       flushed = doneBytes;
@@ -303,7 +323,7 @@ function* checkTables(source: Database, draft: Draft, key: Key): Generator<void>
   }
 }
 
-function damaged(path: string, cause: SqliteError): OpenError {
+function damaged(path: string, cause: SqliteError | DamageError): OpenError {
   const message = `${path}: is damaged, and cannot be copied whole (${cause.message}); nothing was changed`;
   return new OpenError("damaged", path, message, { cause });
 }

@@ -30,7 +30,7 @@ import {
 
 const CAPABILITY = Buffer.from("security.capability");
 /** How a file, or what is made in a directory, is compressed, in one of the words of `Compression`. */
-const COMPRESSION = Buffer.from("user.sqlfuse.compression");
+export const COMPRESSION = Buffer.from("user.sqlfuse.compression");
 const NAMESPACES = ["user.", "trusted.", "security."];
 /** Inodes that are remembered to have no attributes. */
 const BARE_KEPT = 16_384;

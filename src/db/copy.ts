@@ -16,6 +16,13 @@ const CACHE_KIB = 16 * 1024;
 /** The schema name of the copy. */
 const COPY = "copy";
 
+/** Another way to copy the rows of one table. */
+export interface RowCopy {
+  readonly table: string;
+  /** Copies them into the schema `copy`; yields the bytes by which the copy is smaller, since the step before. */
+  copy(source: Database, copy: string): Generator<number, void>;
+}
+
 interface SchemaObject {
   readonly type: string;
   readonly name: string;
@@ -25,9 +32,14 @@ interface SchemaObject {
 /**
  * Copies all of `source`, which nobody else may change meanwhile, into the empty file `path`. Yields the bytes
  * copied so far. When it is stopped early, `source` must be closed before the file is removed.
- * @throws SqliteError
+ * @throws SqliteError, and what `special` throws
  */
-export function* copyDatabase(source: Database, path: string, key: Key): Generator<number, void> {
+export function* copyDatabase(
+  source: Database,
+  path: string,
+  key: Key,
+  special?: RowCopy,
+): Generator<number, void> {
   source.attach(COPY, path, key);
   const { pageSize } = key.cipher;
   source.exec(`PRAGMA ${COPY}.page_size = ${pageSize}`);
@@ -43,10 +55,13 @@ export function* copyDatabase(source: Database, path: string, key: Key): Generat
   // Indexes come before the rows: into an empty table that has the same ones, SQLite copies whole b-trees in order,
   // tables and indexes alike, where building an index afterwards would sort all of it in memory.
   for (const type of ["table", "index"]) makeAll(source, objects, type);
+  let savedBytes = 0;
   for (const table of tableNames(source)) {
-    for (const _ of copyRows(source, table)) {
+    const rows = table === special?.table ? special.copy(source, COPY) : copyRows(source, table);
+    for (const saved of rows) {
       refuseDamage(source);
-      yield Number(source.pragma(`${COPY}.page_count`)) * pageSize;
+      savedBytes += saved;
+      yield Number(source.pragma(`${COPY}.page_count`)) * pageSize + savedBytes;
     }
   }
   for (const type of ["view", "trigger"]) makeAll(source, objects, type);
@@ -96,11 +111,11 @@ function makeAll(db: Database, objects: readonly SchemaObject[], type: string): 
   }
 }
 
-function* copyRows(db: Database, table: string): Generator<void> {
+function* copyRows(db: Database, table: string): Generator<number> {
   const all = `INSERT INTO ${COPY}.${quoted(table)} SELECT * FROM main.${quoted(table)}`;
   if (!holdsData(db, table)) {
     db.exec(all);
-    yield;
+    yield 0;
     return;
   }
   const bound = db.prepare(
@@ -112,7 +127,7 @@ function* copyRows(db: Database, table: string): Generator<void> {
     bound.reset();
     step.bindInt(1, from).bindInt(2, to).run();
     from = to;
-    yield;
+    yield 0;
   }
 }
 

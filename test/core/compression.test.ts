@@ -348,7 +348,7 @@ describe("seeded damage of compressed blocks is found, named, repaired, and gone
     `(SELECT block FROM extent WHERE idx = 1 AND ino = (SELECT ino FROM dirent WHERE name = CAST('${name}' AS BLOB)))`;
   const DAMAGE: readonly (readonly [what: string, kind: string, set: string])[] = [
     ["a method that is not known", "block-codec", "codec = (codec & ~255) | 9"],
-    ["a length that no block has", "block-codec", "codec = (codec & 255) | 2000000 << 8"],
+    ["a length that no block has", "block-codec", "codec = (codec & 255) | (2000000 << 8)"],
     ["a length that lies: too long for its file", "block-length", "codec = codec + 256"],
     ["a length that lies: too short", "block-content", "codec = codec - 256"],
     ["content that is garbage", "block-content", "data = randomblob(length(data))"],

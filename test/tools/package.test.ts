@@ -31,11 +31,17 @@ beforeAll(() => {
 });
 afterAll(() => rmSync(directory, { recursive: true, force: true }));
 
-function run(...args: string[]): { status: number | null; stdout: string; stderr: string } {
+interface Outcome {
+  readonly status: number | null;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
+function run(args: readonly string[], more: Record<string, string> = {}): Outcome {
   return spawnSync(process.execPath, [join(installed, "dist/tools/cli.js"), ...args], {
     cwd: directory,
     encoding: "utf8",
-    env: { ...process.env, SQLFUSE_PASSWORD: PASSWORD },
+    env: { ...process.env, SQLFUSE_PASSWORD: PASSWORD, ...more },
   });
 }
 
@@ -59,10 +65,34 @@ describe("the package", () => {
   });
 
   test("makes, mounts and unmounts a volume from where it is installed", () => {
-    expect(run("--version").stdout).toMatch(/^sqlfuse \d/);
-    expect(run("create", "v.sqlite")).toMatchObject({ status: 0, stderr: "" });
-    expect(run("mount", "--log-file", "log", "v.sqlite")).toMatchObject({ status: 0, stderr: "" });
-    expect(run("unmount", "v")).toMatchObject({ status: 0, stderr: "" });
+    expect(run(["--version"]).stdout).toMatch(/^sqlfuse \d/);
+    expect(run(["create", "v.sqlite"])).toMatchObject({ status: 0, stderr: "" });
+    expect(run(["mount", "--log-file", "log", "v.sqlite"])).toMatchObject({ status: 0, stderr: "" });
+    expect(run(["unmount", "v"])).toMatchObject({ status: 0, stderr: "" });
+  });
+
+  test("without any LZ4 a volume without compression is made and used; one with it is refused with 19 and what to do", () => {
+    const lz4 = join(modules, "lz4-napi");
+    const without = { SQLFUSE_LIBLZ4: join(directory, "no such library") };
+    expect(run(["create", "packed.sqlite"], without)).toMatchObject({ status: 0, stderr: "" });
+    rmSync(lz4);
+    const { status, stderr } = run(["create", "y.sqlite"], without);
+    expect(stderr).toMatch(/^sqlfuse: compression needs LZ4: install liblz4 .*--compression none\n$/);
+    expect(status).toBe(19);
+    for (const command of ["ls", "mount", "vacuum"])
+      expect(run([command, "packed.sqlite"], without)).toMatchObject({ status: 19, stderr });
+    expect(run(["create", "--compression", "none", "plain.sqlite"], without)).toMatchObject({
+      status: 0,
+      stderr: "",
+    });
+    expect(run(["put", "plain.sqlite", "node_modules/sqlfuse/README.md", "/"], without)).toMatchObject({
+      status: 0,
+    });
+    expect(run(["cat", "plain.sqlite", "/README.md"], without).stdout).toMatch(/^# sqlfuse/);
+    expect(run(["vacuum", "--recompress", "plain.sqlite"], without)).toMatchObject({ status: 19, stderr });
+    expect(run(["vacuum", "plain.sqlite"], without)).toMatchObject({ status: 0 });
+    symlinkSync(join(root, "node_modules/lz4-napi"), lz4);
+    expect(run(["ls", "packed.sqlite"], without)).toMatchObject({ status: 0 });
   });
 
   test("without a built engine every command that needs it ends with 19 and names the command that builds it", () => {
@@ -73,12 +103,12 @@ describe("the package", () => {
       join(root, "node_modules/@journeyapps/sqlcipher/package.json"),
       join(engine, "sqlcipher/package.json"),
     );
-    const { status, stderr } = run("create", "w.sqlite");
+    const { status, stderr } = run(["create", "w.sqlite"]);
     expect(stderr).toMatch(/^sqlfuse: .*\n$/);
     expect(stderr).toContain(`"npm --prefix ${join(engine, "sqlcipher")} run install"`);
     expect(status).toBe(19);
-    expect(run("mount", "--log-file", "log", "v.sqlite")).toMatchObject({ status: 19, stderr });
-    expect(run("--version")).toMatchObject({ status: 0 });
+    expect(run(["mount", "--log-file", "log", "v.sqlite"])).toMatchObject({ status: 19, stderr });
+    expect(run(["--version"])).toMatchObject({ status: 0 });
     expect(readdirSync(directory)).not.toContain("w.sqlite");
     expect(readdirSync(directory)).not.toContain("v");
   });
