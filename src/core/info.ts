@@ -40,7 +40,7 @@ export interface Pages {
   readonly freeBytes: number;
 }
 
-export interface Sample {
+interface Sample {
   readonly blocks: number;
   readonly contentBytes: number;
   readonly storedBytes: number;
