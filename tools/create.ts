@@ -1,7 +1,8 @@
 /** `sqlfuse create FILE`: makes an empty volume. */
 import { lstatSync, realpathSync, statSync } from "node:fs";
 import { dirname, resolve } from "node:path";
-import type { Command } from "commander";
+import { type Command, Option } from "commander";
+import type { Compression } from "../src/core/codec.ts";
 import type { CreateOptions } from "../src/core/create.ts";
 import { requireEngine } from "./engine.ts";
 import { EXIT, ToolError } from "./exitcodes.ts";
@@ -15,7 +16,7 @@ export interface FormatFlags {
   readonly blockSize?: string;
   readonly pageSize?: string;
   readonly compat?: true;
-  readonly compression?: string;
+  readonly compression?: Compression;
   readonly kdf?: string;
 }
 
@@ -26,7 +27,7 @@ interface CreateFlags extends PasswordOptions, FormatFlags, OutputFlags {
 /** What a volume can have; the core refuses the rest as well. */
 const BLOCK_SIZES = [4096, 1 << 20] as const;
 const PAGE_SIZES = [4096, 65_536] as const;
-const COMPRESSIONS = ["none", "fast", "strong"] as const;
+const COMPRESSIONS: readonly Compression[] = ["none", "fast", "strong"];
 
 export function addCreate(program: Command): void {
   const command = program
@@ -40,6 +41,8 @@ export function addCreate(program: Command): void {
   addHelp(command, {
     notes: [
       "The password is asked for, twice, unless an option or SQLFUSE_PASSWORD gives it. Nobody can recover a lost one.",
+      "Compression is none, fast (LZ4) or strong (Brotli: two thirds of that, slow to write). Another one for what is " +
+        "made in a directory from now on: setfattr -n user.sqlfuse.compression -v none DIRECTORY",
     ],
     examples: [
       "sqlfuse create vault.sqlite",
@@ -56,10 +59,11 @@ export function addFormatOptions(command: Command): Command {
       "--compat",
       "use SQLCipher 4's default settings, so that its shell opens FILE with the password alone; not compressed",
     )
-    .option(
-      "--compression <how>",
-      "none, fast (LZ4) or strong (Brotli, slow to write), for files whose attribute user.sqlfuse.compression says " +
-        "nothing else (default: fast; with --compat: none)",
+    .addOption(
+      new Option(
+        "--compression <how>",
+        "of files whose attribute user.sqlfuse.compression says nothing else (default: fast; with --compat: none)",
+      ).choices(COMPRESSIONS),
     );
   return addKdfOption(command);
 }
@@ -73,13 +77,6 @@ export function parseFormat(flags: FormatFlags): CreateOptions {
       "--compat and --page-size exclude each other: a compatible file has SQLCipher's own",
     );
   }
-  const compression = COMPRESSIONS.find((how) => how === flags.compression);
-  if (flags.compression !== undefined && compression === undefined) {
-    throw new ToolError(
-      EXIT.usage,
-      `--compression ${flags.compression}: not one of ${COMPRESSIONS.join(", ")}`,
-    );
-  }
   const iterations = parseKdf(flags.kdf);
   if (flags.kdf === "strong" && flags.compat) {
     throw new ToolError(
@@ -91,7 +88,7 @@ export function parseFormat(flags: FormatFlags): CreateOptions {
     ...(blockSize === undefined ? {} : { blockSize }),
     ...(pageSize === undefined ? {} : { pageSize }),
     ...(flags.compat ? { compat: true } : {}),
-    ...(compression === undefined ? {} : { compression }),
+    ...(flags.compression === undefined ? {} : { compression: flags.compression }),
     ...(iterations === undefined ? {} : { iterations }),
   };
 }

@@ -33,7 +33,7 @@ const MEANINGS: Record<keyof typeof EXIT, string> = {
   tooNew: "the volume was made by a newer sqlfuse",
   needsUpgrade: "the volume needs an upgrade of its format first",
   busy: "the mount is in use",
-  unavailable: "FUSE or the database engine is not available here",
+  unavailable: "FUSE, the database engine or LZ4 is not available here",
   damaged: "the volume is damaged, or older than its head",
   noPassword: "no password, an empty one, or its source cannot be read",
   noSpace: "no space left on the disk",

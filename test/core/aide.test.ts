@@ -60,6 +60,47 @@ describe("a read elsewhere", () => {
       }
     }));
 
+  it("gets compressed blocks too, whole and in part", () =>
+    withAide((_, volume, aide) => {
+      const content = Buffer.alloc(2 * BLOCK + 500, "all the same, over and over. ");
+      const files = ["fast", "strong"].map((how) => {
+        const file = put(volume, ROOT, how, "");
+        volume.xattrs.set(file, b("user.sqlfuse.compression"), b(how), 0, false);
+        volume.files.write(file, 0, content, false);
+        return file;
+      });
+      volume.commit();
+      for (const file of files) {
+        for (const [from, length] of [
+          [0, content.length],
+          [5, 100],
+          [BLOCK - 1, BLOCK + 2],
+        ] as const)
+          expect(readByAide(volume, aide, file, from, length)).toEqual(content.subarray(from, from + length));
+      }
+    }));
+
+  it("of content that cannot be decoded is given back, and others are still answered", () =>
+    inVolume((fixture, volume) => {
+      const files = ["a", "b"].map((name) => put(volume, ROOT, name, Buffer.alloc(BLOCK, name)));
+      fixture.close();
+      const garbage = (how: string) =>
+        fixture.sql((db) => db.exec(`UPDATE block SET codec = codec ${how} 256 WHERE id = 1`));
+      garbage("-");
+      const aide = new Aide(fixture.path, fixture.key);
+      try {
+        const opened = fixture.open();
+        expect(files.map((file) => readByAide(opened, aide, file, 0, BLOCK)?.length)).toEqual([
+          undefined,
+          BLOCK,
+        ]);
+      } finally {
+        aide.close();
+        fixture.close();
+        garbage("+");
+      }
+    }));
+
   it("is refused while one of its blocks is not committed", () =>
     withAide((_, volume) => {
       const file = put(volume, ROOT, "a", noise(2 * BLOCK));

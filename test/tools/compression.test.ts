@@ -76,7 +76,7 @@ describe("--compression", () => {
 
   test("is one of three words", () => {
     const { code, stderr } = run("create", "--compression", "zstd", file("never"));
-    expect([code, stderr]).toEqual([2, "sqlfuse: --compression zstd: not one of none, fast, strong\n"]);
+    expect([code, stderr]).toEqual([2, expect.stringMatching(/zstd.*none, fast, strong/)]);
   });
 });
 
