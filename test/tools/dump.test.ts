@@ -22,7 +22,7 @@ import { unlock } from "../../src/core/unlock.ts";
 import { Volume } from "../../src/core/volume.ts";
 import { EXIT } from "../../tools/exitcodes.ts";
 import { fillRich } from "../archive/rich.ts";
-import { b, put, ROOT } from "../core/fixture.ts";
+import { b, noise, put, ROOT } from "../core/fixture.ts";
 import { CLI, fingerprint, PASSWORD, sqlfuse, sqlfuseOnTerminal } from "./run.ts";
 
 let directory: string;
@@ -219,7 +219,7 @@ describe("refusals", () => {
   test("damage stops a dump with its own code, and get takes out what is whole", () => {
     const broken = inDirectory("broken.sqlite");
     copyFileSync(small, broken);
-    fill(broken, (volume) => put(volume, ROOT, "large", Buffer.alloc(2_000_000, 7)));
+    fill(broken, (volume) => put(volume, ROOT, "large", noise(2_000_000)));
     const fd = openSync(broken, "r+");
     writeSync(fd, Buffer.from("damage"), 0, 6, Math.floor(statSync(broken).size / 2));
     closeSync(fd);

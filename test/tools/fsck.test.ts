@@ -40,7 +40,7 @@ beforeAll(() => {
   const volume = Volume.open(template, key);
   const { ino } = volume.tree.mkdir(ROOT_INO, Buffer.from("letters"), 0o755, CALLER);
   const letter = volume.tree.mknod(ino, Buffer.from("to Ann"), 0o100644, 0, CALLER);
-  volume.files.write(letter.ino, 0, Buffer.alloc(500_000, 7), false);
+  volume.files.write(letter.ino, 0, randomBytes(500_000), false);
   volume.tree.mknod(ino, Buffer.from("to\nBob"), 0o100644, 0, CALLER);
   volume.close();
   key.wipe();
