@@ -23,6 +23,7 @@ import {
 } from "node:fs";
 import { join } from "node:path";
 import { afterEach, describe, expect, test } from "vitest";
+import { noise as noiseOf } from "../core/noise.ts";
 import { O, SysError, sys } from "../helpers/libc.ts";
 import { Random, seedOf } from "../helpers/model.ts";
 import { hasProgram, run } from "../helpers/programs.ts";
@@ -42,7 +43,8 @@ if (impossible !== undefined) console.warn(`the life of a mount is not tested: $
 
 const sleep = (ms: number): Promise<void> => new Promise((done) => setTimeout(done, ms));
 const sha256 = (path: string): string => createHash("sha256").update(readFileSync(path)).digest("hex");
-const noise = (length: number): Buffer => new Random(length).bytes(length);
+/** It does not shrink, so that a disk can be filled with it. */
+const noise = (length: number): Buffer => noiseOf(length, length);
 
 let volume: TestVolume;
 const started: ChildProcess[] = [];
