@@ -8,7 +8,8 @@
  * is read there before the writer may touch its pages: a damaged one is left alone.
  *
  * The block that was written last is held back until another one is, or the group ends: a file that comes in small
- * pieces is compressed and written once. Of what is read in pieces the last block is kept as it was before that.
+ * pieces is compressed and written once. The content of a few blocks is kept: of those that a commit wrote last, since
+ * a file that is synced after each piece goes on where it was, and of compressed ones that are read in pieces.
  */
 import { DamageError, FsError } from "../base/errno.ts";
 import type { Database } from "../db/database.ts";
@@ -34,11 +35,10 @@ interface Held {
   readonly how: Compression;
 }
 
-/** A committed block of which the content was last read in part, decoded. */
-interface Kept {
-  readonly block: BlockNo;
-  readonly content: Uint8Array;
-}
+/** Blocks of which the content is kept. */
+const MOST_KEPT = 16;
+/** Longer content is not kept. */
+const LONGEST_KEPT = 1 << 17;
 
 const DATA = "SELECT codec, data FROM block WHERE id = ?1";
 
@@ -53,7 +53,8 @@ export class Blocks {
   readonly #fresh = new Set<BlockNo>();
   #held: Held | undefined;
   #heldBytes = new Uint8Array(0);
-  #kept: Kept | undefined;
+  /** Content of committed blocks; what was used last comes last. */
+  readonly #kept = new Map<BlockNo, Uint8Array>();
   readonly #unpacker = new Unpacker();
   /** Whether the volume says that it has compressed blocks. */
   #declared = false;
@@ -65,13 +66,17 @@ export class Blocks {
     this.#insert = db.prepare("INSERT INTO block (id, codec, hash, data) VALUES (?1, ?3, NULL, ?2)");
     this.#update = db.prepare("UPDATE block SET codec = ?3, hash = NULL, data = ?2 WHERE id = ?1");
     this.#delete = db.prepare("DELETE FROM block WHERE id = ?1");
-    store.beforeCommit(() => this.#release());
+    store.beforeCommit(() => {
+      const held = this.#held;
+      this.#release();
+      if (held !== undefined) this.#keep(held.block, held.bytes.subarray(0, held.length));
+    });
     store.onGroupEnd(() => {
       this.#fresh.clear();
       this.#held = undefined;
     });
     store.onGroupLost(() => {
-      this.#kept = undefined;
+      this.#kept.clear();
     });
   }
 
@@ -83,14 +88,18 @@ export class Blocks {
   load(ino: Ino, block: BlockNo, blockSize: number, from: number, into: Uint8Array): number {
     const held = this.#held;
     if (held?.block === block) return copyPart(held.bytes.subarray(0, held.length), from, into);
-    if (this.#kept?.block === block) return copyPart(this.#kept.content, from, into);
-    this.#kept = undefined;
+    const kept = this.#kept.get(block);
+    if (kept !== undefined) {
+      this.#kept.delete(block);
+      this.#kept.set(block, kept);
+      return copyPart(kept, from, into);
+    }
     const copied = this.#reading(block, `inode ${ino}, block ${block}`, (row) =>
       this.#unpacker.read(row, blockSize, from, into),
     );
     // Only now is it known that no page of it was damaged.
     const content = this.#unpacker.decoded;
-    if (content !== undefined) this.#kept = { block, content };
+    if (content !== undefined) this.#keep(block, content);
     return copied;
   }
 
@@ -131,19 +140,23 @@ export class Blocks {
   delete(block: BlockNo): void {
     const held = this.#held?.block === block ? this.#held : undefined;
     if (held !== undefined) this.#held = undefined;
-    this.#forget(block);
+    this.#kept.delete(block);
     if (held?.stored === false) return;
     if (this.isIntact(block)) this.#delete.bindInt(1, block).run();
   }
 
-  #forget(block: BlockNo): void {
-    if (this.#kept?.block === block) this.#kept = undefined;
+  /** `content` is copied. */
+  #keep(block: BlockNo, content: Uint8Array): void {
+    if (content.length > LONGEST_KEPT) return;
+    const [oldest] = this.#kept.size < MOST_KEPT ? [] : this.#kept.keys();
+    if (oldest !== undefined) this.#kept.delete(oldest);
+    this.#kept.set(block, content.slice());
   }
 
   #hold(block: BlockNo, stored: boolean, data: Uint8Array, how: Compression): void {
     if (this.#held?.block === block) this.#held = undefined;
     this.#release();
-    this.#forget(block);
+    this.#kept.delete(block);
     this.#store.stir();
     this.#fresh.add(block);
     // A whole block that is overwritten in pieces would be compressed for each.

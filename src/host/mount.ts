@@ -12,7 +12,7 @@ import { incEpoch, invalEntry, invalInode } from "../fuse/notify.ts";
 import { COUNTER, COUNTERS } from "../fuse/server.ts";
 import type { Lost } from "../fuse/session.ts";
 import { close, eventfd, forbidDump, write, writeAsync } from "../native/libc.ts";
-import { type Attachment, adopt, attach, detach } from "./attachment.ts";
+import { type Attachment, adopt, attach, detach, raiseReadahead } from "./attachment.ts";
 import { HostError } from "./errors.ts";
 import { IdleWatch } from "./idle.ts";
 import type { FromWorker, Refusal, ToWorker, WorkerOrder } from "./messages.ts";
@@ -184,6 +184,7 @@ export class Mount {
     this.#post({ type: "serve", fd: this.#attachment.fd });
     const ready = await this.#step();
     if (ready.type !== "ready") throw thrownBy(ready);
+    raiseReadahead(this.#attachment);
     // The kernel makes up a root that belongs to uid 0 and asks for the real one at the first stat: before that
     // its owner could not even chmod it.
     await stat(this.mountpoint).catch(() => {});
