@@ -18,8 +18,8 @@ PRAGMA user_version = 1;            -- major format version; meta.format has the
 --   block_size     bytes, for files made from now on (each file keeps its own)
 --   compression    how files that do not say otherwise are compressed: none, fast or strong (since 1.1)
 --   epoch          the current epoch, from 1
---   next_serial    next unused inode number and entry id (one counter serves both)
---   next_block     next unused block.id
+--   next_serial    from it on no inode number and entry id is used (one counter serves both)
+--   next_block     the same for block.id; a crash leaves a gap of numbers that were set aside
 --   created_ns     time of creation
 --   head           number of the last commit and 16 random hexadecimal digits that name it, with a space between; only
 --                  where the volume was ever mounted with a head file, and changed by such mounts alone

@@ -64,6 +64,8 @@ const WAL_BYTES = 8 * 2 ** 20;
 const WAL_MOST_BYTES = 64 * 2 ** 20;
 /** What is left over is copied after a commit when it is no more than this: then the next commit starts the -wal over. */
 const REST_BYTES = 2 * 2 ** 20;
+/** Numbers of inodes, entries and blocks that a commit sets aside, so that most commits need not say which is next. */
+const NUMBERS_AHEAD = 4096;
 /** A quiet volume copies its -wal after this long. */
 const QUIET_MS = 2000;
 
@@ -304,9 +306,9 @@ export class Store {
   }
 
   /** A failure is told by the next fsync. */
-  #commitQuietly(): void {
+  #commitQuietly(ahead = NUMBERS_AHEAD): void {
     try {
-      this.commit();
+      this.#commitAhead(ahead);
     } catch (error) {
       if (!(error instanceof FsError)) throw error;
     }
@@ -344,12 +346,20 @@ export class Store {
    * @throws FsError EIO; the group is lost
    */
   commit(): void {
+    this.#commitAhead(NUMBERS_AHEAD);
+  }
+
+  /** `ahead`: how many numbers to set aside where those that are have run out; 0 gives them back. */
+  #commitAhead(ahead: number): void {
     this.finish();
     if (this.#groupSinceMs === undefined) return;
+    const meta = (next: number, saved: number): number => (next > saved || ahead === 0 ? next + ahead : saved);
+    const serial = meta(this.#nextSerial, this.#savedSerial);
+    const block = meta(this.#nextBlock, this.#savedBlock);
     try {
       for (const write of this.#beforeCommit) write();
-      if (this.#nextSerial !== this.#savedSerial) this.#save("next_serial", this.#nextSerial);
-      if (this.#nextBlock !== this.#savedBlock) this.#save("next_block", this.#nextBlock);
+      if (serial !== this.#savedSerial) this.#save("next_serial", serial);
+      if (block !== this.#savedBlock) this.#save("next_block", block);
       this.#head?.advance();
       this.#commit.run();
     } catch (error) {
@@ -357,8 +367,8 @@ export class Store {
       throw new FsError("EIO", "commit failed");
     }
     this.#head?.publish();
-    this.#savedSerial = this.#nextSerial;
-    this.#savedBlock = this.#nextBlock;
+    this.#savedSerial = serial;
+    this.#savedBlock = block;
     this.#changed.clear();
     this.#groupEnded();
     this.#walSinceMs ??= this.clock.monotonicMs();
@@ -531,7 +541,7 @@ export class Store {
   /** Commits, copies the -wal and closes: afterwards only the one file is left. */
   close(): void {
     this.#closed = true;
-    if (!this.#failed) this.#commitQuietly();
+    if (!this.#failed) this.#commitQuietly(0);
     this.#reader?.close();
     this.#reader = undefined;
     if (!this.readOnly && !this.#failed && this.writer.isOpen) this.#copyWal(true);
