@@ -353,7 +353,8 @@ export class Store {
   #commitAhead(ahead: number): void {
     this.finish();
     if (this.#groupSinceMs === undefined) return;
-    const meta = (next: number, saved: number): number => (next > saved || ahead === 0 ? next + ahead : saved);
+    const meta = (next: number, saved: number): number =>
+      next > saved || ahead === 0 ? next + ahead : saved;
     const serial = meta(this.#nextSerial, this.#savedSerial);
     const block = meta(this.#nextBlock, this.#savedBlock);
     try {
