@@ -86,9 +86,12 @@ while time.time() < end:
         report = os.read(told, 1000)
         reports += report
         if report.startswith(b"pid"): pid = int(report.split()[1])
-        if b"stop" in report: output += b"\\x1b_stop\\x1b\\\\"
+        if b"stop" in report:
+            # What was written before the stop comes before it.
+            while select.select([master], [], [], 0)[0]: output += os.read(master, 1 << 16)
+            output += b"\\x1b_stop\\x1b\\\\"
         if not report: told = 0
-    if master in ready: output += os.read(master, 1 << 16)
+    if select.select([master], [], [], 0)[0]: output += os.read(master, 1 << 16)
     if pid and steps and steps[0][0].encode() in output[seen:]:
         if options["held"]:
             os.kill(pid, signal.SIGSTOP)
