@@ -141,6 +141,8 @@ async function commandOnTerminal(
   const { columns = 80, alone = false, held = false } = options;
   const env: NodeJS.ProcessEnv = { ...process.env, TERM: "xterm", ...options.env };
   delete env.SQLFUSE_PASSWORD;
+  // Node shows no colours where continuous integration runs it.
+  delete env.CI;
   if (options.env?.NO_COLOR === undefined) delete env.NO_COLOR;
   const words = ["-c", PROGRAM, JSON.stringify({ columns, alone, held }), JSON.stringify(steps), ...argv];
   const python = spawn("python3", words, {

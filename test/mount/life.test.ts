@@ -570,14 +570,15 @@ describe.skipIf(impossible !== undefined)("what a mount costs", () => {
     await sleep(4000);
     // On a busy machine what comes with being quiet (a commit, the -wal, garbage) comes later.
     const spent: { ticks: number; switches: number }[] = [];
-    while (spent.length < 4 && spent.at(-1)?.ticks !== 0) {
+    const isQuiet = (window?: { ticks: number; switches: number }) =>
+      window?.ticks === 0 && window.switches < 10;
+    while (spent.length < 5 && !isQuiet(spent.at(-1))) {
       const before = used(volume.pid);
       await sleep(3000);
       const after = used(volume.pid);
       spent.push({ ticks: after.ticks - before.ticks, switches: after.switches - before.switches });
     }
-    expect(spent.at(-1)?.ticks, `ticks of 10 ms in 3 s: ${JSON.stringify(spent)}`).toBe(0);
-    expect(spent.at(-1)?.switches, "wake-ups in 3 s").toBeLessThan(10);
+    expect(isQuiet(spent.at(-1)), `in 3 s each: ${JSON.stringify(spent)}`).toBe(true);
     volume.unmount();
   });
 

@@ -98,7 +98,8 @@ export function sqlfuseOnTerminal(
   env: Record<string, string> = {},
 ): Promise<Outcome> {
   const python = spawn("python3", ["-c", TERMINAL, JSON.stringify(steps), process.execPath, CLI, ...args], {
-    env: { ...environment({ env }), TERM: "xterm" },
+    // Node shows no colours where continuous integration runs it.
+    env: { ...environment({ env }), TERM: "xterm", CI: undefined },
     stdio: ["ignore", "pipe", "pipe"],
   });
   let stdout = "";
