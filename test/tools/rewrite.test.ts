@@ -88,7 +88,11 @@ function makeSeed(): void {
   mkdirSync(crashed);
   execFileSync("cp", [path, `${path}-wal`, crashed]);
   volume.close();
-  wanted = tablesOf(path, key);
+  // What the next mount makes of it.
+  const mounted = join(directory, "mounted");
+  cpSync(crashed, mounted, { recursive: true });
+  Volume.open(join(mounted, "v"), key).close();
+  wanted = tablesOf(join(mounted, "v"), key);
   rmSync(seed, { recursive: true });
   cpSync(crashed, seed, { recursive: true });
 }
