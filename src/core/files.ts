@@ -121,7 +121,7 @@ export class Files {
       const edges = this.#loadEdges(inode, spans, (span) => this.#replacesAll(inode, span));
       const olds = spans.map(({ idx }, i) => edges[i]?.extent ?? this.#extents.find(ino, idx));
       const how = this.#extents.compressionOf(ino);
-      this.#store.changeLater(ino, data.length, false, () => {
+      this.#store.changeLater([ino], data.length, false, () => {
         this.#writeSpans(inode, spans, olds, edges, data, how);
         inode.size = Math.max(inode.size, offset + data.length);
         if (killSuidgid) this.#xattrs.killPrivileges(inode);

@@ -28,8 +28,8 @@ import type { BlockNo, Epoch, Ino } from "./types.ts";
 
 /** Somebody who copies the -wal while others work. */
 export interface WalCopier {
-  /** Asks for it; nothing where he is busy. */
-  copy(): void;
+  /** Asks for it; false where he is busy, or not there. */
+  copy(): boolean;
   /** Frames that he had copied when he last ended, told once; undefined while he is not done. */
   copied(): number | undefined;
   /** Returns when he is not busy. */
@@ -106,7 +106,13 @@ export class Store {
   /** The last copy of the -wal failed, and that was said. */
   #copyFails = false;
   /** What a change that is answered already has yet to write. */
-  #owed: { readonly ino: Ino; readonly bytes: number; readonly apply: () => void } | undefined;
+  #owed:
+    | {
+        readonly inos: readonly [Ino, ...(Ino | undefined)[]];
+        readonly bytes: number;
+        readonly apply: () => void;
+      }
+    | undefined;
   #failed = false;
   #closed = false;
 
@@ -275,17 +281,23 @@ export class Store {
   /**
    * As `change`, for one that has been checked so far that only a failing disk or database could refuse it. Where the
    * volume answers first it is applied by `finish`, while its caller is already on his way; what fails then fails
-   * as a commit does: the group is lost. `apply` only writes: what it needs of the database was read before.
+   * as a commit does: the group is lost. `apply` only writes: what it needs of the database was read before. `inos`:
+   * all that it changes, whose fsync tells of that; the first one stands for it in messages.
    * @throws FsError EROFS, ENOSPC; where it is applied at once also EIO
    */
-  changeLater(ino: Ino, bytes: number, frees: boolean, apply: () => void): void {
+  changeLater(
+    inos: readonly [Ino, ...(Ino | undefined)[]],
+    bytes: number,
+    frees: boolean,
+    apply: () => void,
+  ): void {
     if (!this.#options.answersFirst || this.#options.sync) {
-      this.change(ino, bytes, frees, apply);
+      this.change(inos[0], bytes, frees, apply);
       return;
     }
     this.finish();
     this.#admit(bytes, frees);
-    this.#owed = { ino, bytes, apply };
+    this.#owed = { inos, bytes, apply };
   }
 
   /** Applies the change that waits, if one does. Everything that looks at the volume comes after it. */
@@ -297,9 +309,9 @@ export class Store {
     try {
       owed.apply();
     } catch (error) {
-      this.touch(owed.ino);
+      for (const ino of owed.inos) if (ino !== undefined) this.touch(ino);
       this.#lose(error);
-      this.#translate(error, owed.ino);
+      this.#translate(error, owed.inos[0]);
       return;
     }
     if (this.#groupBytes > GROUP_BYTES) this.#commitQuietly();
@@ -423,10 +435,8 @@ export class Store {
       if (nowMs - this.#groupSinceMs < this.#options.commitIntervalMs) return;
       this.#commitQuietly();
     } else if (this.#walSinceMs !== undefined && nowMs - this.#walSinceMs >= QUIET_MS) {
-      const { copier } = this.#options;
-      if (copier === undefined) this.#copyWal(false);
-      else copier.copy();
-      this.#walSinceMs = undefined;
+      if (this.#options.copier?.copy() === true) this.#walSinceMs = undefined;
+      else this.#copyWal(false);
     }
   }
 
@@ -453,11 +463,12 @@ export class Store {
       this.#walSinceMs = undefined;
       this.#copyFails = false;
     } catch (error) {
+      this.#walSinceMs = this.clock.monotonicMs();
+      // Somebody else copies it just now.
       if (error instanceof SqliteError && error.code === SQLITE_BUSY && !truncate) return;
       // The -wal stays valid: it is tried again, and meanwhile it grows.
       if (!this.#copyFails) this.#options.onLog(`checkpoint failed, will be tried again: ${String(error)}`);
       this.#copyFails = true;
-      this.#walSinceMs = this.clock.monotonicMs();
     }
   }
 

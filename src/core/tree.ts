@@ -172,7 +172,7 @@ export class Tree {
       if (this.#find(parent, name) !== undefined) throw new FsError("EEXIST");
       const now = this.#store.clock.now();
       const { inode, insert } = this.#newInode(directory, mode, caller, fields, now);
-      this.#store.changeLater(parent, fields.size ?? 0, false, () => {
+      this.#store.changeLater([parent, inode.ino], fields.size ?? 0, false, () => {
         insert();
         // One counter serves inodes and entries, so the first entry of an inode may bear its number.
         this.#insertEntry(parent, name, inode.ino, inode);
@@ -193,7 +193,7 @@ export class Tree {
       const regular = (mode & 0o7777) | S_IFREG;
       const now = this.#store.clock.now();
       const { inode, insert } = this.#newInode(directory, regular, caller, { nlink: 0 }, now);
-      this.#store.changeLater(parent, 0, false, () => {
+      this.#store.changeLater([parent, inode.ino], 0, false, () => {
         insert();
         this.#inodes.orphan(inode.ino);
       });
@@ -260,7 +260,7 @@ export class Tree {
       const entry = this.#existing(parent, name);
       if (isDirectory(entry.type)) throw new FsError("EISDIR");
       const inode = this.#named(entry);
-      this.#store.changeLater(parent, 0, true, () => {
+      this.#store.changeLater([parent, inode.ino], 0, true, () => {
         const now = this.#store.clock.now();
         this.#deleteEntry(parent, name, entry);
         [inode.ctimeSec, inode.ctimeNsec] = [now.sec, now.nsec];
@@ -279,7 +279,7 @@ export class Tree {
       if (!isDirectory(entry.type)) throw new FsError("ENOTDIR");
       if (!this.#isEmpty(entry.ino)) throw new FsError("ENOTEMPTY");
       const inode = this.#named(entry);
-      this.#store.changeLater(parent, 0, true, () => {
+      this.#store.changeLater([parent, inode.ino], 0, true, () => {
         const now = this.#store.clock.now();
         this.#deleteEntry(parent, name, entry);
         [inode.ctimeSec, inode.ctimeNsec] = [now.sec, now.nsec];
@@ -334,7 +334,7 @@ export class Tree {
   ): void {
     const moved = this.#named(entry);
     const replaced = target === undefined ? undefined : this.#named(target);
-    this.#store.changeLater(from.ino, 0, true, () => {
+    this.#store.changeLater([from.ino, to.ino, moved.ino, replaced?.ino], 0, true, () => {
       const now = this.#store.clock.now();
       if (target !== undefined && replaced !== undefined) {
         this.#deleteEntry(to.ino, newName, target);

@@ -147,11 +147,6 @@ export class Xattrs {
 
   // --- for the other rooms; all inside a change of the caller, who saves the inode ---
 
-  /** An inode was made, and has no attributes yet: nobody need look for them. */
-  made(ino: Ino): void {
-    this.#remember(ino);
-  }
-
   /** What the attribute of a file or directory says; undefined where it has none, or none that can be. @throws DamageError */
   compressionOf(ino: Ino): Compression | undefined {
     const value = this.#value(ino, COMPRESSION);
@@ -225,7 +220,8 @@ export class Xattrs {
     this.#deleteAll.bindInt(1, inode.ino).run();
   }
 
-  #remember(ino: Ino): void {
+  /** An inode has no attributes, as one that was just made: nobody need look for them. */
+  made(ino: Ino): void {
     if (this.#bare.size >= BARE_KEPT) {
       const oldest = this.#bare.values().next();
       if (oldest.done !== true) this.#bare.delete(oldest.value);
@@ -242,7 +238,7 @@ export class Xattrs {
       return false;
     }
     this.#absent();
-    this.#remember(ino);
+    this.made(ino);
     return true;
   }
 

@@ -249,10 +249,7 @@ export class Session implements Server {
     if (row !== undefined && !row.replies) return;
     // What the kernel tells by itself is no use, nor is looking how much space is left, as monitors do all day.
     if (request.opcode !== PROTOCOL.STATFS.code) this.#used = true;
-    if (result === ELSEWHERE) {
-      this.volume.finish();
-      return;
-    }
+    if (result === ELSEWHERE) return;
     const length = result < 0 ? reply.finish(request, result, 0) : reply.finish(request, 0, result);
     if (trace !== undefined) trace(traceReply(request, reply, row, result));
     const written = this.#device.write(reply.bytes, length);

@@ -23,9 +23,12 @@ const STOP_MS = 30_000;
 
 export class AideThread implements WalCopier, SecondReader {
   readonly #box = new Mailbox();
+  readonly #log: (line: string) => void;
   #started = false;
 
-  constructor() {
+  /** `log`: what went wrong with it, told when the serving thread has ended. */
+  constructor(log: (line: string) => void) {
+    this.#log = log;
     this.#box.takeCopied();
   }
 
@@ -44,11 +47,15 @@ export class AideThread implements WalCopier, SecondReader {
       wakeFd,
     };
     this.#started = true;
-    new Worker(new URL("./aideworker.js", import.meta.url), { workerData: order }).unref();
+    const worker = new Worker(new URL("./aideworker.js", import.meta.url), { workerData: order });
+    // The mount does without it.
+    worker.on("error", (error) => this.#log(`the aide ended: ${String(error)}`)).unref();
   }
 
-  copy(): void {
-    if (this.#box.state === STATE.idle) this.#box.state = STATE.copy;
+  copy(): boolean {
+    if (this.#box.state !== STATE.idle) return false;
+    this.#box.state = STATE.copy;
+    return true;
   }
 
   copied(): number | undefined {

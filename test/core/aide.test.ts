@@ -1,10 +1,10 @@
 /** What a second thread does for a volume, here on the same one: it reads what is committed, and copies the -wal. */
-import { readFileSync, writeFileSync } from "node:fs";
+import { readFileSync, statSync, writeFileSync } from "node:fs";
 import { describe, expect, it } from "vitest";
 import { Aide } from "../../src/core/aide.ts";
 import type { Ino } from "../../src/core/types.ts";
 import type { Volume } from "../../src/core/volume.ts";
-import { b, expectErrno, type Fixture, inVolume, noise, put, ROOT } from "./fixture.ts";
+import { b, expectErrno, type Fixture, inVolume, noise, put, ROOT, settle } from "./fixture.ts";
 
 const BLOCK = 65_536;
 
@@ -175,7 +175,7 @@ describe("the -wal", () => {
     const asked: string[] = [];
     let copied: number | undefined;
     const copier = {
-      copy: () => asked.push("copy"),
+      copy: () => asked.push("copy") > 0,
       wait: () => asked.push("wait"),
       copied: () => copied,
     };
@@ -200,9 +200,34 @@ describe("the -wal", () => {
     );
   });
 
+  it.each([true, false])(
+    "of a quiet volume is copied elsewhere where that can be, else here: %s",
+    (accepts) => {
+      let asked = 0;
+      const copier = { copy: () => ++asked > 0 && accepts, wait: () => {}, copied: () => undefined };
+      inVolume(
+        (fixture, volume) => {
+          const before = readFileSync(fixture.path);
+          put(volume, ROOT, "a", noise(BLOCK));
+          volume.commit();
+          fixture.clock.advance(2000);
+          // Either way there is nothing left to be done.
+          expect(settle(volume, fixture.clock)).toBe(Number.POSITIVE_INFINITY);
+          expect(asked).toBe(1);
+          expect(statSync(fixture.path).size > size).toBe(!accepts);
+        },
+        { volume: { copier } },
+      );
+    },
+  );
+
   it("that grows faster than it is copied makes the writer wait", () => {
     const asked = new Set<string>();
-    const copier = { copy: () => asked.add("copy"), wait: () => asked.add("wait"), copied: () => undefined };
+    const copier = {
+      copy: () => asked.add("copy").size > 0,
+      wait: () => asked.add("wait"),
+      copied: () => undefined,
+    };
     inVolume(
       (_, volume) => {
         const file = put(volume, ROOT, "a", "");

@@ -1,5 +1,7 @@
 /** A volume that answers first and writes at `finish`: nobody may be able to tell, unless the disk fails. */
 import { afterEach, describe, expect, it } from "vitest";
+import type { Ino } from "../../src/core/types.ts";
+import type { Volume } from "../../src/core/volume.ts";
 import { SqliteError } from "../../src/db/errors.ts";
 import { Statement } from "../../src/db/statement.ts";
 import {
@@ -98,4 +100,23 @@ describe("a volume that answers first", () => {
       expect(contentOf(volume, file).toString()).toBe("before");
       expect(contentOf(fixture.remount(), file).toString()).toBe("before");
     }, options));
+
+  it.each([
+    ["mknod", (volume: Volume) => touch(volume, ROOT, "new")],
+    ["unlink", (volume: Volume, file: Ino) => volume.tree.unlink(ROOT, b("a")) ?? file],
+    ["rename", (volume: Volume, file: Ino) => volume.tree.rename(ROOT, b("a"), ROOT, b("c"), 0) ?? file],
+  ] as const)("tells a failed %s at the fsync of the directory and of the file", (_, change) =>
+    inVolume((fixture, volume) => {
+      const file = put(volume, ROOT, "a", "a");
+      volume.inodes.ref(file);
+      volume.commit();
+      breakWrites();
+      const changed = change(volume, file);
+      volume.finish();
+      Statement.prototype.step = step;
+      expectErrno("EIO", () => volume.fsync(changed));
+      expectErrno("EIO", () => volume.fsync(ROOT));
+      fixture.takeLog();
+    }, options),
+  );
 });
