@@ -23,12 +23,8 @@ const STOP_MS = 30_000;
 
 export class AideThread implements WalCopier, SecondReader {
   readonly #box = new Mailbox();
-  readonly #log: (line: string) => void;
-  #started = false;
 
-  /** `log`: what went wrong with it, told when the serving thread has ended. */
-  constructor(log: (line: string) => void) {
-    this.#log = log;
+  constructor() {
     this.#box.takeCopied();
   }
 
@@ -46,10 +42,9 @@ export class AideThread implements WalCopier, SecondReader {
       fd,
       wakeFd,
     };
-    this.#started = true;
     const worker = new Worker(new URL("./aideworker.js", import.meta.url), { workerData: order });
     // The mount does without it.
-    worker.on("error", (error) => this.#log(`the aide ended: ${String(error)}`)).unref();
+    worker.on("error", () => {}).unref();
   }
 
   copy(): boolean {
@@ -80,7 +75,7 @@ export class AideThread implements WalCopier, SecondReader {
 
   /** Returns when the aide has closed the volume. */
   stop(): void {
-    if (!this.#started) return;
+    if (this.#box.move(STATE.starting, STATE.gone)) return;
     const until = performance.now() + STOP_MS;
     for (;;) {
       const { state } = this.#box;

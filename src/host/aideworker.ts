@@ -65,13 +65,19 @@ function run(aide: Aide): void {
   }
 }
 
-try {
+/** Opens the volume, unless it is closed by now. */
+function live(): void {
+  if (!box.move(STATE.starting, STATE.opening)) return;
   const aide = new Aide(order.path, key);
   try {
     run(aide);
   } finally {
     aide.close();
   }
+}
+
+try {
+  live();
 } finally {
   key.wipe();
   box.state = STATE.gone;

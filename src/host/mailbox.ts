@@ -7,15 +7,16 @@ import type { BlockNo } from "../core/types.ts";
 
 /** What the aide does or did. Who finds it idle may order; the aide alone ends an order. */
 export const STATE = {
-  /** It has not opened the volume yet; for ever where it was never started. */
+  /** It has not touched the volume; for ever where it was never started or could not be. */
   starting: 0,
-  idle: 1,
-  copy: 2,
-  read: 3,
+  opening: 1,
+  idle: 2,
+  copy: 3,
+  read: 4,
   /** It could not answer the READ. */
-  returned: 4,
-  stop: 5,
-  gone: 6,
+  returned: 5,
+  stop: 6,
+  gone: 7,
 } as const;
 
 const STATE_AT = 0;
@@ -52,6 +53,13 @@ export class Mailbox {
   set state(state: number) {
     Atomics.store(this.#ints, STATE_AT, state);
     Atomics.notify(this.#ints, STATE_AT);
+  }
+
+  /** From one state to another; false, and nothing, where it is in the first one no more. */
+  move(from: number, to: number): boolean {
+    if (Atomics.compareExchange(this.#ints, STATE_AT, from, to) !== from) return false;
+    Atomics.notify(this.#ints, STATE_AT);
+    return true;
   }
 
   /** Sleeps while the state is `state`; at most `ms`. */

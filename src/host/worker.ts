@@ -115,7 +115,7 @@ function closeVolume(volume: Volume): boolean {
   }
 }
 
-const aide = new AideThread((line) => log("warn", line));
+const aide = new AideThread();
 const key = Key.fromMessage(order.key);
 const volume = openVolume(key);
 if (volume === undefined) {
