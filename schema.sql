@@ -26,6 +26,7 @@ PRAGMA user_version = 1;            -- major format version; meta.format has the
 --   features       JSON list of names a reader may ignore
 --   features_incompatible  JSON list of names a reader must know, or refuse the volume:
 --                  compression: a block may have a codec other than 0 (since 1.1)
+--                  block-size: a block size may be other than a power of two (since 1.2)
 CREATE TABLE meta (
   key   TEXT PRIMARY KEY,
   value ANY NOT NULL
@@ -41,7 +42,7 @@ CREATE TABLE inode (
   gid        INTEGER NOT NULL,
   rdev       INTEGER NOT NULL, -- Linux dev_t (32 bits) of a device, else 0
   size       INTEGER NOT NULL, -- bytes; of a symlink the length of its target, of a directory 0
-  block_size INTEGER NOT NULL, -- bytes per block of a regular file, fixed at its creation; else 0
+  block_size INTEGER NOT NULL, -- bytes per block of a regular file, fixed at its creation, a multiple of 128; else 0
   extents    INTEGER NOT NULL, -- rows in extent. Stored twice so that st_blocks needs no scan
   parent     INTEGER NOT NULL, -- of a directory: the directory that holds it (root: itself; unlinked: 0).
                                -- Else 0. Stored twice so that ".." and the loop check of rename need no index

@@ -24,9 +24,18 @@ interface CreateFlags extends PasswordOptions, FormatFlags, OutputFlags {
   readonly rootMode?: string;
 }
 
+/** Bytes that an option takes. */
+interface Sizes {
+  readonly least: number;
+  readonly most: number;
+  /** All must be a multiple of it; where it is missing, a power of two. */
+  readonly step?: number;
+  readonly words: string;
+}
+
 /** What a volume can have; the core refuses the rest as well. */
-const BLOCK_SIZES = [4096, 1 << 20] as const;
-const PAGE_SIZES = [4096, 65_536] as const;
+const BLOCK_SIZES: Sizes = { least: 4096, most: 1 << 20, step: 128, words: "a multiple of 128" };
+const PAGE_SIZES: Sizes = { least: 4096, most: 65_536, words: "a power of two" };
 const COMPRESSIONS: readonly Compression[] = ["none", "fast", "strong"];
 
 export function addCreate(program: Command): void {
@@ -53,7 +62,10 @@ export function addCreate(program: Command): void {
 
 export function addFormatOptions(command: Command): Command {
   command
-    .option("--block-size <bytes>", "block size of files: a power of two from 4K to 1M (default: 64K)")
+    .option(
+      "--block-size <bytes>",
+      "block size of files: a multiple of 128 from 4K to 1M (default: what fits a page, 16256)",
+    )
     .option("--page-size <bytes>", "page size of the database: a power of two from 4K to 64K (default: 16K)")
     .option(
       "--compat",
@@ -155,17 +167,15 @@ export function refuseUnusable(file: string, path: string): void {
 function parseSize(
   option: string,
   text: string | undefined,
-  [least, most]: readonly [number, number],
+  { least, most, step, words }: Sizes,
 ): number | undefined {
   if (text === undefined) return undefined;
   const match = /^(\d{1,8})([kKmM]?)$/.exec(text);
   const unit = { "": 1, k: 1024, m: 1024 * 1024 }[match?.[2]?.toLowerCase() ?? ""] ?? 1;
   const size = match === null ? 0 : Number(match[1]) * unit;
-  if (size >= least && size <= most && Number.isInteger(Math.log2(size))) return size;
-  throw new ToolError(
-    EXIT.usage,
-    `${option} ${text}: not a power of two from ${least} to ${most} (64K is 65536)`,
-  );
+  const fits = step === undefined ? Number.isInteger(Math.log2(size)) : size % step === 0;
+  if (size >= least && size <= most && fits) return size;
+  throw new ToolError(EXIT.usage, `${option} ${text}: not ${words} from ${least} to ${most} (64K is 65536)`);
 }
 
 export function parseMode(option: string, text: string | undefined): number | undefined {

@@ -101,8 +101,7 @@ function* writtenRecords(
   blockSize: number,
   content: boolean,
 ): Generator<string> {
-  // Steps are as long as the largest block, so that none crosses one.
-  for (const step of readRange(volume, ino, offset, length)) {
+  for (const step of readRange(volume, ino, offset, length, blockSize)) {
     for (let at = 0; at < step.bytes.length; at += blockSize) {
       const bytes = withoutZeros(step.bytes.subarray(at, at + blockSize));
       const hash = createHash("sha256").update(bytes).digest("hex");

@@ -189,13 +189,18 @@ class TarLoader {
   async #content(ino: Ino, member: Member): Promise<void> {
     const { blockSize } = this.#volume;
     const block = Buffer.alloc(blockSize);
-    /** The block that is being filled, and where its data ends. */
+    const hasHoles = member.segments[0]?.length !== member.size;
+    /** The block that is being filled, where its data ends, and how much of it there is. */
     let idx = -1;
     let end = 0;
+    let filled = 0;
     const flush = (): void => {
-      if (end > 0) this.#volume.restore.write(ino, idx * blockSize, block.subarray(0, end));
+      // The zeros with which a segment of a sparse file is rounded reach into a hole.
+      const isRounding = hasHoles && filled < blockSize && block.subarray(0, end).every((byte) => byte === 0);
+      if (end > 0 && !isRounding) this.#volume.restore.write(ino, idx * blockSize, block.subarray(0, end));
       block.fill(0, 0, end);
       end = 0;
+      filled = 0;
     };
     for await (const { offset, bytes } of member.data()) {
       for (let at = 0; at < bytes.length; ) {
@@ -208,6 +213,7 @@ class TarLoader {
         const length = Math.min(bytes.length - at, blockSize - from);
         bytes.copy(block, from, at, at + length);
         end = from + length;
+        filled += length;
         at += length;
       }
     }

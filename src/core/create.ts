@@ -7,6 +7,7 @@ import { Database } from "../db/database.ts";
 import { SqliteError } from "../db/errors.ts";
 import { type CipherSettings, Key, SALT_BYTES, STOCK_CIPHER } from "../db/key.ts";
 import { lz4 } from "../native/lz4.ts";
+import { BLOCK_SIZES, isBlockSize, isOfOldKind, usualBlockSize } from "./blocksize.ts";
 import type { Compression } from "./codec.ts";
 import { OpenError } from "./errors.ts";
 import { FORMAT, requireFeature, schemaSql } from "./format.ts";
@@ -33,7 +34,6 @@ export interface CreateOptions {
 }
 
 /** See DECISIONS.md D3 for the measurement. */
-const DEFAULT_BLOCK_SIZE = 65_536;
 /** Numbers below are kept: 1 is the root, and readdir's cookies 1 and 2 are "." and "..". */
 const FIRST_SERIAL = 16;
 
@@ -109,12 +109,10 @@ function compressionOf({ compression, compat }: CreateOptions): Compression {
 
 /** @throws RangeError */
 function checkSizes(options: CreateOptions): { readonly cipher: CipherSettings; readonly blockSize: number } {
-  const blockSize = options.blockSize ?? DEFAULT_BLOCK_SIZE;
   const standard = options.compat === true ? STOCK_CIPHER : DEFAULT_CIPHER;
   const cipher = { ...standard, pageSize: options.pageSize ?? standard.pageSize };
-  if (!isPowerOfTwo(blockSize, 4096, 1 << 20)) {
-    throw new RangeError(`block size ${blockSize}: a power of two from 4096 to 1048576 is needed`);
-  }
+  const blockSize = options.blockSize ?? usualBlockSize(cipher.pageSize);
+  if (!isBlockSize(blockSize)) throw new RangeError(`block size ${blockSize}: ${BLOCK_SIZES} is needed`);
   if (!isPowerOfTwo(cipher.pageSize, 4096, 65_536)) {
     throw new RangeError(`page size ${cipher.pageSize}: a power of two from 4096 to 65536 is needed`);
   }
@@ -191,6 +189,7 @@ function fill(path: string, key: Key, blockSize: number, options: CreateOptions)
     put("features").bindText(2, "[]").run();
     put("features_incompatible").bindText(2, "[]").run();
     if (compressionOf(options) !== "none") requireFeature(db, "compression");
+    if (!isOfOldKind(blockSize)) requireFeature(db, "block-size");
     const root = db.prepare(
       `INSERT INTO inode (ino, mode, nlink, uid, gid, rdev, size, block_size, extents, parent, generation,
          atime_ns, mtime_ns, ctime_ns, btime_ns, born, origin)

@@ -8,6 +8,7 @@ import type { Time } from "../base/clock.ts";
 import { FsError } from "../base/errno.ts";
 import type { Statement } from "../db/statement.ts";
 import type { Blocks } from "./blocks.ts";
+import { HOLE_UNIT } from "./blocksize.ts";
 import type { Compression } from "./codec.ts";
 import { type Extent, type Extents, type ReadPart, UNWRITTEN } from "./extents.ts";
 import type { Inode, Inodes } from "./inodes.ts";
@@ -49,7 +50,7 @@ const COPY_STEP_BYTES = 1 << 20;
 /** Blocks that one step of copy_file_range shares. */
 const SHARE_STEP_BLOCKS = 1024;
 /** Bytes after which copy_file_range answers short, so that others get their turn. */
-const COPY_BYTES = 256 * 2 ** 20;
+const COPY_BYTES = 16 * 2 ** 20;
 
 export class Files {
   readonly #store: Store;
@@ -212,7 +213,8 @@ export class Files {
 
   /**
    * Where data (SEEK_DATA) or a hole (SEEK_HOLE) next begins at or after `offset`; the end of the
-   * file counts as a hole. What was allocated but never written is a hole.
+   * file counts as a hole. What was allocated but never written is a hole. Where a unit of HOLE_UNIT bytes has data, all of
+   * it counts as data.
    * @throws FsError ESTALE, EISDIR, EINVAL, ENXIO (at or past the end, or no more data)
    */
   lseek(ino: Ino, offset: number, whence: number): number {
@@ -220,21 +222,38 @@ export class Files {
     return this.#store.query(ino, () => {
       const inode = this.#regular(ino);
       if (offset < 0 || offset >= inode.size) throw new FsError("ENXIO");
-      const first = blockOf(offset, inode.blockSize);
+      const { size, blockSize } = inode;
+      const unit = Math.floor(offset / HOLE_UNIT) * HOLE_UNIT;
       if (whence === SEEK_DATA) {
-        const row = this.#nextData.bindInt(1, ino).bindInt(2, first);
-        if (!row.step()) throw new FsError("ENXIO");
-        const position = Math.max(offset, row.int(0) * inode.blockSize);
-        row.reset();
-        if (position >= inode.size) throw new FsError("ENXIO");
-        return position;
+        const data = this.#dataFrom(ino, blockOf(unit, blockSize));
+        if (data === undefined || data * blockSize >= size) throw new FsError("ENXIO");
+        return Math.max(offset, Math.floor((data * blockSize) / HOLE_UNIT) * HOLE_UNIT);
       }
-      let idx = first;
-      const rows = this.#named.bindInt(1, ino).bindInt(2, first);
-      while (rows.step() && rows.int(0) === idx && rows.int(1) !== UNWRITTEN) idx++;
-      rows.reset();
-      return Math.min(inode.size, Math.max(offset, idx * inode.blockSize));
+      for (let hole = unit; hole < size; ) {
+        const data = this.#dataFrom(ino, blockOf(hole, blockSize));
+        if (data === undefined || data * blockSize >= hole + HOLE_UNIT) return Math.max(offset, hole);
+        hole = Math.ceil((this.#holeFrom(ino, data) * blockSize) / HOLE_UNIT) * HOLE_UNIT;
+      }
+      return size;
     });
+  }
+
+  /** The first block at or after `idx` that has data. */
+  #dataFrom(ino: Ino, idx: number): number | undefined {
+    const row = this.#nextData.bindInt(1, ino).bindInt(2, idx);
+    if (!row.step()) return undefined;
+    const data = row.int(0);
+    row.reset();
+    return data;
+  }
+
+  /** The first block at or after `idx` that has no data. */
+  #holeFrom(ino: Ino, idx: number): number {
+    let hole = idx;
+    const rows = this.#named.bindInt(1, ino).bindInt(2, idx);
+    while (rows.step() && rows.int(0) === hole && rows.int(1) !== UNWRITTEN) hole++;
+    rows.reset();
+    return hole;
   }
 
   /**
@@ -253,7 +272,7 @@ export class Files {
   /**
    * copy_file_range(2): shares whole blocks where both files have the same block size and the
    * offsets lie alike within a block, copies bytes elsewhere. Tells how many bytes were copied:
-   * fewer at the end of the source, or after 256 MiB.
+   * fewer at the end of the source, or after 16 MiB, at the border of a block.
    * @throws FsError ESTALE, EISDIR, EINVAL (overlap, not regular), EFBIG, EROFS, ENOSPC, EIO; DamageError
    */
   copyFileRange(
@@ -266,11 +285,14 @@ export class Files {
   ): number {
     return this.#store.query(from, () => {
       this.#regular(to);
-      const most = Math.max(0, Math.min(length, this.#regular(from).size - fromOffset));
-      if (from === to && Math.abs(fromOffset - toOffset) < most) throw new FsError("EINVAL", "overlap");
-      this.#checkRange(toOffset, most);
+      const { size, blockSize } = this.#regular(from);
+      const stop = blockOf(fromOffset + COPY_BYTES, blockSize) * blockSize;
+      const all = Math.max(0, Math.min(length, size - fromOffset));
+      if (from === to && Math.abs(fromOffset - toOffset) < all) throw new FsError("EINVAL", "overlap");
+      this.#checkRange(toOffset, all);
+      const most = Math.min(all, stop - fromOffset);
       let copied = 0;
-      while (copied < Math.min(most, COPY_BYTES)) {
+      while (copied < most) {
         const left = most - copied;
         try {
           copied +=

@@ -5,6 +5,7 @@ import { fileURLToPath } from "node:url";
 import { assert } from "../base/assert.ts";
 import type { Database } from "../db/database.ts";
 import { lz4 } from "../native/lz4.ts";
+import { isBlockSize } from "./blocksize.ts";
 import { type Compression, isCompression } from "./codec.ts";
 import { OpenError } from "./errors.ts";
 
@@ -20,7 +21,7 @@ export const UPGRADES: readonly string[] = [
   "INSERT OR IGNORE INTO meta (key, value) VALUES ('compression', 'none')",
 ];
 /** Names in `features_incompatible` that this version understands. */
-const KNOWN_FEATURES = ["compression"] as const;
+const KNOWN_FEATURES = ["compression", "block-size"] as const;
 export type Feature = (typeof KNOWN_FEATURES)[number];
 /** meta.format of a new volume. */
 export const FORMAT = `${FORMAT_MAJOR}.${UPGRADES.length}.0`;
@@ -63,7 +64,7 @@ export function numberMeta(db: Database, key: string): number {
 /** Bytes per block of files made from now on. @throws OpenError damaged */
 export function blockSizeMeta(db: Database): number {
   const size = numberMeta(db, "block_size");
-  if (!Number.isInteger(Math.log2(size))) throw damagedMeta(db, "block_size");
+  if (!isBlockSize(size)) throw damagedMeta(db, "block_size");
   return size;
 }
 

@@ -127,7 +127,9 @@ function copyOf(inode: Inode): Inode {
 function statBlocks(inode: Inode): number {
   if (inode.extents === 0) return 0;
   const whole = Math.ceil(inode.size / inode.blockSize);
-  return inode.extents === whole ? Math.ceil(inode.size / 512) : (inode.extents * inode.blockSize) / 512;
+  return inode.extents === whole
+    ? Math.ceil(inode.size / 512)
+    : Math.ceil((inode.extents * inode.blockSize) / 512);
 }
 
 export class Inodes {

@@ -6,11 +6,13 @@
  * where the inode alone does not tell, and are NULL elsewhere.
  */
 import type { Database } from "../db/database.ts";
+import { isBlockSizeSql, usualBlockSize } from "./blocksize.ts";
 import { contentLength, knownCodec, RAW } from "./codec.ts";
 import { APPLICATION_ID, type Feature, FORMAT, FORMAT_MAJOR } from "./format.ts";
 import { type Mender, NUMBER_MAX } from "./mender.ts";
 import { S_IFBLK, S_IFCHR, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG } from "./mode.ts";
 import { MAX_FILE_SIZE, NAME_MAX, ROOT_INO, SYMLINK_MAX } from "./types.ts";
+import { DEFAULT_CIPHER } from "./unlock.ts";
 import { XATTR_INVARIANTS } from "./xattrinvariants.ts";
 
 /** One thing that breaks an invariant. */
@@ -35,15 +37,26 @@ export interface Invariant {
 const EPOCH_MAX = 2 ** 32;
 const U32 = 2 ** 32 - 1;
 const SMALLEST_BLOCK = 512;
-const LARGEST_BLOCK = 1 << 20;
 /** Numbers below are kept: 1 is the root, and readdir's cookies 1 and 2 are "." and "..". */
 const FIRST_SERIAL = 16;
-const DEFAULT_BLOCK_SIZE = 65_536;
 
-const COMPRESSED: Feature = "compression";
-const HAS_COMPRESSED = `EXISTS (SELECT 1 FROM block WHERE codec <> ${RAW})`;
-const HAS_FEATURE = `EXISTS (SELECT 1 FROM meta, json_each(iif(json_valid(meta.value), meta.value, '[]')) AS f
-  WHERE meta.key = 'features_incompatible' AND f.value = '${COMPRESSED}')`;
+/** What a reader must know of, and how it shows that it must. */
+const FEATURES: readonly { readonly feature: Feature; readonly text: string; readonly used: string }[] = [
+  {
+    feature: "compression",
+    text: "blocks are compressed",
+    used: `EXISTS (SELECT 1 FROM block WHERE codec <> ${RAW})`,
+  },
+  {
+    feature: "block-size",
+    text: "block sizes are no powers of two",
+    used: `EXISTS (SELECT 1 FROM meta WHERE key = 'block_size' AND value & (value - 1) <> 0
+      UNION ALL SELECT 1 FROM inode WHERE block_size & (block_size - 1) <> 0)`,
+  },
+];
+const hasFeature = (feature: Feature) => `EXISTS (
+  SELECT 1 FROM meta, json_each(iif(json_valid(meta.value), meta.value, '[]')) AS f
+  WHERE meta.key = 'features_incompatible' AND f.value = '${feature}')`;
 const META = (key: string) => `(SELECT value FROM meta WHERE key = '${key}')`;
 const IS = (type: number, table = "i") => `(${table}.mode & ${S_IFMT}) = ${type}`;
 const INODE = (text: string) => `SELECT i.ino, ${text}, NULL, NULL FROM inode AS i`;
@@ -76,9 +89,9 @@ const META_RULES: Readonly<Record<string, readonly [valid: string, instead: stri
   volume_id: ["typeof(value) = 'blob' AND length(value) = 16", "randomblob(16)"],
   replica_id: ["typeof(value) = 'integer' AND value >= 0", "random() & 9223372036854775807"],
   block_size: [
-    `typeof(value) = 'integer' AND value BETWEEN ${SMALLEST_BLOCK} AND ${LARGEST_BLOCK} AND (value & (value - 1)) = 0`,
-    `ifnull((SELECT block_size FROM inode WHERE block_size BETWEEN ${SMALLEST_BLOCK} AND ${LARGEST_BLOCK}
-      GROUP BY block_size ORDER BY count(*) DESC LIMIT 1), ${DEFAULT_BLOCK_SIZE})`,
+    `typeof(value) = 'integer' AND ${isBlockSizeSql("value")}`,
+    `ifnull((SELECT block_size FROM inode WHERE ${isBlockSizeSql("block_size")}
+      GROUP BY block_size ORDER BY count(*) DESC LIMIT 1), ${usualBlockSize(DEFAULT_CIPHER.pageSize)})`,
   ],
   epoch: [`typeof(value) = 'integer' AND value BETWEEN 1 AND ${EPOCH_MAX}`, LATEST],
   next_serial: [
@@ -91,10 +104,7 @@ const META_RULES: Readonly<Record<string, readonly [valid: string, instead: stri
   ],
   created_ns: ["typeof(value) = 'integer'", "ifnull((SELECT min(btime_ns) FROM inode), 0)"],
   features: ["CASE WHEN json_valid(value) THEN json_type(value) = 'array' ELSE 0 END", "'[]'"],
-  features_incompatible: [
-    "CASE WHEN json_valid(value) THEN json_type(value) = 'array' ELSE 0 END",
-    `iif(${HAS_COMPRESSED}, '["${COMPRESSED}"]', '[]')`,
-  ],
+  features_incompatible: ["CASE WHEN json_valid(value) THEN json_type(value) = 'array' ELSE 0 END", "'[]'"],
 };
 
 /** Whether the inode has what belongs to a type and to no other. */
@@ -439,7 +449,7 @@ export const INVARIANTS: readonly Invariant[] = [
     kind: "block-size",
     broken: `${INODE("'its blocks have ' || i.block_size || ' bytes'")}
       WHERE CASE WHEN ${IS(S_IFREG)}
-        THEN i.block_size NOT BETWEEN ${SMALLEST_BLOCK} AND ${LARGEST_BLOCK} OR (i.block_size & (i.block_size - 1)) <> 0
+        THEN NOT ${isBlockSizeSql("i.block_size")}
         ELSE i.block_size <> 0 END`,
     remedy: "is told from its blocks",
     mend: (mender) => {
@@ -447,7 +457,7 @@ export const INVARIANTS: readonly Invariant[] = [
         `UPDATE inode SET block_size = 0 WHERE (mode & ${S_IFMT}) <> ${S_IFREG} AND block_size <> 0`,
       );
       mender.guessBlockSizes(`SELECT ino FROM inode AS i WHERE ${IS(S_IFREG)} AND
-        (i.block_size NOT BETWEEN ${SMALLEST_BLOCK} AND ${LARGEST_BLOCK} OR (i.block_size & (i.block_size - 1)) <> 0)`);
+        NOT ${isBlockSizeSql("i.block_size")}`);
     },
   },
   {
@@ -476,15 +486,17 @@ export const INVARIANTS: readonly Invariant[] = [
     remedy: "cannot be read: a hole takes its place",
     mend: [`DELETE FROM block AS b WHERE NOT ${knownCodec("b")}`],
   },
-  {
-    kind: "meta-feature",
-    broken: `SELECT 0, 'blocks are compressed, and meta.features_incompatible does not say so', NULL, NULL
-      WHERE NOT ${HAS_FEATURE} AND ${HAS_COMPRESSED}`,
-    remedy: "it says so",
-    mend: [
-      `UPDATE meta SET value = json_insert(value, '$[#]', '${COMPRESSED}') WHERE key = 'features_incompatible'`,
-    ],
-  },
+  ...FEATURES.map(
+    ({ feature, text, used }): Invariant => ({
+      kind: "meta-feature",
+      broken: `SELECT 0, '${text}, and meta.features_incompatible does not say so', NULL, NULL
+      WHERE NOT ${hasFeature(feature)} AND ${used}`,
+      remedy: "it says so",
+      mend: [
+        `UPDATE meta SET value = json_insert(value, '$[#]', '${feature}') WHERE key = 'features_incompatible'`,
+      ],
+    }),
+  ),
   {
     kind: "block-hash",
     broken: `SELECT ifnull(min(e.ino), 0), 'block ' || b.id || ' has a hash of ' || length(b.hash) || ' bytes', NULL, NULL

@@ -5,8 +5,10 @@
 import type { Time } from "../base/clock.ts";
 import { FsError } from "../base/errno.ts";
 import type { Statement } from "../db/statement.ts";
+import { isBlockSize, isOfOldKind } from "./blocksize.ts";
 import type { Compression } from "./codec.ts";
 import type { Extents } from "./extents.ts";
+import { requireFeature } from "./format.ts";
 import type { Inode, Inodes } from "./inodes.ts";
 import { isDevice, isDirectory, isRegular, S_IFMT } from "./mode.ts";
 import { blockOf, blocksFor, spansOf } from "./spans.ts";
@@ -32,7 +34,7 @@ export interface Substance {
   readonly rdev?: number;
   /** Bytes, of a regular file. */
   readonly size?: number;
-  /** Bytes per block, of a regular file; default the volume's. A power of two, 512 to 1 MiB. */
+  /** Bytes per block, of a regular file; default the volume's. See blocksize.ts. */
   readonly blockSize?: number | undefined;
   /** Of a symlink. */
   readonly target?: Uint8Array;
@@ -71,6 +73,8 @@ export class Restore {
     return this.#store.query(parent, () => {
       const directory = this.#tree.vacancy(parent, name);
       return this.#store.change(parent, target?.length ?? 0, false, () => {
+        if (blockSize !== undefined && !isOfOldKind(blockSize))
+          requireFeature(this.#store.writer, "block-size");
         const inode = this.#inodes.insert(
           {
             mode,
@@ -182,10 +186,6 @@ export class Restore {
     if (offset < 0 || offset % inode.blockSize !== 0) throw new FsError("EINVAL", "within a block");
     return inode;
   }
-}
-
-function isBlockSize(size: number): boolean {
-  return Number.isInteger(Math.log2(size)) && size >= 512 && size <= 1 << 20;
 }
 
 function setTimes(inode: Inode, { atime, mtime, ctime }: Likeness): void {

@@ -16,6 +16,8 @@ import type { Statement } from "../db/statement.ts";
 const FRAME_HEADER_BYTES = 24;
 /** Bytes kept for unlink, truncate, rename, fsync and the purge: at most this, on a small disk a 32nd of it. */
 const RESERVE_BYTES = 16 * 2 ** 20;
+/** With more free than this nobody misses a few megabytes. */
+const AMPLE_BYTES = 2 ** 30;
 /** The disk is asked again after this many new bytes, and after this long: others write to it too. */
 const ASK_EVERY_BYTES = 64 * 2 ** 20;
 const ANSWER_HOLDS_MS = 100;
@@ -81,6 +83,12 @@ export class Space {
     const room = this.#room();
     this.#budget = this.#largest(room);
     this.#reserve = this.#largest({ ...room, reserve: 0 }) - this.#budget;
+  }
+
+  /** Whether the disk has so much that some bytes more do not matter. */
+  get isAmple(): boolean {
+    const { bavail, bsize } = statfsSync(this.#directory);
+    return bavail * bsize > AMPLE_BYTES;
   }
 
   /** The group ended: nothing of it waits to be written. */

@@ -8,6 +8,9 @@
  * does for a full disk or an I/O error: that is a FAILED COMMIT. From then on the volume
  * refuses changes (EROFS), and the next fsync of each file in the lost group gets EIO.
  *
+ * A commit that an fsync asks for is on the disk when that returns. One that is due, or large, is synced in the background,
+ * and the next one begins when that is done: a power loss takes no more of them than kill -9 does, and one.
+ *
  * Two connections: the writer, and a reader for file data that the open group did not
  * touch. SQLCipher poisons a connection that met one wrong HMAC, its COMMIT included; so
  * a damaged block costs only the reader, which is opened anew.
@@ -20,6 +23,7 @@ import { Database } from "../db/database.ts";
 import { SqliteError } from "../db/errors.ts";
 import type { Key } from "../db/key.ts";
 import type { Statement } from "../db/statement.ts";
+import { WalFile } from "../db/walfile.ts";
 import { SQLITE_BUSY } from "../native/sqlite3.ts";
 import { checkFormat, numberMeta } from "./format.ts";
 import type { HeadKeeper } from "./head.ts";
@@ -56,8 +60,12 @@ export interface StoreOptions {
   readonly onLog: (line: string) => void;
 }
 
-/** A group with more file data is committed at once: it bounds the time that one commit takes. */
-const GROUP_BYTES = 8 * 2 ** 20;
+/** A group with more file data is committed as soon as the one before is synced: it bounds how long a commit keeps others waiting. */
+const GROUP_BYTES = 2 * 2 ** 20;
+/** One with more is committed anyway. */
+const GROUP_MOST_BYTES = 4 * 2 ** 20;
+/** How often it is asked whether a sync is done that nobody waits for. */
+const SYNC_POLL_MS = 5;
 /** A longer -wal is copied to the main file, elsewhere if somebody does that. */
 const WAL_BYTES = 8 * 2 ** 20;
 /** Where nobody does, or it grows faster than it is copied, a longer one is copied right after a commit. */
@@ -91,6 +99,12 @@ export class Store {
   #walSinceMs: number | undefined;
   /** Inodes that the open group changed. */
   readonly #changed = new Set<Ino>();
+  /** Inodes that a commit changed which is not known to be on the disk. */
+  readonly #unsynced = new Set<Ino>();
+  /** There is such a commit. */
+  #isUnsynced = false;
+  /** Syncs the commits; undefined where COMMIT itself does. */
+  #walFile: WalFile | undefined;
   /** Inodes of a lost group whose fsync has not been told yet. */
   readonly #lost = new Set<Ino>();
   #epoch: Epoch;
@@ -154,8 +168,10 @@ export class Store {
     if (this.readOnly) return;
     this.writer.exec("PRAGMA busy_timeout = 10000");
     this.writer.exec("PRAGMA journal_mode = WAL");
-    // NORMAL commits are not synced, and a later sync of nothing syncs nothing.
-    this.writer.exec("PRAGMA synchronous = FULL");
+    this.#walFile?.close();
+    this.#walFile = openWal(this.#path);
+    // NORMAL: SQLite syncs the -wal before it copies it, and the commits are ours to sync.
+    this.writer.exec(`PRAGMA synchronous = ${this.#walFile === undefined ? "FULL" : "NORMAL"}`);
     // What is overwritten is ciphertext: zeroing it costs writes and hides nothing.
     this.writer.exec("PRAGMA secure_delete = OFF");
   }
@@ -274,7 +290,8 @@ export class Store {
       this.#lose(error);
       throw this.#translate(error, ino);
     }
-    if (this.#options.sync || this.#groupBytes > GROUP_BYTES) this.commit();
+    if (this.#options.sync) this.commit();
+    else if (this.#isLarge) this.#commitGroup(NUMBERS_AHEAD);
     return result;
   }
 
@@ -314,13 +331,26 @@ export class Store {
       this.#translate(error, owed.inos[0]);
       return;
     }
-    if (this.#groupBytes > GROUP_BYTES) this.#commitQuietly();
+    if (this.#isLarge) this.#quietly(() => this.#commitGroup(NUMBERS_AHEAD));
+  }
+
+  /** Whether the open group is to be committed for its size. */
+  get #isLarge(): boolean {
+    if (this.#groupBytes < GROUP_BYTES) return false;
+    return this.#groupBytes > GROUP_MOST_BYTES || !this.#isSyncing();
+  }
+
+  /** Whether a sync is under way in the background. Meets its failure. */
+  #isSyncing(): boolean {
+    let busy = false;
+    this.#quietly(() => this.#synced(() => (busy = this.#walFile?.isBusy === true)));
+    return busy;
   }
 
   /** A failure is told by the next fsync. */
-  #commitQuietly(ahead = NUMBERS_AHEAD): void {
+  #quietly(commit: () => void): void {
     try {
-      this.#commitAhead(ahead);
+      commit();
     } catch (error) {
       if (!(error instanceof FsError)) throw error;
     }
@@ -354,17 +384,49 @@ export class Store {
   }
 
   /**
-   * Commits the open group durably. Nothing to do where none is open: what came before is durable.
+   * Commits the open group durably, and what was committed before.
    * @throws FsError EIO; the group is lost
    */
   commit(): void {
-    this.#commitAhead(NUMBERS_AHEAD);
+    this.#writeGroup(NUMBERS_AHEAD);
+    this.#sync();
+  }
+
+  /** Commits the open group; when it is on the disk nobody waits for. @throws FsError EIO; the group is lost */
+  #commitGroup(ahead: number): void {
+    this.#writeGroup(ahead);
+    this.#synced(() => this.#walFile?.begin());
+  }
+
+  #sync(): void {
+    if (!this.#isUnsynced) return;
+    const used = this.writer.walBytes;
+    if (this.#walFile?.isNarrow(used) === true && this.#space.isAmple) this.#walFile.widen(used);
+    this.#synced(() => this.#walFile?.sync());
+  }
+
+  /**
+   * Runs `step`, which waits for syncs or asks about them; afterwards the commit before is on the disk where none is under way.
+   * @throws FsError EIO where one failed: what it was for, and the open group, are lost
+   */
+  #synced(step: () => void): void {
+    try {
+      step();
+      if (!this.#isUnsynced || this.#walFile?.isPending === true) return;
+    } catch (error) {
+      this.#lose(error);
+      throw new FsError("EIO", "sync failed");
+    }
+    this.#isUnsynced = false;
+    this.#unsynced.clear();
+    this.#head?.publish();
   }
 
   /** `ahead`: how many numbers to set aside where those that are have run out; 0 gives them back. */
-  #commitAhead(ahead: number): void {
+  #writeGroup(ahead: number): void {
     this.finish();
     if (this.#groupSinceMs === undefined) return;
+    this.#synced(() => this.#walFile?.settle());
     const meta = (next: number, saved: number): number =>
       next > saved || ahead === 0 ? next + ahead : saved;
     const serial = meta(this.#nextSerial, this.#savedSerial);
@@ -379,9 +441,11 @@ export class Store {
       this.#lose(error);
       throw new FsError("EIO", "commit failed");
     }
-    this.#head?.publish();
     this.#savedSerial = serial;
     this.#savedBlock = block;
+    this.#walFile?.written();
+    this.#isUnsynced = true;
+    for (const ino of this.#changed) this.#unsynced.add(ino);
     this.#changed.clear();
     this.#groupEnded();
     this.#walSinceMs ??= this.clock.monotonicMs();
@@ -426,14 +490,16 @@ export class Store {
   dueInMs(nowMs: number): number {
     const commitAt = (this.#groupSinceMs ?? Infinity) + this.#options.commitIntervalMs;
     const copyAt = this.#groupSinceMs === undefined ? (this.#walSinceMs ?? Infinity) + QUIET_MS : Infinity;
-    return Math.max(0, Math.min(commitAt, copyAt) - nowMs);
+    const due = Math.max(0, Math.min(commitAt, copyAt) - nowMs);
+    return this.#isUnsynced ? Math.min(due, SYNC_POLL_MS) : due;
   }
 
   /** Does what is due. */
   work(nowMs: number): void {
+    if (this.#isUnsynced) this.#isSyncing();
     if (this.#groupSinceMs !== undefined) {
       if (nowMs - this.#groupSinceMs < this.#options.commitIntervalMs) return;
-      this.#commitQuietly();
+      this.#quietly(() => this.#commitGroup(NUMBERS_AHEAD));
     } else if (this.#walSinceMs !== undefined && nowMs - this.#walSinceMs >= QUIET_MS) {
       if (this.#options.copier?.copy() === true) this.#walSinceMs = undefined;
       else this.#copyWal(false);
@@ -458,8 +524,10 @@ export class Store {
   #copyWal(truncate: boolean): void {
     if (truncate) this.#options.copier?.wait();
     try {
-      if (truncate) this.writer.checkpointTruncate();
-      else this.writer.checkpointPassive();
+      if (truncate) {
+        this.writer.checkpointTruncate();
+        this.#walFile?.cut();
+      } else this.writer.checkpointPassive();
       this.#walSinceMs = undefined;
       this.#copyFails = false;
     } catch (error) {
@@ -483,8 +551,11 @@ export class Store {
   #lose(error: unknown): void {
     this.#failed = true;
     for (const forget of this.#onGroupLost) forget();
-    for (const ino of this.#changed) this.#lost.add(ino);
-    this.#changed.clear();
+    for (const files of [this.#changed, this.#unsynced]) {
+      for (const ino of files) this.#lost.add(ino);
+      files.clear();
+    }
+    this.#isUnsynced = false;
     this.#groupEnded();
     this.#options.onLog(
       `a commit failed, and the last changes of ${this.#lost.size} files may be lost; the volume is read-only until it is mounted again: ${String(error)}`,
@@ -546,18 +617,36 @@ export class Store {
 
   /** Closes what was not opened whole. */
   abandon(): void {
-    this.writer.close();
-    this.#head?.close();
+    this.#end();
   }
 
   /** Commits, copies the -wal and closes: afterwards only the one file is left. */
   close(): void {
     this.#closed = true;
-    if (!this.#failed) this.#commitQuietly(0);
+    if (!this.#failed)
+      this.#quietly(() => {
+        this.#writeGroup(0);
+        this.#sync();
+      });
     this.#reader?.close();
     this.#reader = undefined;
     if (!this.readOnly && !this.#failed && this.writer.isOpen) this.#copyWal(true);
+    this.#end();
+  }
+
+  #end(): void {
+    this.#walFile?.close();
     this.writer.close();
     this.#head?.close();
+  }
+}
+
+/** Undefined where syncing it is better left to SQLite: macOS has a sync of its own. */
+function openWal(path: string): WalFile | undefined {
+  if (process.platform !== "linux") return undefined;
+  try {
+    return new WalFile(path);
+  } catch {
+    return undefined;
   }
 }

@@ -23,6 +23,7 @@ import {
 import { closedError, SqliteError } from "./errors.ts";
 import { Key, SALT_BYTES, STOCK_CIPHER } from "./key.ts";
 import { Statement } from "./statement.ts";
+import { FRAME_HEADER_BYTES, WAL_HEADER_BYTES } from "./wal.ts";
 
 export interface DatabaseOptions {
   /** "copier": reads, and copies the -wal of one who writes. */
@@ -251,6 +252,11 @@ export class Database {
   /** Frames in the -wal after the last commit, as far as this connection made them. */
   get walFrames(): number {
     return this.#walFrames;
+  }
+
+  /** Bytes of the -wal up to the end of the last commit, as far as this connection made it. */
+  get walBytes(): number {
+    return WAL_HEADER_BYTES + this.#walFrames * (FRAME_HEADER_BYTES + this.#key.cipher.pageSize);
   }
 
   /** Whether all of the -wal is copied to the main file, so that the next commit starts it over. */

@@ -8,8 +8,8 @@
  */
 import { closeSync, fstatSync, openSync, readSync } from "node:fs";
 
-const WAL_HEADER_BYTES = 32;
-const FRAME_HEADER_BYTES = 24;
+export const WAL_HEADER_BYTES = 32;
+export const FRAME_HEADER_BYTES = 24;
 const MAGIC = 0x377f0682;
 const VERSION = 3_007_000;
 /** Frames read at once. */

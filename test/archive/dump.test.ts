@@ -11,15 +11,15 @@ import { addOrphan, fillRandom, fillRich, inDirectory, loadText, textOf, withVol
 
 /** One of each record, as it must stay. */
 const GOLDEN = `sqlfuse-dump 1
-volume block_size=65536 content=yes
+volume block_size=16256 content=yes
 inode path=/ type=dir mode=0700 uid=1000 gid=1001 mtime=1700000000.111222333 ctime=1700000000.111222333 btime=1700000000.111222333 atime=1700000000.111222333
-inode path=/a\\x20file type=file mode=0644 uid=1000 gid=1001 size=131100 block_size=65536 mtime=-1.500000000 ctime=1700000000.111222333 btime=1700000000.111222333 atime=0.000000001
+inode path=/a\\x20file type=file mode=0644 uid=1000 gid=1001 size=131100 block_size=16256 mtime=-1.500000000 ctime=1700000000.111222333 btime=1700000000.111222333 atime=0.000000001
 xattr name=user.a value=\\x00\\xff=\\x20Gr\u00fc\u00dfe
 extent offset=0 length=72 sha256=d66304b6180365e47c858f6c84d3da065caf4b3350c9f45277a1af82e3dbb055
  YWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFh
  YWFhYWFhYWFhYWFhYWFh
-reserved offset=65536 length=65536
-extent offset=131072 length=0 sha256=e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855
+reserved offset=65024 length=65024
+extent offset=130048 length=0 sha256=e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855
 inode path=/device type=char mode=0600 uid=1000 gid=1001 rdev=1:3 mtime=1700000000.111222333 ctime=1700000000.111222333 btime=1700000000.111222333 atime=1700000000.111222333
 inode path=/dir type=dir mode=0755 uid=1000 gid=1001 mtime=1700000000.111222333 ctime=1700000000.111222333 btime=1700000000.111222333 atime=1700000000.111222333
 link path=/dir/again to=/a\\x20file
@@ -80,9 +80,9 @@ describe("the text", () => {
   it("does not depend on the password or the pages of the database", () =>
     inDirectory((directory) => {
       const texts = [
-        { password: "one", options: {} },
-        { password: "another", options: { pageSize: 4096 } },
-        { password: "third", options: { compat: true } },
+        { password: "one", options: { blockSize: 16_256 } },
+        { password: "another", options: { blockSize: 16_256, pageSize: 4096 } },
+        { password: "third", options: { blockSize: 16_256, compat: true } },
       ].map(({ password, options }, i) => {
         const path = `${directory}/${i}`;
         const clock = new FakeClock();
@@ -119,7 +119,7 @@ describe("dump, load, dump", () => {
       put(one!.volume, ROOT, "small blocks", noise(20_000, 2));
       const text = textOf(one!.volume);
       expect(text).toMatch(/small.*block_size=4096/);
-      expect(text).toMatch(/usual.*block_size=65536/);
+      expect(text).toMatch(/usual.*block_size=16256/);
       await loadText(other!.volume, text);
       // The default is the volume's, which `sqlfuse load` makes with that of the dump.
       expect(textOf(other!.volume).split("\n").slice(2)).toEqual(text.split("\n").slice(2));
@@ -178,7 +178,7 @@ describe("load refuses", () => {
     ["a path without a slash", edited("path=/device", "path=device"), "path= is no path"],
     ["a word that is none", edited("xattr", "yattr"), "line 5: not a record: yattr"],
     ["an extent past the end", edited("size=131100", "size=50"), "past the end"],
-    ["an extent within a block", edited("offset=131072", "offset=131073"), "within a block"],
+    ["an extent within a block", edited("offset=130048", "offset=130049"), "within a block"],
     ["an attribute of no namespace", edited("name=user.a", "name=foo"), "EOPNOTSUPP"],
   ])("%s", (_, text, message) =>
     withVolumes(1, async (one) => {

@@ -25,7 +25,7 @@ import {
 } from "./fixture.ts";
 import { changedPaths, lines } from "./fsck.ts";
 
-const BLOCK = 65_536;
+const BLOCK = 16_256;
 const ATTRIBUTE = b("user.sqlfuse.compression");
 const HOWS = ["none", "fast", "strong"] as const;
 const SQLITE_IOERR_WRITE = 778;
@@ -66,7 +66,7 @@ function featuresOf(fixture: Fixture): string {
 
 /** Makes the closed volume one that was made with another compression. */
 function madeWith(fixture: Fixture, how: string): void {
-  const features = how === "none" ? "[]" : '["compression"]';
+  const features = how === "none" ? '["block-size"]' : '["block-size","compression"]';
   fixture.sql((db) =>
     db.exec(`UPDATE meta SET value = '${how}' WHERE key = 'compression';
       UPDATE meta SET value = '${features}' WHERE key = 'features_incompatible'`),
@@ -320,13 +320,13 @@ describe("the feature", () => {
       afterCrash(fixture, (copy, crashed) => {
         expect(find(crashed, "a")?.size).toBe(0);
         copy.close();
-        expect(featuresOf(copy)).toBe("[]");
+        expect(featuresOf(copy)).toBe('["block-size"]');
       });
       volume.commit();
       afterCrash(fixture, (copy, crashed) => {
         expect(contentOf(crashed, file).equals(text(BLOCK))).toBe(true);
         copy.close();
-        expect(featuresOf(copy)).toBe('["compression"]');
+        expect(featuresOf(copy)).toBe('["block-size","compression"]');
       });
     }));
 
@@ -334,12 +334,10 @@ describe("the feature", () => {
     inVolume((fixture, volume) => {
       const file = touch(volume, ROOT, "a");
       fixture.close();
-      fixture.sql((db) =>
-        db.exec("UPDATE meta SET value = '[\"compression\"]' WHERE key LIKE 'features_inc%'"),
-      );
+      fixture.sql((db) => db.exec(`UPDATE meta SET value = '["block-size"]' WHERE key LIKE 'features_inc%'`));
       put(fixture.volume, ROOT, "b", text(BLOCK));
       expect(methodsOf(fixture, file)).toBe("");
-      expect(featuresOf(fixture)).toBe('["compression"]');
+      expect(featuresOf(fixture)).toBe('["block-size","compression"]');
     }));
 });
 
@@ -357,7 +355,7 @@ describe("seeded damage of compressed blocks is found, named, repaired, and gone
     [
       "content that ends in zeros",
       "block-content",
-      "data = CAST(substr(data, 1, 500) || zeroblob(length(data) - 500) AS BLOB)",
+      "data = CAST(substr(data, 1, length(data) / 2) || zeroblob(length(data) - length(data) / 2) AS BLOB)",
     ],
     ["the other method", "block-content", "codec = codec - 2 * (codec & 255) + 3"],
     ["nothing that says that it is compressed", "block-length", "codec = 0, data = zeroblob(70000)"],
@@ -409,9 +407,9 @@ describe("seeded damage of compressed blocks is found, named, repaired, and gone
       const { path, key, clock } = fixture;
       const report = drain(inspect(path, key, { verifyData: true }));
       expect(report.findings.map(({ kind, path: of, text: says }) => [kind, of, says])).toEqual([
-        ["block-content", "/a", "bytes 0 to 65535 cannot be decoded"],
-        ["block-content", "/copy", "bytes 0 to 65535 cannot be decoded"],
-        ["block-content", "/old", "bytes 0 to 65535 of its past cannot be decoded"],
+        ["block-content", "/a", "bytes 0 to 16255 cannot be decoded"],
+        ["block-content", "/copy", "bytes 0 to 16255 cannot be decoded"],
+        ["block-content", "/old", "bytes 0 to 16255 of its past cannot be decoded"],
       ]);
       expect(lines(drain(repair(path, key, report, clock)).left)).toEqual([]);
       expect(drain(inspect(path, key, { verifyData: true })).findings).toEqual([]);
@@ -444,7 +442,7 @@ describe("seeded damage of compressed blocks is found, named, repaired, and gone
           sql.startsWith("D") ? "meta" : "meta-feature",
         );
         expect(lines(drain(repair(path, key, report, clock)).left)).toEqual([]);
-        expect(featuresOf(fixture)).toBe('["compression"]');
+        expect(featuresOf(fixture)).toBe('["compression","block-size"]');
       }
     }));
 });

@@ -58,11 +58,11 @@ describe("after a crash", () => {
         const file = put(volume, ROOT, "a", "before");
         volume.fsync(file);
         const before = dump(volume);
-        put(volume, ROOT, "b", noise(8 * 2 ** 20));
+        put(volume, ROOT, "b", noise(1_900_000));
         expect(statSync(`${fixture.path}-wal`).size).toBeGreaterThan(2 ** 20);
         afterCrash(fixture, (_, copy) => expect(dump(copy)).toEqual(before));
       },
-      { volume: { cacheBytes: 2 ** 20 } },
+      { volume: { cacheBytes: 2 ** 19 } },
     ));
 
   it("every operation before it is there with one commit for each", () =>

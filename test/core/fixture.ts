@@ -25,6 +25,7 @@ import { unlock } from "../../src/core/unlock.ts";
 import { Volume, type VolumeOptions } from "../../src/core/volume.ts";
 import { Database } from "../../src/db/database.ts";
 import { type CipherSettings, Key } from "../../src/db/key.ts";
+import { FRAME_HEADER_BYTES, scanWal, WAL_HEADER_BYTES } from "../../src/db/wal.ts";
 import { queryNumber } from "../db/query.ts";
 
 export { noise } from "./noise.ts";
@@ -312,4 +313,10 @@ export function settle(volume: Volume, clock: FakeClock): number {
     if (due > 0) return due;
   }
   throw new Error("idle always has more to do");
+}
+
+/** Bytes of a -wal up to the end of its last commit: zeros may follow. */
+export function walEnd(path: string, pageSize = 16_384): number {
+  const frames = scanWal(`${path}-wal`, pageSize)?.written ?? 0;
+  return WAL_HEADER_BYTES + frames * (FRAME_HEADER_BYTES + pageSize);
 }

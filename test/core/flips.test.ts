@@ -29,7 +29,7 @@ import { SqliteError } from "../../src/db/errors.ts";
 import type { Key } from "../../src/db/key.ts";
 import { Pages } from "../../src/db/pages.ts";
 import { type Dump, dump } from "./dump.ts";
-import { b, FakeClock, mkdir, noise, PASSWORD, put, ROOT, settle, touch } from "./fixture.ts";
+import { b, FakeClock, mkdir, noise, PASSWORD, put, ROOT, settle, touch, walEnd } from "./fixture.ts";
 import { changedPaths, lines } from "./fsck.ts";
 import { type Random, withRandom } from "./random.ts";
 
@@ -400,7 +400,7 @@ describe("the -wal", () => {
   const FRAME = PAGE + 24;
   beforeAll(() => {
     base = crashed();
-    wal = readFileSync(`${base.path}-wal`);
+    wal = readFileSync(`${base.path}-wal`).subarray(0, walEnd(base.path, PAGE));
     main = readFileSync(base.path);
   });
 

@@ -23,7 +23,7 @@ import { rekey, vacuum } from "../../src/core/rewrite.ts";
 import { unlock } from "../../src/core/unlock.ts";
 import { Volume } from "../../src/core/volume.ts";
 import { withChild } from "./child.ts";
-import { Fixture, inVolume, mkdir, namesOf, PASSWORD, ROOT } from "./fixture.ts";
+import { Fixture, inVolume, mkdir, namesOf, PASSWORD, ROOT, walEnd } from "./fixture.ts";
 
 const RECORD: HeadRecord = {
   volumeId: "00112233445566778899aabbccddeeff",
@@ -169,8 +169,7 @@ describe("a volume with a head", () => {
       commits(fixture.open({ headFile: head }), ["a", "b"]);
       const state = take(fixture.path, "state");
       fixture.close();
-      const { size } = statSync(`${state}-wal`);
-      for (let length = size - 1; length >= 0; length -= 7777) {
+      for (let length = walEnd(state) - 1; length >= 0; length -= 7777) {
         truncateSync(`${state}-wal`, length);
         expect([length, opening(fixture, state, head)]).toEqual([length, "older"]);
       }

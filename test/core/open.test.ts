@@ -530,7 +530,7 @@ describe("create", () => {
     for (const options of [
       { blockSize: 0 },
       { blockSize: 5000 },
-      { blockSize: 2048 },
+      { blockSize: 384 },
       { blockSize: 2 ** 21 },
       { pageSize: 2048 },
       { pageSize: 131_072 },

@@ -10,7 +10,7 @@ import type { Database } from "../../src/db/database.ts";
 import { dump } from "./dump.ts";
 import { b, type Fixture, inVolume, mkdir, noise, PASSWORD, put, ROOT, touch } from "./fixture.ts";
 
-const BLOCK = 65_536;
+const BLOCK = 16_256;
 const ATTRIBUTE = b("user.sqlfuse.compression");
 
 function text(length: number, seed = 1): Buffer {
@@ -89,16 +89,19 @@ describe("recompress", () => {
       fixture.close();
       fixture.sql((db) =>
         db.exec(`UPDATE meta SET value = 'none' WHERE key = 'compression';
-          UPDATE meta SET value = '[]' WHERE key = 'features_incompatible'`),
+          UPDATE meta SET value = '["block-size"]' WHERE key = 'features_incompatible'`),
       );
       put(fixture.volume, ROOT, "a", text(BLOCK));
       fixture.close();
       const { path, key } = fixture;
       run(fixture, {});
-      expect(describeVolume(path, key)).toMatchObject({ featuresIncompatible: [], compression: "none" });
+      expect(describeVolume(path, key)).toMatchObject({
+        featuresIncompatible: ["block-size"],
+        compression: "none",
+      });
       run(fixture, { recompress: true });
       expect(describeVolume(path, key)).toMatchObject({
-        featuresIncompatible: ["compression"],
+        featuresIncompatible: ["block-size", "compression"],
         compression: "none",
         sample: { blocks: 1, contentBytes: BLOCK },
       });
@@ -107,7 +110,7 @@ describe("recompress", () => {
   it("that is stopped between any two steps leaves the file as it was, and nothing beside it", () =>
     inVolume((fixture, volume) => {
       for (let i = 0; i < 5; i++)
-        put(volume, ROOT, `${i}`, Buffer.concat([noise(15 * BLOCK, i), text(BLOCK, i)]));
+        put(volume, ROOT, `${i}`, Buffer.concat([noise(15 * BLOCK, i), text(8 * BLOCK, i)]));
       fixture.close();
       const before = readFileSync(fixture.path);
       for (let stop = 1, isDone = false; !isDone; stop++) {

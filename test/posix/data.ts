@@ -9,7 +9,7 @@ const GiB = 2 ** 30;
 const LARGEST = Number.MAX_SAFE_INTEGER;
 
 /** Block sizes that a filesystem might have: offsets round their multiples are where arithmetic goes wrong. */
-const EDGES = [512, 4096, 8192, 16_384, 32_768, 65_536, 131_072, 262_144, 524_288, MiB];
+const EDGES = [512, 4096, 8192, 16_256, 16_384, 32_512, 32_768, 65_536, 131_072, 262_144, 524_288, MiB];
 
 function sizeWorks(dir: string) {
   return (): boolean => {
