@@ -41,7 +41,11 @@ const SECTIONS: Readonly<Record<string, Section>> = {
     what: "ENOSPC, EDQUOT and EIO at every system call",
   },
   damage: { files: ["test/mount/damage.test.ts"], minutes: 2, what: "pages changed under a mount" },
-  flips: { files: ["test/core/flips.test.ts"], minutes: 10, what: "bits turned over, fsck finds and repairs" },
+  flips: {
+    files: ["test/core/flips.test.ts"],
+    minutes: 10,
+    what: "bits turned over, fsck finds and repairs",
+  },
   fsck: { files: ["test/core/fsck.test.ts"], minutes: 5, what: "every invariant broken, and no false alarm" },
   rewrite: {
     files: ["test/tools/rewrite.test.ts"],
