@@ -156,7 +156,9 @@ describe.skipIf(impossible !== undefined)("load", () => {
     timeout: (CAPPED_SECONDS + 300) * 1000 + NAMES,
   }, () => {
     const one = mounted({ NODE_OPTIONS: "--max-old-space-size=128" });
-    expect(readFileSync(`/proc/${one.pid}/environ`, "utf8")).toContain("--max-old-space-size=128");
+    // Only root may look: the daemon cannot be dumped.
+    if (IS_ROOT)
+      expect(readFileSync(`/proc/${one.pid}/environ`, "utf8")).toContain("--max-old-space-size=128");
     makeNames(join(one.mountpoint, "names"));
     const { ops } = workAndVerify(one, CAPPED_SECONDS);
     one.unmount();
@@ -200,7 +202,7 @@ describe.skipIf(impossible !== undefined)("load", () => {
     one.remount();
     fio("--verify_only=1");
     damage(join(root, "random.0.0"), 5000);
-    expect(() => fio("--verify_only=1")).toThrow(/verify/);
+    expect(() => fio("--verify_only=1")).toThrow(/verify failed at|verify: bad/);
     one.unmount();
     report("load", jobs.length * files, `files of ${sizeMib} MiB verified by fio, twice`);
   });
@@ -361,7 +363,7 @@ function jump(clock: FakeClock, seconds: number): void {
   clock.sec += seconds;
 }
 
-const JUMPS = [TEN_YEARS_SEC, -TEN_YEARS_SEC, -TEN_YEARS_SEC, 2 * TEN_YEARS_SEC];
+const JUMPS = [TEN_YEARS_SEC, -TEN_YEARS_SEC];
 
 describe("when the clock jumps by ten years", () => {
   test.each(JUMPS)("by %d s: changes are committed when they are due, and bear the new time", (seconds) =>
@@ -427,8 +429,8 @@ Date.now = () => real() + 1000 * Number(readFileSync(process.env.SQLFUSE_TEST_JU
       writeFileSync(preload, PRELOAD);
       writeFileSync(seconds, "0");
       const one = mounted({ NODE_OPTIONS: `--require=${preload}`, SQLFUSE_TEST_JUMP: seconds });
-      const jumps = LONG ? JUMPS : JUMPS.slice(0, 2);
-      for (const [i, jumped] of jumps.entries()) {
+      // From the true time, one after the other: so the second one is by twenty years.
+      for (const [i, jumped] of JUMPS.entries()) {
         const path = join(one.mountpoint, `file${i}`);
         writeFileSync(seconds, String(jumped));
         writeFileSync(path, `content ${i}`);
@@ -441,7 +443,7 @@ Date.now = () => real() + 1000 * Number(readFileSync(process.env.SQLFUSE_TEST_JU
       }
       one.unmount();
       rmSync(scratch, { recursive: true });
-      report("load", jumps.length, "jumps of a mount's clock");
+      report("load", JUMPS.length, "jumps of a mount's clock");
     },
   );
 });
