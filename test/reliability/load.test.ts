@@ -301,7 +301,9 @@ function dataOf(fd: number): number[] {
       throw error;
     }
     found.push(at);
-    at = sys.lseek(fd, at, SEEK.HOLE);
+    const hole = sys.lseek(fd, at, SEEK.HOLE);
+    expect(hole, "a hole behind the data").toBeGreaterThan(at);
+    at = hole;
   }
 }
 

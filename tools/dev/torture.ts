@@ -60,7 +60,7 @@ const SECTIONS: Readonly<Record<string, Section>> = {
   },
   load: {
     files: ["test/reliability/load.test.ts"],
-    minutes: 30,
+    minutes: 25,
     what: "32 processes, a million names, ten million operations",
   },
   model: {
