@@ -118,9 +118,9 @@ export function runCli(
 }
 
 function environment(home: string | undefined, more: Record<string, string> = {}): NodeJS.ProcessEnv {
-  const env: NodeJS.ProcessEnv = { ...process.env, SQLFUSE_PASSWORD: PASSWORD, ...more };
+  // Of the test runner's own; a test may want some for the mount.
+  const env: NodeJS.ProcessEnv = { ...process.env, NODE_OPTIONS: "", SQLFUSE_PASSWORD: PASSWORD, ...more };
   delete env.XDG_RUNTIME_DIR;
-  delete env.NODE_OPTIONS;
   if (home !== undefined) env.HOME = home;
   return env;
 }
@@ -229,6 +229,8 @@ export interface TestVolumeOptions {
   /** Who creates and mounts: another user than this process's. Root only. */
   readonly owner?: Owner;
   readonly createArgs?: readonly string[];
+  /** For each run of the command line, and so for the daemon. */
+  readonly env?: Readonly<Record<string, string>>;
   /** Where to put it; default the run's temporary directory. */
   readonly parent?: string;
 }
@@ -239,12 +241,14 @@ export class TestVolume {
   readonly file: string;
   readonly mountpoint: string;
   readonly owner: Owner | undefined;
+  readonly #env: Readonly<Record<string, string>>;
   readonly #guard: ChildProcess;
   #pid: number | undefined;
 
-  private constructor(home: string, owner: Owner | undefined) {
+  private constructor(home: string, { owner, env }: TestVolumeOptions) {
     this.home = home;
     this.owner = owner;
+    this.#env = env ?? {};
     mkdirSync(join(home, "db"));
     this.file = join(home, "db", "volume.sqlite");
     this.mountpoint = join(home, "mnt");
@@ -259,7 +263,7 @@ export class TestVolume {
   static create(options: TestVolumeOptions = {}): TestVolume {
     const home = mkdtempSync(join(options.parent ?? tmpdir(), "sqlfuse-volume-"));
     chmodSync(home, 0o755);
-    const volume = new TestVolume(home, options.owner);
+    const volume = new TestVolume(home, options);
     live.add(volume);
     mkdirSync(volume.mountpoint);
     if (options.owner !== undefined) {
@@ -279,7 +283,7 @@ export class TestVolume {
   cli(args: readonly string[], env: Record<string, string> = {}, timeoutMs?: number): Outcome {
     return runCli(args, {
       owner: this.owner,
-      env,
+      env: { ...this.#env, ...env },
       home: this.home,
       ...(timeoutMs === undefined ? {} : { timeoutMs }),
     });

@@ -15,7 +15,7 @@ const FORBIDDEN: readonly (readonly [from: string, to: string])[] = [
   ["fuse", "db"],
   ["fuse", "archive"],
 ];
-const DOCUMENTS = ["README.md", "DECISIONS.md", "schema.sql"];
+const DOCUMENTS = ["README.md", "DECISIONS.md", "docs/PERFORMANCE.md", "docs/RELIABILITY.md", "schema.sql"];
 
 const root = process.cwd();
 const problems: string[] = [];
