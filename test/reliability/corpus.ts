@@ -129,7 +129,7 @@ export function corpus({ dir, file, big, link }: World): readonly Buffer[] {
 }
 
 /** One step from a request to one that the kernel never sends. Small numbers are the harmless ones: failures shrink to them. */
-export type Mutation =
+type Mutation =
   /** A field of the header or of the fixed part, whichever is `which`-th. */
   | { readonly kind: "field"; readonly which: number; readonly value: bigint }
   | { readonly kind: "flip"; readonly at: number; readonly bit: number }

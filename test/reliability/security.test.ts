@@ -1,6 +1,7 @@
 /**
  * Who is kept out of what: other users, whoever may write where a mount point is made, and whoever has the file without
- * its password. What is tested elsewhere is not repeated: docs/RELIABILITY.md says where.
+ * its password. Not repeated here: the hunt for plaintext (test/mount/plaintext.test.ts), suid and dev (life.test.ts
+ * beside it), damaged bytes (test/core/flips.test.ts), heads (test/core/head.test.ts).
  */
 import { spawnSync } from "node:child_process";
 import {
