@@ -82,12 +82,14 @@ export function addNewPasswordOptions(command: Command): Command {
 
 export async function readPassword(options: PasswordOptions, request: Request): Promise<Buffer> {
   const { passwordFile: file, passwordCommand: command, passwordFd: fd, keyFile } = options;
+  const variable = process.env[PASSWORD_VARIABLE];
+  // No program that is run from now on gets it.
+  delete process.env[PASSWORD_VARIABLE];
   // What is read from a terminal is asked for: it would show what is typed.
   const isTyped = (file === "-" || fd === "0") && canAsk();
   if (isTyped) return fromPrompt(`Password for ${request.path}:`, "", request);
   const given = endedBySignals(() => fromSource({ prefix: "", file, command, fd, keyFile }, request.warn));
   if (given !== undefined) return given;
-  const variable = process.env[PASSWORD_VARIABLE];
   if (variable !== undefined) return notEmpty(Buffer.from(variable), PASSWORD_VARIABLE);
   return fromPrompt(`Password for ${request.path}:`, "", request);
 }

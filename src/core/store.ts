@@ -95,6 +95,8 @@ export class Store {
   #groupSinceMs: number | undefined;
   /** Bytes of file data in the open group. */
   #groupBytes = 0;
+  /** What `totalChanges` of the writer was when the open group began. */
+  #groupFrom = 0;
   /** Monotonic time of the last commit that is not yet copied to the main file. */
   #walSinceMs: number | undefined;
   /** Inodes that the open group changed. */
@@ -172,6 +174,7 @@ export class Store {
     this.#walFile = openWal(this.#path);
     // NORMAL: SQLite syncs the -wal before it copies it, and the commits are ours to sync.
     this.writer.exec(`PRAGMA synchronous = ${this.#walFile === undefined ? "FULL" : "NORMAL"}`);
+    if (this.#isUnsynced) this.#walFile?.written();
     // What is overwritten is ciphertext: zeroing it costs writes and hides nothing.
     this.writer.exec("PRAGMA secure_delete = OFF");
   }
@@ -287,7 +290,8 @@ export class Store {
       const untouched = this.writer.totalChanges + this.#touches === before;
       if (error instanceof FsError && untouched) throw error;
       if (error instanceof DamageError && untouched && !this.writer.autocommit) throw error;
-      this.#lose(error);
+      if (untouched && this.writer.isPoisoned && this.#holdsNothing) this.#drop();
+      else this.#lose(error);
       throw this.#translate(error, ino);
     }
     if (this.#options.sync) this.commit();
@@ -381,6 +385,12 @@ export class Store {
       throw this.#translate(error, undefined);
     }
     this.#groupSinceMs = this.clock.monotonicMs();
+    this.#groupFrom = this.writer.totalChanges;
+  }
+
+  /** Whether the open group has nothing that anybody would miss: times of access at most, which are written last. */
+  get #holdsNothing(): boolean {
+    return this.#changed.size === 0 && this.writer.totalChanges === this.#groupFrom;
   }
 
   /**
@@ -550,16 +560,22 @@ export class Store {
   /** The open group is gone or must go: a failed commit. */
   #lose(error: unknown): void {
     this.#failed = true;
-    for (const forget of this.#onGroupLost) forget();
     for (const files of [this.#changed, this.#unsynced]) {
       for (const ino of files) this.#lost.add(ino);
-      files.clear();
     }
+    this.#unsynced.clear();
     this.#isUnsynced = false;
-    this.#groupEnded();
     this.#options.onLog(
       `a commit failed, and the last changes of ${this.#lost.size} files may be lost; the volume is read-only until it is mounted again: ${String(error)}`,
     );
+    this.#drop();
+  }
+
+  /** Ends the open group without its changes. */
+  #drop(): void {
+    for (const forget of this.#onGroupLost) forget();
+    this.#changed.clear();
+    this.#groupEnded();
     this.writer.resetAll();
     try {
       if (!this.writer.autocommit) this.writer.exec("ROLLBACK");
@@ -585,7 +601,9 @@ export class Store {
     this.writer.resetAll();
     const poisoned = this.writer.isPoisoned;
     // SQLite rolls the transaction back for an I/O error or a full disk in any statement, a SELECT too.
-    if (this.#groupSinceMs !== undefined && (poisoned || this.writer.autocommit)) this.#lose(error);
+    const ended = this.#groupSinceMs !== undefined && (poisoned || this.writer.autocommit);
+    if (ended && this.#holdsNothing) this.#drop();
+    else if (ended) this.#lose(error);
     else if (poisoned || !this.writer.isOpen) this.#reopenWriter();
     if (!(error instanceof SqliteError)) return error;
     if (!poisoned && !error.isDamage) return new FsError(error.isFull ? "ENOSPC" : "EIO", error.message);

@@ -141,7 +141,9 @@ export class Tree {
    *   EROFS, ENOSPC, EIO
    */
   mknod(parent: Ino, name: Uint8Array, mode: number, rdev: number, caller: Caller): Attr {
-    const typed = (mode & S_IFMT) === 0 ? mode | S_IFREG : mode;
+    // st_mode has 16 bits; a field of the protocol has more.
+    const known = mode & (S_IFMT | 0o7777);
+    const typed = (known & S_IFMT) === 0 ? known | S_IFREG : known;
     if (!NODE_TYPES.includes(typed & S_IFMT)) throw new FsError("EINVAL");
     return this.#make(parent, name, typed, caller, { rdev: isDevice(typed) ? rdev : 0 });
   }
@@ -462,7 +464,8 @@ export class Tree {
   ): void {
     this.#store.query(ino, () => {
       const directory = this.#inodes.loadDirectory(ino);
-      let after = cookie;
+      // A caller may seek anywhere (seekdir); no entry lies that far.
+      let after = Math.min(cookie, Number.MAX_SAFE_INTEGER);
       for (let size = FIRST_BATCH; ; size = Math.min(LARGEST_BATCH, size * 4)) {
         const batch: T[] = [];
         rows.bindInt(1, ino).bindInt(2, after);

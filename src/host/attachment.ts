@@ -4,8 +4,8 @@
  * over a socket; mount.fuse3 may have done it before we were started.
  */
 import { spawnSync } from "node:child_process";
-import { readFileSync, writeFileSync } from "node:fs";
-import { constants } from "node:os";
+import { constants, openSync, readFileSync, readlinkSync, writeFileSync } from "node:fs";
+import { constants as osConstants } from "node:os";
 import { getSystemErrorName } from "node:util";
 import {
   close,
@@ -28,7 +28,9 @@ import {
 import { HostError } from "./errors.ts";
 import { FS_TYPE, mountedAt, mountTable } from "./mounts.ts";
 
-const { errno } = constants;
+const { errno } = osConstants;
+/** Which node:fs does not name. */
+const O_PATH = 0o10000000;
 const DEVICE = "/dev/fuse";
 const SUBTYPE = FS_TYPE.slice("fuse.".length);
 /** In the environment of fusermount3: the socket that it sends the descriptor over. */
@@ -106,6 +108,13 @@ function attachAsRoot(options: AttachOptions): number {
   const { mountpoint } = options;
   const fd = open(DEVICE, O_RDWR | O_NONBLOCK);
   if (fd < 0) throw noDevice(fd);
+  let directory: number;
+  try {
+    directory = openMountpoint(mountpoint);
+  } catch (error) {
+    close(fd);
+    throw error;
+  }
   const words = [
     `fd=${fd}`,
     "rootmode=40000",
@@ -119,7 +128,8 @@ function attachAsRoot(options: AttachOptions): number {
   if (!options.dev) flags |= MS_NODEV;
   if (!options.exec) flags |= MS_NOEXEC;
   if (options.noatime) flags |= MS_NOATIME;
-  const done = mount(options.fsname, mountpoint, FS_TYPE, flags, words.join(","));
+  const done = mount(options.fsname, `/proc/self/fd/${directory}`, FS_TYPE, flags, words.join(","));
+  close(directory);
   if (done === 0) return fd;
   close(fd);
   switch (-done) {
@@ -130,13 +140,34 @@ function attachAsRoot(options: AttachOptions): number {
         "no-fuse",
         `${mountpoint}: this process may not mount (EPERM); in a container that takes --cap-add SYS_ADMIN --device ${DEVICE}`,
       );
-    case errno.ENOENT:
-      throw new HostError("mountpoint-missing", `${mountpoint}: no such directory`);
-    case errno.ENOTDIR:
-      throw new HostError("mountpoint-not-directory", `${mountpoint}: is not a directory`);
     default:
       throw new HostError("mountpoint-missing", `${mountpoint}: cannot be mounted on (${named(done)})`);
   }
+}
+
+/**
+ * The directory of that name, which has no symlinks in it. Whoever may write above it could put one in its place since
+ * it was looked at, and have root mount somewhere else: so it is opened first, and asked for its name. (fusermount3
+ * does as much for everybody else.)
+ */
+function openMountpoint(mountpoint: string): number {
+  let fd: number;
+  try {
+    fd = openSync(mountpoint, O_PATH | constants.O_DIRECTORY | constants.O_NOFOLLOW);
+  } catch (error) {
+    const code = error instanceof Error && "code" in error ? error.code : error;
+    if (code === "ENOTDIR")
+      throw new HostError("mountpoint-not-directory", `${mountpoint}: is not a directory`, { cause: error });
+    const why = code === "ENOENT" ? "no such directory" : `cannot be opened (${code})`;
+    throw new HostError("mountpoint-missing", `${mountpoint}: ${why}`, { cause: error });
+  }
+  const place = readlinkSync(`/proc/self/fd/${fd}`);
+  if (place === mountpoint) return fd;
+  close(fd);
+  throw new HostError(
+    "mountpoint-missing",
+    `${mountpoint}: leads to ${place} by now: somebody put a symbolic link into its path`,
+  );
 }
 
 function kernelWords(options: AttachOptions): string[] {

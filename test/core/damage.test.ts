@@ -348,6 +348,68 @@ describe("a damaged page of the tables", () => {
     }));
 });
 
+describe("a damaged page of a directory that is met while the volume is in use", () => {
+  const NAME = b("name 600");
+
+  /** Runs with a page damaged that holds entries of the directory `bad`, NAME among them, and none of the root. */
+  function met(run: (volume: Volume, bad: Ino, good: Ino, log: () => string[]) => void): void {
+    const fixture = new Fixture();
+    try {
+      const good = put(fixture.volume, ROOT, "good", noise(3000));
+      const bad = mkdir(fixture.volume, ROOT, "bad");
+      for (let i = 0; i < 1000; i++) touch(fixture.volume, bad, `name ${i}`);
+      fixture.close();
+      flip(fixture.path, pageOfEntry(fixture, bad));
+      fixture.clock.advance(86_400_000 * 2);
+      run(fixture.open(), bad, good, () => fixture.takeLog());
+      fixture.takeLog();
+    } finally {
+      fixture.remove();
+    }
+  }
+
+  function pageOfEntry(fixture: Fixture, ino: Ino): number {
+    const pages = statSync(fixture.path).size / PAGE;
+    // From the end: a volume opens without what came last.
+    for (let page = pages; page > 1; page--) {
+      flip(fixture.path, page);
+      const volume = fixture.open({ readOnly: true });
+      const told = outcome(() => volume.tree.lookup(ino, NAME));
+      const others = outcome(() => volume.tree.lookup(ROOT, b("made")));
+      fixture.close();
+      flip(fixture.path, page);
+      if (told === "damage" && others === "ok") return page;
+    }
+    throw new Error("no page of its own");
+  }
+
+  it("ends no group that holds but times of access: the volume stays writable", () =>
+    met((volume, bad, good, log) => {
+      const age = () => volume.uncommittedMs(Number.MAX_SAFE_INTEGER);
+      contentOf(volume, good); // moves its atime
+      expect(age()).toBeGreaterThan(0);
+      expect(outcome(() => volume.tree.lookup(bad, NAME))).toBe("damage");
+      expect(age()).toBe(0);
+      contentOf(volume, good);
+      expect(outcome(() => volume.tree.unlink(bad, NAME))).toBe("damage");
+      expect(volume.failed).toBe(false);
+      expect(log()).toEqual([]);
+      const made = put(volume, ROOT, "made", "after it");
+      volume.fsync(made);
+      expect(contentOf(volume, made).toString()).toBe("after it");
+    }));
+
+  it("ends one that holds changes, as a commit that fails", () =>
+    met((volume, bad, good, log) => {
+      volume.files.write(good, 0, b("changed"), false);
+      expect(outcome(() => volume.tree.lookup(bad, NAME))).toBe("damage");
+      expect(volume.failed).toBe(true);
+      expect(log()).toEqual([expect.stringMatching(/^a commit failed, and the last changes of 1 files/)]);
+      expect(outcome(() => volume.fsync(good))).toBe("EIO");
+      expect(contentOf(volume, good).equals(noise(3000))).toBe(true);
+    }));
+});
+
 describe("a damaged page of an attribute's value", () => {
   /** With pages of 4 KiB and a long name, a value of 750 bytes spills to a page of its own. */
   it.each([750, 2000, 20_000])("is damage and never wrong bytes: %i bytes under a long name", (length) => {

@@ -137,6 +137,12 @@ describe("mknod", () => {
       });
     }));
 
+  it("keeps nothing but the type and the permissions of a mode", () =>
+    inVolume((_, volume) => {
+      const mode = 0o7650_0000 | S_IFREG | 0o640;
+      expect(volume.tree.mknod(ROOT, b("a"), mode, 0, OPEN_CALLER).mode).toBe(S_IFREG | 0o640);
+    }));
+
   it("is refused with EINVAL for a directory, a symlink and what is no type", () =>
     inVolume((_, volume) => {
       for (const type of [
@@ -694,6 +700,12 @@ describe("readdir", () => {
         expect(cookie).toBeGreaterThan(i === 0 ? 2 : (all[i - 1]?.cookie ?? 0));
         expect(scan(volume, ROOT, cookie)).toEqual(all.slice(i + 1));
       }
+    }));
+
+  it("shows nothing behind a cookie that no entry can have, up to what seekdir can say", () =>
+    inVolume((_, volume) => {
+      touch(volume, ROOT, "a");
+      for (const cookie of [2 ** 53 - 1, 2 ** 53, 2 ** 63]) expect(scan(volume, ROOT, cookie)).toEqual([]);
     }));
 
   it("shows what stays exactly once, whatever comes, goes and is renamed between two calls", () =>

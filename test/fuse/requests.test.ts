@@ -474,6 +474,24 @@ const GOLDEN: Readonly<Record<string, Golden>> = {
     calls: [["files.lseek", NODEID, 2 ** 32, 4]],
     reply: "0000010203000000",
   },
+  COPY_FILE_RANGE: {
+    opcode: 47,
+    body: `
+      ${FH}               | fh_in
+      0100000001000000    | off_in
+      0908070605000000    | nodeid_out
+      ${FH}               | fh_out
+      0200000001000000    | off_out
+      0000000000000100    | len
+      0000000000000000    | flags
+    `,
+    answers: { "files.copyFileRange": 0x2000000 },
+    calls: [["files.copyFileRange", NODEID, 2 ** 32 + 1, 0x0506070809, 2 ** 32 + 2, 2 ** 48, true]],
+    reply: `
+      00000002            | size
+      00000000            | padding
+    `,
+  },
   COPY_FILE_RANGE_64: {
     opcode: 53,
     body: `${FH} 0100000001000000 0908070605000000 ${FH} 0200000001000000 0700000000000000 0000000000000000`,

@@ -27,6 +27,7 @@ import { noise as noiseOf } from "../core/noise.ts";
 import { O, SysError, sys } from "../helpers/libc.ts";
 import { Random, seedOf } from "../helpers/model.ts";
 import { hasProgram, run } from "../helpers/programs.ts";
+import { isLong, report, seed } from "../helpers/torture.ts";
 import {
   CLI,
   IS_ROOT,
@@ -84,6 +85,43 @@ async function foreground(...args: string[]): Promise<ChildProcess> {
 async function exitOf(child: ChildProcess): Promise<[code: number | null, signal: string | null]> {
   if (child.exitCode === null && child.signalCode === null) await once(child, "exit");
   return [child.exitCode, child.signalCode];
+}
+
+/** Fields of /proc/PID/stat from the state on; undefined where there is no such process. */
+function statOf(pid: number | string): string[] | undefined {
+  try {
+    return readFileSync(`/proc/${pid}/stat`, "latin1").split(") ").at(-1)?.split(" ");
+  } catch {
+    return undefined;
+  }
+}
+
+function sessionOf(pid: number): number {
+  return Number(statOf(pid)?.[3]);
+}
+
+function pids(): number[] {
+  return readdirSync("/proc").map(Number).filter(Number.isInteger);
+}
+
+/** Children that ended and that nobody asked for. */
+function zombiesOf(parent: number): number[] {
+  return pids().filter((pid) => {
+    const [state, ppid] = statOf(pid) ?? [];
+    return state === "Z" && Number(ppid) === parent;
+  });
+}
+
+/** Background processes that were told to serve this file. */
+function daemonsOf(file: string): number[] {
+  return pids().filter((pid) => {
+    try {
+      const words = readFileSync(`/proc/${pid}/cmdline`, "utf8").split("\0");
+      return words.includes("--child") && words.includes(file);
+    } catch {
+      return false;
+    }
+  });
 }
 
 function put(path: string, data: Buffer | string): void {
@@ -430,18 +468,61 @@ describe.skipIf(impossible !== undefined)("the end of a mount", () => {
     },
   );
 
-  test("a stopped daemon makes its callers wait, and they get their answers when it goes on", async () => {
+  test("a stopped daemon makes its callers wait, and they get their answers when it goes on", {
+    timeout: 120_000,
+  }, async () => {
     const mnt = mounted();
     put(join(mnt, "f"), "before");
     process.kill(volume.pid, "SIGSTOP");
     const waiting = spawn("python3", ["-IS", "-c", `import os, sys; os.mkdir(sys.argv[1] + "/d")`, mnt]);
     started.push(waiting);
-    await sleep(700);
+    await sleep(isLong() ? 60_000 : 700);
     expect(waiting.exitCode).toBe(null);
+    // It lives as long as it is stopped: nobody else gets its volume.
+    const other = join(volume.home, "other");
+    mkdirSync(other);
+    expect(volume.tryMount([], other).status).toBe(11);
     process.kill(volume.pid, "SIGCONT");
     expect(await exitOf(waiting)).toEqual([0, null]);
     expect(readdirSync(mnt).sort()).toEqual(["d", "f"]);
     volume.unmount();
+  });
+
+  const launches = isLong() ? 40 : 4;
+  test(`whoever started it is killed at any moment, ${launches} times: it is mounted, or nothing is left`, {
+    timeout: 60_000 + launches * 15_000,
+  }, async () => {
+    const random = new Random(seed());
+    volume = TestVolume.create();
+    const ends = { mounted: 0, nothing: 0 };
+    for (let i = 0; i < launches; i++) {
+      const launcher = spawn(process.execPath, [CLI, "mount", volume.file, volume.mountpoint], {
+        stdio: "ignore",
+        env: { ...process.env, SQLFUSE_PASSWORD: PASSWORD, NODE_OPTIONS: "" },
+      });
+      started.push(launcher);
+      await sleep(random.below(900));
+      launcher.kill("SIGKILL");
+      await exitOf(launcher);
+      await until(
+        "the daemon to serve or to end",
+        () => volume.mounted || daemonsOf(volume.file).length === 0,
+      );
+      const pids = daemonsOf(volume.file);
+      if (pids.length > 0) {
+        ends.mounted++;
+        // It has a session of its own, so that no terminal's end is its own.
+        expect(pids.map(sessionOf)).toEqual(pids);
+        put(join(volume.mountpoint, "f"), `${i}`);
+        expect(volume.cli(["unmount", volume.mountpoint]).status).toBe(0);
+        await until("the daemon to end", () => !pids.some(isAlive));
+      } else {
+        ends.nothing++;
+      }
+      volume.unmounted();
+      expect(volume.mounted).toBe(false);
+    }
+    report("life", launches, `launchers killed: ${JSON.stringify(ends)}`);
   });
 
   test("unmounting what is not mounted is refused", () => {
@@ -451,19 +532,27 @@ describe.skipIf(impossible !== undefined)("the end of a mount", () => {
     expect(done.stderr).toContain(volume.mountpoint);
   });
 
-  test("five mounts in a row keep everything and leave one file each time", () => {
+  const mounts = isLong() ? 200 : 10;
+  test(`${mounts} mounts in a row keep everything and leave one file each time, no process and no zombie`, {
+    timeout: 60_000 + mounts * 5000,
+  }, () => {
     volume = TestVolume.create();
-    for (let i = 0; i < 5; i++) {
+    for (let i = 0; i < mounts; i++) {
       volume.mount();
       expect(readdirSync(volume.mountpoint).length).toBe(i);
-      put(join(volume.mountpoint, `f${i}`), noise(i * 50_000));
+      put(join(volume.mountpoint, `f${i}`), noise((i % 10) * 20_000));
+      expect(zombiesOf(volume.pid)).toEqual([]);
       volume.unmount();
+      expect(daemonsOf(volume.file)).toEqual([]);
     }
     volume.mount();
-    for (let i = 0; i < 5; i++) {
-      expect(readFileSync(join(volume.mountpoint, `f${i}`)).equals(noise(i * 50_000))).toBe(true);
+    for (let i = 0; i < mounts; i++) {
+      expect(readFileSync(join(volume.mountpoint, `f${i}`)).equals(noise((i % 10) * 20_000)), `f${i}`).toBe(
+        true,
+      );
     }
     volume.unmount();
+    report("life", mounts, "mounts");
   });
 });
 
@@ -478,6 +567,44 @@ describe.skipIf(impossible !== undefined)("who else wants the volume", () => {
     expect(done.stderr.trim().split("\n").length).toBe(1);
     put(join(mnt, "f"), "the first mount works on");
     volume.unmount();
+  });
+
+  test("a second mount succeeds at once where the first was killed, though its dead mount is still there", async () => {
+    const mnt = mounted();
+    durably(join(mnt, "f"), "kept");
+    const other = join(volume.home, "other");
+    mkdirSync(other);
+    expect(volume.tryMount([], other).status).toBe(11);
+    await volume.kill();
+    expect(volume.mounted).toBe(true);
+    const done = volume.tryMount([], other);
+    expect(done.status, done.stderr).toBe(0);
+    expect(readFileSync(join(other, "f"), "utf8")).toBe("kept");
+    // The lock is the new one's alone: a third is refused, and the dead mount can be cleared meanwhile.
+    expect(volume.tryMount([], mnt).status).toBe(11);
+    expect(volume.cli(["unmount", mnt]).status).toBe(0);
+    put(join(other, "g"), "still served");
+    expect(volume.cli(["unmount", other]).status).toBe(0);
+    volume.unmounted();
+  });
+
+  test("of five mounts at the same moment one succeeds, and the others are refused with 11", async () => {
+    volume = TestVolume.create();
+    const places = Array.from({ length: 5 }, (_, i) => join(volume.home, `place${i}`));
+    for (const place of places) mkdirSync(place);
+    const codes = await Promise.all(
+      places.map(async (place) => {
+        const child = spawn(process.execPath, [CLI, "mount", volume.file, place], {
+          stdio: "ignore",
+          env: { ...process.env, SQLFUSE_PASSWORD: PASSWORD, NODE_OPTIONS: "" },
+        });
+        started.push(child);
+        return (await exitOf(child))[0];
+      }),
+    );
+    expect(codes.sort()).toEqual([0, 11, 11, 11, 11]);
+    expect(volume.cli(["unmount", volume.file]).status).toBe(0);
+    volume.unmounted();
   });
 
   test("two volumes are mounted at once and know nothing of each other", () => {
