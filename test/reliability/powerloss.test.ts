@@ -5,11 +5,15 @@
  */
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
 import { check } from "../../src/core/check.ts";
+import { OpenError } from "../../src/core/errors.ts";
+import { type Rewrite, rekey, vacuum } from "../../src/core/rewrite.ts";
+import { unlock } from "../../src/core/unlock.ts";
 import { Volume } from "../../src/core/volume.ts";
-import { FakeClock } from "../core/fixture.ts";
+import { rawKeyPassword } from "../../src/db/key.ts";
+import { FakeClock, noise, ROOT, touch } from "../core/fixture.ts";
 import { Random } from "../core/random.ts";
 import { isLong, report, seed } from "../helpers/torture.ts";
 import { listening } from "./layer.ts";
@@ -190,6 +194,116 @@ describe("after a power loss", () => {
   );
 });
 
+/** Raw keys: no derivation, so no waiting. */
+const OLD = rawKeyPassword(Buffer.alloc(32, 1));
+const NEW = rawKeyPassword(Buffer.alloc(32, 2));
+
+/** The password that opens a volume, and what it shows then; undefined where it is not there. */
+function contentOf(directory: string): { readonly password: Buffer; readonly digest: string } | undefined {
+  const path = join(directory, "volume");
+  if (!existsSync(path)) return undefined;
+  const [password, ...others] = [OLD, NEW].filter((one) => opens(path, one));
+  if (password === undefined || others.length > 0) throw new Error("not exactly one password opens it");
+  const key = unlock(path, password);
+  const volume = Volume.open(path, key, { noatime: true });
+  const digest = digestOf(volume);
+  volume.close();
+  expect(check(path, key)).toEqual([]);
+  return { password, digest };
+}
+
+function opens(path: string, password: Buffer): boolean {
+  try {
+    unlock(path, password).wipe();
+    return true;
+  } catch (error) {
+    if (error instanceof OpenError && error.reason === "wrong-password") return false;
+    throw error;
+  }
+}
+
+function finish(rewrite: Rewrite): void {
+  while (rewrite.next().done !== true);
+}
+
+/** Records `run` on a directory with what `make` put there, loses power often, and looks at each state. */
+function loseDuring(
+  make: (path: string) => void,
+  run: (path: string) => void,
+  look: (directory: string, isDone: boolean) => void,
+  ignored?: (event: Event) => boolean,
+): void {
+  const directory = put(new Map());
+  make(join(directory, "volume"));
+  const record = new Record(directory);
+  recorded(record, () => run(join(directory, "volume")));
+  const random = new Random(seed());
+  const disk = record.disk(ignored);
+  const losses = isLong() ? 500 : 40;
+  const { length } = record.events;
+  const moments = Array.from({ length: losses }, (_, i) => (i < 5 ? length : random.below(length)));
+  for (const moment of moments.sort((x, y) => x - y)) {
+    disk.advance(moment);
+    const left = put(disk.state(random));
+    try {
+      listening({ skipsSyncs: true }, () => look(left, moment === length));
+    } catch (error) {
+      throw new Error(`after event ${moment} of ${length}: ${String(error)}`, { cause: error });
+    }
+    rmSync(left, { recursive: true });
+  }
+  rmSync(directory, { recursive: true });
+  report("powerloss", losses);
+}
+
+const create = (path: string) => Volume.create(path, OLD);
+const fill = (path: string) => {
+  create(path);
+  const key = unlock(path, OLD);
+  const volume = Volume.open(path, key);
+  for (const name of ["a", "b", "c"]) volume.files.write(touch(volume, ROOT, name), 0, noise(80_000), false);
+  volume.tree.unlink(ROOT, Buffer.from("b"));
+  volume.close();
+};
+
+describe("a power loss while a file is replaced as a whole", { timeout: 1_800_000 }, () => {
+  test("create leaves a whole volume or none, and a whole one when it has returned", () => {
+    loseDuring(
+      () => {},
+      create,
+      (directory, isDone) => {
+        const found = contentOf(directory);
+        if (isDone) expect(found).toBeDefined();
+      },
+    );
+  });
+
+  test.each([
+    ["rekey", (path: string) => rekey(path, OLD, NEW), NEW],
+    ["vacuum", (path: string) => vacuum(path, OLD), OLD],
+  ] as const)(
+    "%s leaves all that was there under exactly one password, and the next run nothing else",
+    (_, rewrite, after) => {
+      let before: string | undefined;
+      const make = (path: string) => {
+        fill(path);
+        before = contentOf(dirname(path))?.digest;
+      };
+      loseDuring(
+        make,
+        (path) => finish(rewrite(path)),
+        (directory, isDone) => {
+          const found = contentOf(directory);
+          expect(found?.digest).toBe(before);
+          if (isDone) expect(found?.password).toBe(after);
+          finish(vacuum(join(directory, "volume"), found?.password as Buffer));
+          expect(readdirSync(directory)).toEqual(["volume"]);
+        },
+      );
+    },
+  );
+});
+
 /** Syncs that are left out; each kind is needed. */
 const LEFT_OUT: readonly (readonly [what: string, ignored: (event: Event) => boolean])[] = [
   ["any file", () => true],
@@ -203,5 +317,11 @@ describe("the search for losses finds them", () => {
     const tally = newTally();
     for (let i = 0; i < 20 && tally.faults.length === 0; i++) tryOut(i, 60, 15, tally, { ignored });
     expect(tally.faults.length).toBeGreaterThan(0);
+  });
+
+  test("where a file is replaced without a sync", () => {
+    const rewrite = (path: string) => finish(vacuum(path, OLD));
+    const look = (directory: string) => void contentOf(directory);
+    expect(() => loseDuring(fill, rewrite, look, () => true)).toThrow(/after event/);
   });
 });

@@ -3,7 +3,8 @@
  *
  * The model is that of POSIX, with no mercy: a sync makes durable what that file was, and nothing else. Behind it each
  * sector of 512 bytes is, independent of all others, as it was after any of the writes since; so are the size of a file
- * and each name of the directory (its sync is one of its own). A truncation can be lost, and so can a new name.
+ * and each name of the directory (its sync is one of its own). A truncation can be lost, also where later writes are
+ * not, but not in parts: filesystems free the blocks of a file in one transaction with its size.
  */
 import * as realFs from "node:fs";
 import { dirname, join } from "node:path";
@@ -247,12 +248,14 @@ function imageOf({ durable, pending }: DiskFile, keeps: Keeps, below: (end: numb
   const cuts = cutsOf(pending, keeps, image.length, below);
   for (const [i, event] of pending.entries()) {
     const [start, end] = rangeOf(event, image.length);
+    if (event.kind === "truncate") {
+      if (cuts.size > i) image.fill(0, start, end);
+      continue;
+    }
     for (let at = start; at < end; ) {
       const next = Math.min(end, (Math.floor(at / SECTOR) + 1) * SECTOR);
-      if ((cuts.sectors[Math.floor(at / SECTOR)] as number) > i) {
-        if (event.kind === "write") event.bytes.copy(image, at, at - start, next - start);
-        else image.fill(0, at, next);
-      }
+      const isSeen = (cuts.sectors[Math.floor(at / SECTOR)] as number) > i;
+      if (isSeen) event.bytes.copy(image, at, at - start, next - start);
       at = next;
     }
   }
@@ -275,7 +278,7 @@ function rangeOf(event: Change, end: number): [start: number, end: number] {
   return [event.offset, event.offset + event.bytes.length];
 }
 
-/** For each sector, and for the size, how many events it has seen. */
+/** For each sector, and for the size, how many events it has seen; of truncations the size decides. */
 function cutsOf(
   pending: readonly Change[],
   keeps: Keeps,
