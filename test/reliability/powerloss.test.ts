@@ -175,7 +175,7 @@ function tryOut(
 const ROUNDS = Array.from({ length: isLong() ? 12 : 1 }, (_, i) => i);
 const WORKLOADS = isLong() ? 10 : 5;
 const STEPS = 120;
-const LOSSES = isLong() ? 90 : 45;
+const LOSSES = isLong() ? 90 : 40;
 
 describe("after a power loss", () => {
   test.each(ROUNDS)(
@@ -239,9 +239,12 @@ function loseDuring(
   recorded(record, () => run(join(directory, "volume")));
   const random = new Random(seed());
   const disk = record.disk(ignored);
-  const losses = isLong() ? 500 : 40;
+  const losses = isLong() ? 500 : 30;
   const { length } = record.events;
-  const moments = Array.from({ length: losses }, (_, i) => (i < 5 ? length : random.below(length)));
+  // The end is where names change hands.
+  const moments = Array.from({ length: losses }, (_, i) =>
+    i % 2 === 0 ? length - random.below(10) : random.below(length),
+  );
   for (const moment of moments.sort((x, y) => x - y)) {
     disk.advance(moment);
     const left = put(disk.state(random));
