@@ -318,6 +318,20 @@ describe("a power loss while a file is replaced as a whole", { timeout: 1_800_00
   );
 });
 
+test("a -wal that a rewrite removed is gone durably before the new file has the name", () => {
+  const directory = put(new Map());
+  const path = join(directory, "volume");
+  fill(path);
+  const record = new Record(directory);
+  recorded(record, () => finish(vacuum(path, OLD)));
+  const isGone = (event: Event) =>
+    event.kind === "name" && event.name === "volume-wal" && event.file === undefined;
+  const gone = record.events.findLastIndex(isGone);
+  const replaced = record.events.findIndex((event) => event.kind === "name" && event.name === "volume");
+  expect(gone).toBeGreaterThan(0);
+  expect(record.events.slice(gone, replaced).map(({ kind }) => kind)).toContain("syncNames");
+});
+
 /** Syncs that are left out; each kind is needed. */
 const LEFT_OUT: readonly (readonly [what: string, ignored: (event: Event) => boolean])[] = [
   ["any file", () => true],
