@@ -138,7 +138,7 @@ function statesOf(): string[] {
 }
 
 function isTold(error: unknown): boolean {
-  if (error instanceof OpenError) return ["unreadable", "no-space"].includes(error.reason);
+  if (error instanceof OpenError) return ["unreadable", "no-space", "damaged"].includes(error.reason);
   return error instanceof DamageError || (error instanceof FsError && ["EIO", "ENOSPC"].includes(error.code));
 }
 
@@ -220,6 +220,10 @@ function failedOf(fixture: Fixture): boolean {
   return fixture.isOpen && fixture.volume.failed;
 }
 
+/** What a single failure may say. */
+const EXPECTED =
+  /a commit failed|checkpoint failed|left alone; fsck can drop it|cannot purge|cannot tell which unlinked/;
+
 /** The volume as it is while the disk may still fail. */
 function lookAt(fixture: Fixture, fault: Fault, isOneOf: (state: string) => boolean, context: string): void {
   const { volume } = fixture;
@@ -237,9 +241,7 @@ function lookAt(fixture: Fixture, fault: Fault, isOneOf: (state: string) => bool
   if (volume.failed)
     expect(["EROFS", ...gone], context).toContain(toldOf(() => mkdir(volume, ROOT, "after")));
   if (fault.stays) return;
-  const others = log.filter(
-    (line) => !/a commit failed|checkpoint failed|left alone; fsck can drop it|cannot purge/.test(line),
-  );
+  const others = log.filter((line) => !EXPECTED.test(line));
   expect(others, `${context}: ${others.join("; ")}`).toEqual([]);
 }
 
@@ -284,6 +286,16 @@ describe("a scenario in which a system call fails", () => {
     },
   );
 });
+
+test("a file that cannot be opened for writing now is refused, not opened for reading", () =>
+  listening({ fails }, () =>
+    inVolume((fixture) => {
+      fixture.close();
+      breakCall({ call: "open", errno: "EIO", stays: false });
+      expect(() => fixture.open()).toThrow(/cannot be opened for writing/);
+      mkdir(fixture.open(), ROOT, "a");
+    }),
+  ));
 
 describe("a commit that the disk refuses", () => {
   const ways = (["pwrite", "fsync"] as const).flatMap((call) => ALL.map((errno) => [call, errno] as const));
