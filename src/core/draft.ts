@@ -113,16 +113,18 @@ export class Draft {
     fdatasyncSync(this.#fd);
   }
 
-  /** Makes it durable and gives it the target's name. From then on nothing of the old file is left. */
+  /**
+   * Makes it durable and gives it the target's name. From then on nothing of the old file is left. A -wal that was
+   * removed is gone durably before: one that a power loss brought back beside the new file would be replayed into it.
+   */
   publish(): void {
     fsyncSync(this.#fd);
     this.#close();
+    syncDirectory(this.#target);
     renameSync(this.path, this.#target);
     this.#published = true;
     try {
-      const directory = openSync(dirname(this.#target), "r");
-      fsyncSync(directory);
-      closeSync(directory);
+      syncDirectory(this.#target);
     } catch (cause) {
       const message = `${this.#target}: is replaced, but its directory cannot be synced: a power loss now may bring the old file back`;
       throw new OpenError("unreadable", this.#target, message, { cause });
@@ -139,6 +141,16 @@ export class Draft {
   #close(): void {
     if (this.#open) closeSync(this.#fd);
     this.#open = false;
+  }
+}
+
+/** Makes the names beside `path` durable. */
+function syncDirectory(path: string): void {
+  const directory = openSync(dirname(path), "r");
+  try {
+    fsyncSync(directory);
+  } finally {
+    closeSync(directory);
   }
 }
 

@@ -6,7 +6,7 @@
  * The order is what makes it so. What a crash left unlinked is purged; the file is locked, and its -wal copied into
  * it; everything is copied into a draft; the draft is opened as a stranger would and checked, page by page and table
  * by table; it is synced; the old database is closed, so that no -wal is left that could be replayed into the new
- * file; rename; the directory is synced.
+ * file; the directory is synced; rename; the directory is synced.
  *
  * Both are generators: each step takes a fraction of a second, and who stops between two (`return`) finds the old
  * file as it was and no draft.

@@ -8,6 +8,7 @@ import {
   EngineError,
   type Pointer,
   registerWalHook,
+  SQLITE_CANTOPEN,
   SQLITE_CHECKPOINT_PASSIVE,
   SQLITE_CHECKPOINT_TRUNCATE,
   SQLITE_OK,
@@ -107,6 +108,9 @@ export class Database {
     this.#pointer = out[0];
     try {
       if (code !== SQLITE_OK) throw this.error(`open ${this.path}`);
+      // SQLite opens for reading what it could not open for writing, whatever the reason was.
+      if (mode !== "readonly" && this.#api.db_readonly(this.#pointer, "main") === 1)
+        throw new SqliteError("cannot be opened for writing", SQLITE_CANTOPEN, 0, this.path);
       // Damage is told in our own words; this is SQLCipher's log on stderr.
       this.exec("PRAGMA cipher_log_level = NONE");
       const literal = this.#key.rawKeyLiteral();

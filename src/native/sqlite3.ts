@@ -24,6 +24,7 @@ export const SQLITE_OK = 0;
 export const SQLITE_BUSY = 5;
 export const SQLITE_CORRUPT = 11;
 export const SQLITE_FULL = 13;
+export const SQLITE_CANTOPEN = 14;
 export const SQLITE_MISUSE = 21;
 export const SQLITE_NOTADB = 26;
 export const SQLITE_ROW = 100;
@@ -84,6 +85,10 @@ function load() {
       vfs: string | null,
     ) => number,
     close_v2: lib.func("int sqlite3_close_v2(void *)") as (db: Pointer) => number,
+    db_readonly: lib.func("int sqlite3_db_readonly(void *, const char *)") as (
+      db: Pointer,
+      name: string,
+    ) => number,
     key_v2: lib.func("int sqlite3_key_v2(void *, const char *, const void *, int)") as (
       db: Pointer,
       name: string,
