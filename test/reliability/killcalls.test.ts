@@ -1,0 +1,159 @@
+/**
+ * A process that does 200 operations on a volume is killed at its first, second, third, ... system call that changes a
+ * file: pwrite, fsync, fdatasync, ftruncate, unlink, rename. strace does the killing. SQLFUSE_LONG=1 takes every call instead
+ * of some, SQLFUSE_CALLS=from-to those of each name from one number to another.
+ */
+import { spawnSync } from "node:child_process";
+import { randomBytes } from "node:crypto";
+import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { check } from "../../src/core/check.ts";
+import { unlock } from "../../src/core/unlock.ts";
+import { Volume } from "../../src/core/volume.ts";
+import { type Key, rawKeyPassword } from "../../src/db/key.ts";
+import { prepareChild } from "../core/child.ts";
+import { seedOf } from "../helpers/model.ts";
+import { scriptOf } from "./operations.ts";
+import { treeOfVolume } from "./trees.ts";
+import { isLasting, type Operation, survivor, Tree } from "./workload.ts";
+
+const LONG = process.env.SQLFUSE_LONG === "1";
+const OPERATIONS = 200;
+/** Kills per name in a short run. */
+const SHORT_KILLS = 3;
+/** Which of them exist depends on the processor. */
+const CALLS = [
+  "pwrite64",
+  "pwritev",
+  "fsync",
+  "fdatasync",
+  "ftruncate",
+  "unlink",
+  "unlinkat",
+  "rename",
+  "renameat2",
+];
+const [FIRST = 1, LAST = Number.POSITIVE_INFINITY] = process.env.SQLFUSE_CALLS?.split("-").map(Number) ?? [];
+
+const RAW = randomBytes(32);
+const canTrace = spawnSync("strace", ["-qq", "true"]).status === 0;
+
+let directory: string;
+let work: string;
+let file: string;
+let journal: string;
+let operations: readonly Operation[];
+let program: ReturnType<typeof prepareChild>;
+let key: Key;
+
+/** Does all operations on the volume, notes a dot for each that was answered, and closes it. */
+const CHILD = (seed: number) => `
+import { openSync, writeSync } from "node:fs";
+import { unlock } from "src/core/unlock.ts";
+import { Volume } from "src/core/volume.ts";
+import { rawKeyPassword } from "src/db/key.ts";
+import { perform } from "test/reliability/trees.ts";
+import { scriptOf } from "test/reliability/operations.ts";
+const key = unlock(${JSON.stringify(file)}, rawKeyPassword(Buffer.from("${RAW.toString("hex")}", "hex")));
+const volume = Volume.open(${JSON.stringify(file)}, key, { answersFirst: true, noatime: true });
+const journal = openSync(${JSON.stringify(journal)}, "w");
+for (const operation of scriptOf(${seed}, ${OPERATIONS})) {
+  perform(volume, operation);
+  writeSync(journal, ".");
+}
+volume.close();
+`;
+
+beforeAll(() => {
+  const seed = seedOf("killed at its calls");
+  directory = mkdtempSync(join(tmpdir(), "calls-"));
+  work = join(directory, "work");
+  file = join(work, "volume");
+  journal = join(directory, "journal");
+  operations = scriptOf(seed, OPERATIONS);
+  program = prepareChild(CHILD(seed));
+  const seedFile = join(directory, "seed", "volume");
+  mkdirSync(join(directory, "seed"));
+  Volume.create(seedFile, rawKeyPassword(RAW));
+  key = unlock(seedFile, rawKeyPassword(RAW));
+});
+afterAll(() => {
+  program.clean();
+  rmSync(directory, { recursive: true });
+});
+
+/** Runs the program from the beginning, under strace. */
+function run(...options: readonly string[]): number | null {
+  rmSync(work, { recursive: true, force: true });
+  rmSync(journal, { force: true });
+  cpSync(join(directory, "seed"), work, { recursive: true });
+  const command = [...options, "-e", "signal=none", process.execPath, ...program.args];
+  return spawnSync("strace", ["-f", "-qq", ...command], {
+    encoding: "utf8",
+    timeout: 50_000,
+  }).status;
+}
+
+/** How often the main thread, which has the volume, makes each of the calls. */
+function countCalls(): [name: string, count: number][] {
+  const log = join(directory, "trace");
+  expect(run("-e", `trace=${CALLS.map((name) => `?${name}`).join()}`, "-o", log)).toBe(0);
+  const lines = readFileSync(log, "utf8").split("\n");
+  const main = lines.find((line) => line.includes("pwrite64("))?.split(" ")[0] ?? "";
+  const isCall = (line: string, name: string) => new RegExp(`^${main} +${name}\\(`).test(line);
+  return CALLS.map((name): [string, number] => [name, lines.filter((line) => isCall(line, name)).length]);
+}
+
+/** Every call, or some of each name with the first and the last. */
+function kills(): [name: string, when: number][] {
+  return countCalls().flatMap(([name, count]) => {
+    const step = LONG ? 1 : Math.max(1, Math.floor((count - 1) / (SHORT_KILLS - 1)));
+    return Array.from({ length: count }, (_, index) => index + 1)
+      .filter((when) => (when - 1) % step === 0 && when >= FIRST && when <= LAST)
+      .map((when): [string, number] => [name, when]);
+  });
+}
+
+/** What the process left: whole, the state after some first part of the operations, and all that was synced. */
+function expectWhole(): number {
+  const answered = existsSync(journal) ? readFileSync(journal).length : 0;
+  const lasting = operations.slice(0, answered).findLastIndex(isLasting) + 1;
+  expect(check(file, key)).toEqual([]);
+  const volume = Volume.open(file, key, { noatime: true });
+  const { count } = survivor(new Tree(), operations, { lasting, answered }, treeOfVolume(volume));
+  volume.close();
+  expect(readdirSync(work)).toEqual(["volume"]);
+  expect(check(file, key)).toEqual([]);
+  return answered - count;
+}
+
+test.skipIf(!canTrace)(
+  `a process that is killed at any of its writes leaves the state of one moment${canTrace ? "" : " (there is no strace)"}`,
+  { timeout: LONG ? 3_600_000 : 120_000 },
+  () => {
+    const lost: number[] = [];
+    const names = new Map<string, number>();
+    for (const [name, when] of kills()) {
+      const status = run(
+        "-e",
+        `trace=${name}`,
+        "-e",
+        `inject=${name}:signal=SIGKILL:when=${when}`,
+        "-o",
+        "/dev/null",
+      );
+      expect([name, when, status]).not.toEqual([name, when, 0]);
+      try {
+        lost.push(expectWhole());
+      } catch (error) {
+        throw new Error(`killed at ${name} number ${when}: ${String(error)}`, { cause: error });
+      }
+      names.set(name, (names.get(name) ?? 0) + 1);
+    }
+    expect(lost.length).toBeGreaterThan(0);
+    const counted = [...names].map(([name, count]) => `${count} ${name}`).join(", ");
+    console.log(`killed at ${counted}; up to ${Math.max(...lost)} operations were lost`);
+  },
+);
