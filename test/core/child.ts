@@ -27,8 +27,7 @@ interface Outcome {
   readonly stderr: string;
 }
 
-/** Arguments of a Node that runs `source`, until `clean`. */
-export function prepareChild(source: string): { args: string[]; clean: () => void } {
+function prepare(source: string): { file: string; args: string[]; clean: () => void } {
   const directory = mkdtempSync(join(tmpdir(), "child-"));
   const file = join(directory, "child.ts");
   writeFileSync(
@@ -36,12 +35,12 @@ export function prepareChild(source: string): { args: string[]; clean: () => voi
     source.replaceAll('from "src/', `from "${ROOT}src/`).replaceAll('from "test/', `from "${ROOT}test/`),
   );
   const args = ["--input-type=module", "--eval", LOADER, file];
-  return { args, clean: () => rmSync(directory, { recursive: true, force: true }) };
+  return { file, args, clean: () => rmSync(directory, { recursive: true, force: true }) };
 }
 
 /** Runs `source` to its end, at most ten seconds. */
 export function runChild(source: string, nodeOptions: readonly string[] = []): Outcome {
-  const { args, clean } = prepareChild(source);
+  const { args, clean } = prepare(source);
   try {
     return spawnSync(process.execPath, [...nodeOptions, ...args], {
       cwd: ROOT,
@@ -56,7 +55,7 @@ export function runChild(source: string, nodeOptions: readonly string[] = []): O
 
 /** Starts `source`, waits for its first line of output, runs `whileItRuns`, and kills it. */
 export async function withChild(source: string, whileItRuns: (pid: number) => void): Promise<void> {
-  const { args, clean } = prepareChild(source);
+  const { args, clean } = prepare(source);
   const child = spawn(process.execPath, args, { cwd: ROOT, stdio: ["ignore", "pipe", "inherit"] });
   try {
     await new Promise<void>((resolve, reject) => {
