@@ -30,7 +30,7 @@ const LATEST_KILL_MS = 1500;
 
 /** argv: directory, file of operations, bytes that they write, journal. A line for each answer: "number ms". */
 const LOAD = `
-import ctypes, json, mmap, os, sys, time
+import ctypes, errno, json, mmap, os, sys, time
 os.chdir(sys.argv[1]); plan = json.load(open(sys.argv[2])); data = open(sys.argv[3], "rb").read()
 journal = os.open(sys.argv[4], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 def note(*words): os.write(journal, (" ".join(map(str, words)) + " %d\\n" % (time.time() * 1000)).encode())
@@ -47,7 +47,8 @@ def store(fd, o):
     m = mmap.mmap(fd, 0)
     for at in o["stores"]: m[at:at + ${STORE_BYTES}] = data[o["from"]:o["from"] + ${STORE_BYTES}]
     m.flush(); m.close()
-def whole(done, wanted): assert done == wanted, "a short write"
+def whole(done, wanted):
+    if done != wanted: raise OSError(errno.EIO, "a short write")
 DO = {
     "create": lambda o: opened(o, os.O_CREAT | os.O_EXCL | os.O_WRONLY, lambda fd: None),
     "write": lambda o: opened(o, os.O_WRONLY, lambda fd: whole(os.pwrite(fd, piece(o), o["at"]), o["length"])),
@@ -200,7 +201,7 @@ test.skipIf(impossible !== undefined)(
 
       const answered = answeredMs.length;
       const lasting = operations.slice(0, answered).findLastIndex(isLasting) + 1;
-      const survived = survivor(tree, operations, { lasting, answered }, treeOfDirectory(load));
+      const survived = survivor(tree, operations, { lasting, answered, splits: true }, treeOfDirectory(load));
       const oldestLost = answeredMs[survived.count];
       const ageMs = oldestLost === undefined ? 0 : killedMs - oldestLost;
       expect(ageMs, `round ${round}: age of what is lost`).toBeLessThan(COMMIT_MS + BUSY_MS);

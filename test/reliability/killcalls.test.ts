@@ -137,13 +137,13 @@ function countCalls(): [name: string, count: number][] {
   return CALLS.map((name): [string, number] => [name, lines.filter((line) => isCall(line, name)).length]);
 }
 
-/** Every call, or some of each name with the first and the last. */
-function kills(): [name: string, when: number][] {
+/** Every call, or some of each name, each with how many there are. */
+function kills(): [name: string, when: number, count: number][] {
   return countCalls().flatMap(([name, count]) => {
     const step = LONG ? 1 : Math.max(1, Math.floor((count - 1) / (SHORT_KILLS - 1)));
     return Array.from({ length: count }, (_, index) => index + 1)
       .filter((when) => (when - 1) % step === 0 && when >= FIRST && when <= LAST)
-      .map((when): [string, number] => [name, when]);
+      .map((when): [string, number, number] => [name, when, count]);
   });
 }
 
@@ -166,7 +166,7 @@ test.skipIf(!canTrace)(
   () => {
     const lost: number[] = [];
     const names = new Map<string, number>();
-    for (const [name, when] of kills()) {
+    for (const [name, when, count] of kills()) {
       const status = run(
         "-e",
         `trace=${name}`,
@@ -175,13 +175,15 @@ test.skipIf(!canTrace)(
         "-o",
         "/dev/null",
       );
-      expect([name, when, status]).not.toEqual([name, when, 0]);
+      const isKilled = status !== 0;
+      // Not every run makes as many calls, since times take more bytes or fewer: the last ones may be missing.
+      if (!isKilled) expect(count - when, `${name} ${when} of ${count}`).toBeLessThan(count / 10);
       try {
         lost.push(expectWhole());
       } catch (error) {
         throw new Error(`killed at ${name} number ${when}: ${String(error)}`, { cause: error });
       }
-      names.set(name, (names.get(name) ?? 0) + 1);
+      if (isKilled) names.set(name, (names.get(name) ?? 0) + 1);
     }
     expect(lost.length).toBeGreaterThan(0);
     const counted = [...names].map(([name, count]) => `${count} ${name}`).join(", ");

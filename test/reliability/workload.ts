@@ -293,6 +293,15 @@ export interface Survivor {
   readonly tree: Tree;
 }
 
+interface Moment {
+  /** Operations that are durable. */
+  readonly lasting: number;
+  /** Operations that were answered; one more may be on its way. */
+  readonly answered: number;
+  /** A kernel stood in between: it sends a write in parts that end at borders of pages, each a request of its own. */
+  readonly splits?: boolean;
+}
+
 /**
  * Finds the first part of `operations` whose tree was seen after a crash: of at least `lasting` of them, of at most all
  * that were answered and the one on its way. Throws where none fits: something synced is lost, or the order.
@@ -300,21 +309,23 @@ export interface Survivor {
 export function survivor(
   before: Tree,
   operations: readonly Operation[],
-  { lasting, answered }: { readonly lasting: number; readonly answered: number },
+  { lasting, answered, splits = false }: Moment,
   seen: Tree,
 ): Survivor {
   const tree = before.clone();
   let found: Survivor | undefined;
   const differences: string[] = [];
   for (let count = 0; count <= operations.length && count <= answered + 1; count++) {
+    const next = operations[count];
     if (count >= lasting) {
       const text = difference(tree, seen);
       if (text === undefined) found = { count, tree: tree.clone() };
       else differences.push(`  after ${count}: ${text}`);
+      const isCut = next?.do === "map" ? count === answered : splits;
+      const part = next === undefined || !isCut ? undefined : partOf(tree, next, seen);
+      if (part !== undefined && difference(part, seen) === undefined) found = { count, tree: part };
     }
-    const next = operations[count];
     if (next === undefined) break;
-    if (next.do === "map" && count === answered) found ??= partOfMap(tree, next, count, seen);
     tree.apply(next);
   }
   if (found !== undefined) return found;
@@ -327,17 +338,23 @@ export function survivor(
   );
 }
 
-/** An msync on its way writes page by page: any of its stores may be there. */
-function partOfMap(
-  tree: Tree,
-  operation: Extract<Operation, { do: "map" }>,
-  count: number,
-  seen: Tree,
-): Survivor | undefined {
-  const content = seen.get(operation.path)?.content;
-  const data = dataOf({ from: operation.from, length: STORE_BYTES });
-  const stores = operation.stores.filter((at) => content?.subarray(at, at + STORE_BYTES).equals(data));
+/** The tree with as much of the operation as was seen: some stores of a mapping, or the first pages of a write. */
+function partOf(tree: Tree, operation: Operation, seen: Tree): Tree | undefined {
+  if (operation.do !== "map" && operation.do !== "write" && operation.do !== "append") return undefined;
+  const content = seen.get(operation.path)?.content ?? Buffer.alloc(0);
   const part = tree.clone();
-  part.apply({ ...operation, stores });
-  return difference(part, seen) === undefined ? { count, tree: part } : undefined;
+  if (operation.do === "map") {
+    const data = dataOf({ from: operation.from, length: STORE_BYTES });
+    const stores = operation.stores.filter((at) => content.subarray(at, at + STORE_BYTES).equals(data));
+    part.apply({ ...operation, stores });
+    return part;
+  }
+  const at = operation.do === "write" ? operation.at : (tree.get(operation.path)?.content.length ?? 0);
+  const data = dataOf(operation);
+  const other = data.findIndex((byte, index) => content[at + index] !== byte);
+  const end = at + (other < 0 ? data.length : other);
+  const length = end - (end % PAGE) - at;
+  if (length <= 0) return undefined;
+  part.apply({ ...operation, length });
+  return part;
 }
