@@ -27,6 +27,16 @@ const OPERATIONS = 3000;
 const COMMIT_MS = 1000;
 const BUSY_MS = 1000;
 const LATEST_KILL_MS = 1500;
+/**
+ * Rounds in turn: what share of the syncs is done, of how many operations, and for how many ms it goes on at least. Where
+ * nobody syncs the operations are too few to be committed for their size.
+ */
+const ROUNDS = [
+  { share: 1, operations: OPERATIONS, earliestMs: 0 },
+  { share: 1, operations: OPERATIONS, earliestMs: 0 },
+  { share: 0, operations: 150, earliestMs: COMMIT_MS + BUSY_MS },
+  { share: 0.05, operations: OPERATIONS, earliestMs: 0 },
+] as const;
 
 /** argv: directory, file of operations, bytes that they write, journal. A line for each answer: "number ms". */
 const LOAD = `
@@ -77,8 +87,8 @@ for number, o in enumerate(plan):
 /** Beside it, in half of the rounds: large writes and fsyncs, so that commits fall anywhere between the operations. */
 const NOISE = `
 import os, random, sys
-os.makedirs(sys.argv[1], exist_ok=True); os.chdir(sys.argv[1])
 try:
+    os.makedirs(sys.argv[1], exist_ok=True); os.chdir(sys.argv[1])
     while True:
         fd = os.open("n%d" % random.randrange(6), os.O_CREAT | os.O_WRONLY | random.choice([0, os.O_TRUNC]))
         os.write(fd, os.urandom(random.randrange(300000)))
@@ -185,12 +195,11 @@ test.skipIf(impossible !== undefined)(
     const mountMs: number[] = [];
     const total = { answered: 0, lost: 0, oldestMs: 0 };
     for (let round = 0; round < KILLS; round++) {
-      // With few syncs there is more to lose.
-      const rarely = round % 4 > 1;
-      const operations = randomOperations(random, tree, OPERATIONS).filter(
-        (operation) => !rarely || !isLasting(operation) || random.chance(0.05),
+      const kind = ROUNDS[round % ROUNDS.length] ?? ROUNDS[0];
+      const operations = randomOperations(random, tree, kind.operations).filter(
+        (operation) => !isLasting(operation) || random.chance(kind.share),
       );
-      const delayMs = random.below(LATEST_KILL_MS);
+      const delayMs = kind.earliestMs + random.below(LATEST_KILL_MS);
       const { answeredMs, failed, killedMs } = await killDuring(mount, operations, delayMs, round % 2 === 1);
       // Nothing failed but by the kill.
       if (failed !== undefined) expect(failed[2], `failed: ${failed}`).toBeGreaterThanOrEqual(killedMs);

@@ -261,7 +261,7 @@ function changed(content: Buffer, operation: ContentChange): Buffer {
 }
 
 /** The first difference between what must be and what is, in words. */
-export function difference(expected: Tree, seen: Tree): string | undefined {
+function difference(expected: Tree, seen: Tree): string | undefined {
   for (const path of expected.paths) if (seen.get(path) === undefined) return `/${path} is missing`;
   for (const path of seen.paths) {
     const [want, have] = [expected.get(path), seen.get(path)];
