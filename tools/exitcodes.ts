@@ -107,6 +107,7 @@ const CODE_OF_REASON: Record<string, ExitCode> = {
   "unreplayable-wal": EXIT.unusable,
   exists: EXIT.unusable,
   "no-space": EXIT.noSpace,
+  "no-snapshot": EXIT.unusable,
   "no-fuse": EXIT.unavailable,
   "no-fusermount": EXIT.unavailable,
   "mountpoint-missing": EXIT.unusable,

@@ -21,8 +21,9 @@ import { SqliteError } from "../db/errors.ts";
 import type { Key } from "../db/key.ts";
 import type { Statement } from "../db/statement.ts";
 import { SQLITE_BUSY } from "../native/sqlite3.ts";
-import { checkFormat, numberMeta } from "./format.ts";
+import { checkFormat, numberMeta, readMeta } from "./format.ts";
 import type { HeadKeeper } from "./head.ts";
+import { keptEpochs, lookAt } from "./past.ts";
 import { Space } from "./space.ts";
 import type { BlockNo, Epoch, Ino } from "./types.ts";
 
@@ -45,6 +46,8 @@ export interface StoreOptions {
    * where the file may be written: if the writer goes first, closing this connection tidies its -wal away.
    */
   readonly beside?: "readonly" | "readwrite" | undefined;
+  /** Beside: each read is a transaction of its own, for one who looks at what does not change. */
+  readonly shortReads?: boolean;
   readonly commitIntervalMs: number;
   /** One durable commit per operation. */
   readonly sync: boolean;
@@ -54,6 +57,13 @@ export interface StoreOptions {
   readonly copier?: WalCopier | undefined;
   readonly clock: Clock;
   readonly onLog: (line: string) => void;
+}
+
+/** A closed epoch that is looked at. */
+interface Past {
+  readonly epoch: Epoch;
+  readonly begin: Statement;
+  readonly isKept: Statement;
 }
 
 /** A group with more file data is committed at once: it bounds the time that one commit takes. */
@@ -94,6 +104,14 @@ export class Store {
   /** Inodes of a lost group whose fsync has not been told yet. */
   readonly #lost = new Set<Ino>();
   #epoch: Epoch;
+  /** The closed epochs that are kept, the oldest first. */
+  #kept: readonly Epoch[];
+  /** The last epoch in which anything was changed, as meta says. */
+  #savedChanged: number;
+  /** Whether anything was changed in this epoch since the volume was opened. */
+  #isTouched = false;
+  /** Set where the past is looked at. */
+  #past: Past | undefined;
   #nextSerial: number;
   #savedSerial: number;
   #savedBlock: number;
@@ -134,6 +152,8 @@ export class Store {
       checkFormat(this.writer);
       this.#configureWriter();
       this.#epoch = numberMeta(this.writer, "epoch") as Epoch;
+      this.#kept = keptEpochs(this.writer);
+      this.#savedChanged = Number(readMeta(this.writer, "changed") ?? this.#epoch);
       this.#nextSerial = this.#savedSerial = numberMeta(this.writer, "next_serial");
       this.#nextBlock = this.#savedBlock = numberMeta(this.writer, "next_block");
       this.#begin = this.writer.prepare("BEGIN IMMEDIATE");
@@ -149,7 +169,9 @@ export class Store {
   #configureWriter(): void {
     this.writer.exec("PRAGMA temp_store = MEMORY");
     if (this.#options.beside !== undefined) {
-      this.writer.exec("PRAGMA query_only = ON; PRAGMA busy_timeout = 10000; BEGIN");
+      if (this.#past !== undefined) lookAt(this.writer, this.#past.epoch);
+      const begin = this.#options.shortReads === true ? "" : "BEGIN";
+      this.writer.exec(`PRAGMA query_only = ON; PRAGMA busy_timeout = 10000; ${begin}`);
     }
     if (this.readOnly) return;
     this.writer.exec("PRAGMA busy_timeout = 10000");
@@ -162,6 +184,23 @@ export class Store {
 
   get epoch(): Epoch {
     return this.#epoch;
+  }
+
+  /** The closed epoch that is looked at; undefined: the present. */
+  get past(): Epoch | undefined {
+    return this.#past?.epoch;
+  }
+
+  /** Looks at a closed epoch from now on. Nothing was prepared before that reads inodes, entries, attributes or extents. */
+  lookAt(epoch: Epoch): void {
+    this.#past = {
+      epoch,
+      begin: this.writer.prepare("BEGIN"),
+      isKept: this.writer.prepare("SELECT 1 FROM snapshot WHERE epoch = ?1 AND name IS NOT NULL"),
+    };
+    this.writer.exec("PRAGMA query_only = OFF");
+    lookAt(this.writer, epoch);
+    this.writer.exec("PRAGMA query_only = ON");
   }
 
   /** A commit failed: changes are refused from now on. */
@@ -181,6 +220,7 @@ export class Store {
   /** Says that the open group changes `ino`. */
   touch(ino: Ino): void {
     this.stir();
+    this.#isTouched = true;
     this.#changed.add(ino);
   }
 
@@ -240,17 +280,36 @@ export class Store {
 
   /**
    * Runs a read of `ino`.
-   * @throws DamageError where stored bytes are damaged, FsError EIO where they cannot be read
+   * @throws DamageError where stored bytes are damaged, FsError EIO where they cannot be read, ESTALE where they were
+   *   of an epoch that is not kept any more
    */
   query<T>(ino: Ino, read: () => T): T {
     assert(!this.#closed, "the volume is open");
     this.finish();
     try {
-      return read();
+      return this.#past === undefined ? read() : this.#readPast(this.#past, read);
     } catch (error) {
       const told = this.#translate(error, ino);
       if (told instanceof DamageError && ino > 0) told.ino ??= ino;
       throw told;
+    }
+  }
+
+  /** One transaction: so the epoch is kept at its end as at its beginning. */
+  #readPast<T>(past: Past, read: () => T): T {
+    if (!this.writer.autocommit) return read();
+    past.begin.run();
+    try {
+      const isKept = past.isKept.bindInt(1, past.epoch).step();
+      past.isKept.reset();
+      if (!isKept) throw new FsError("ESTALE", "this snapshot was deleted");
+      const result = read();
+      this.#commit.run();
+      return result;
+    } catch (error) {
+      this.writer.resetAll();
+      this.#rollBack();
+      throw error;
     }
   }
 
@@ -373,6 +432,7 @@ export class Store {
       for (const write of this.#beforeCommit) write();
       if (serial !== this.#savedSerial) this.#save("next_serial", serial);
       if (block !== this.#savedBlock) this.#save("next_block", block);
+      if (this.isChanged && this.#savedChanged !== this.#epoch) this.#save("changed", this.#epoch);
       this.#head?.advance();
       this.#commit.run();
     } catch (error) {
@@ -382,6 +442,7 @@ export class Store {
     this.#head?.publish();
     this.#savedSerial = serial;
     this.#savedBlock = block;
+    if (this.isChanged) this.#savedChanged = this.#epoch;
     this.#changed.clear();
     this.#groupEnded();
     this.#walSinceMs ??= this.clock.monotonicMs();
@@ -490,12 +551,16 @@ export class Store {
       `a commit failed, and the last changes of ${this.#lost.size} files may be lost; the volume is read-only until it is mounted again: ${String(error)}`,
     );
     this.writer.resetAll();
+    this.#rollBack();
+    this.#reopenWriter();
+  }
+
+  #rollBack(): void {
     try {
       if (!this.writer.autocommit) this.writer.exec("ROLLBACK");
     } catch {
       // Closing the connection rolls back as well.
     }
-    this.#reopenWriter();
   }
 
   /** Where it fails, every operation gets EIO and tries again. */
@@ -531,16 +596,37 @@ export class Store {
     }
   }
 
-  /** Advances the epoch: what was written before is a state that can be kept. Commits. */
-  closeEpoch(): Epoch {
+  /** Whether anything was changed in the current epoch. */
+  get isChanged(): boolean {
+    return this.#isTouched || this.#savedChanged >= this.#epoch;
+  }
+
+  /**
+   * The newest epoch before `died` that is kept, 0 where none is: a row that was born later, and that changes in epoch
+   * `died`, is changed in place, since nobody can ask for what it was.
+   */
+  keptBefore(died: Epoch): number {
+    return this.#kept.findLast((epoch) => epoch < died) ?? 0;
+  }
+
+  /** These epochs are not kept any more. */
+  letGo(epochs: readonly Epoch[]): void {
+    this.#kept = this.#kept.filter((epoch) => !epochs.includes(epoch));
+  }
+
+  /** Advances the epoch: what was written before is kept from now on, as `keep` notes. Commits. */
+  closeEpoch(keep: (closed: Epoch) => void): Epoch {
     const closed = this.#epoch;
     this.query(0 as Ino, () =>
       this.change(0 as Ino, 0, false, () => {
+        keep(closed);
         this.writer.exec(`UPDATE meta SET value = ${closed + 1} WHERE key = 'epoch'`);
       }),
     );
     this.commit();
     this.#epoch = (closed + 1) as Epoch;
+    this.#kept = [...this.#kept, closed];
+    this.#isTouched = false;
     return closed;
   }
 
