@@ -5,7 +5,7 @@
  * Deleting one only takes its name; what it alone needed goes later, in slices (src/core/prune.ts).
  */
 import type { Time } from "../base/clock.ts";
-import { FsError } from "../base/errno.ts";
+import { type ErrnoName, FsError } from "../base/errno.ts";
 import type { Statement } from "../db/statement.ts";
 import { readMeta } from "./format.ts";
 import { hasSnapshots } from "./past.ts";
@@ -23,6 +23,24 @@ export interface Snapshot {
   /** Made at an interval: the retention policy may delete it. */
   readonly automatic: boolean;
 }
+
+/** What somebody elsewhere wants of the history of a volume: plain objects, for one who carries them. */
+export type HistoryOrder =
+  | { readonly do: "list" }
+  | { readonly do: "create" | "delete"; readonly name: string }
+  | { readonly do: "protect"; readonly name: string; readonly protect: boolean }
+  /** Without `retention`: the volume's own. */
+  | {
+      readonly do: "prune";
+      readonly retention?: Retention;
+      readonly save: boolean;
+      readonly dryRun: boolean;
+    };
+
+/** The snapshots that were listed, made, deleted or changed; or the errno. */
+export type HistoryOutcome =
+  | { readonly ok: true; readonly snapshots: readonly Snapshot[] }
+  | { readonly ok: false; readonly code: ErrnoName };
 
 /** Bytes in a snapshot's name. */
 const SNAPSHOT_NAME_MAX = 255;
@@ -98,21 +116,23 @@ export class History {
   }
 
   /** @throws FsError ENOENT; EPERM (protected); EROFS, EIO */
-  delete(name: string): void {
+  delete(name: string): Snapshot {
     const snapshot = this.#existing(name);
     if (snapshot.protected) throw new FsError("EPERM");
     this.#drop([snapshot]);
+    return snapshot;
   }
 
   /** @throws FsError ENOENT, EROFS, EIO */
-  protect(name: string, protect: boolean): void {
-    const { epoch } = this.#existing(name);
+  protect(name: string, protect: boolean): Snapshot {
+    const snapshot = this.#existing(name);
     this.#change(() =>
       this.#statements.protect
-        .bindInt(1, epoch)
+        .bindInt(1, snapshot.epoch)
         .bindInt(2, protect ? 1 : 0)
         .run(),
     );
+    return { ...snapshot, protected: protect };
   }
 
   /** Which automatic snapshots stay. */
@@ -130,9 +150,14 @@ export class History {
    * @throws FsError EROFS, EIO
    */
   prune(retention = this.retention): Snapshot[] {
-    const gone = surplus(retention, this.#disposable(), this.#store.clock.now());
+    const gone = this.surplus(retention);
     if (gone.length > 0) this.#drop(gone);
     return gone;
+  }
+
+  /** What `prune` would delete. */
+  surplus(retention = this.retention): Snapshot[] {
+    return surplus(retention, this.#disposable(), this.#store.clock.now());
   }
 
   /** Deletes the oldest automatic snapshot, for a volume that is full; false where there is none, or it must stay. */
@@ -178,6 +203,35 @@ export class History {
       retention: db.prepare("INSERT OR REPLACE INTO meta (key, value) VALUES ('retention', ?1)"),
     };
     return this.#changes;
+  }
+}
+
+/** Does what is wanted; a refusal is an outcome. */
+export function obeyHistory(history: History, order: HistoryOrder): HistoryOutcome {
+  try {
+    return { ok: true, snapshots: obey(history, order) };
+  } catch (error) {
+    if (error instanceof FsError) return { ok: false, code: error.code };
+    throw error;
+  }
+}
+
+function obey(history: History, order: HistoryOrder): Snapshot[] {
+  switch (order.do) {
+    case "list":
+      return history.list();
+    case "create":
+      return [history.create(order.name)];
+    case "delete":
+      return [history.delete(order.name)];
+    case "protect":
+      return [history.protect(order.name, order.protect)];
+    case "prune": {
+      const { retention = history.retention, save, dryRun } = order;
+      if (dryRun) return history.surplus(retention);
+      if (save) history.setRetention(retention);
+      return history.prune(retention);
+    }
   }
 }
 

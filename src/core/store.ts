@@ -118,6 +118,7 @@ export class Store {
   #nextBlock: number;
   readonly #onGroupEnd: (() => void)[] = [];
   readonly #onGroupLost: (() => void)[] = [];
+  #makeRoom = () => false;
   readonly #beforeCommit: (() => void)[] = [];
   /** Tells, with the rows that were changed, whether a change did anything. */
   #touches = 0;
@@ -235,6 +236,11 @@ export class Store {
     this.change(0 as Ino, 0, true, () => {});
     this.commit();
     head.begin();
+  }
+
+  /** Calls `makeRoom` where a change would be refused for a full disk, as long as it says that it did. */
+  onFull(makeRoom: () => boolean): void {
+    this.#makeRoom = makeRoom;
   }
 
   /** Calls `then` whenever the open group was committed or lost. */
@@ -390,19 +396,23 @@ export class Store {
     return this.readOnly || this.#failed;
   }
 
+  #hasRoom(cost: number, frees: boolean): boolean {
+    if (this.#space.take(cost, frees)) return true;
+    this.#space.ask();
+    if (this.#space.take(cost, frees)) return true;
+    do {
+      // Committed and copied, the -wal's own bytes are free again.
+      this.commit();
+      this.#copyWal(true);
+      this.#space.ask();
+      if (this.#space.take(cost, frees)) return true;
+    } while (!frees && this.#makeRoom());
+    return false;
+  }
+
   #admit(bytes: number, frees: boolean): void {
     if (this.refusesChanges) throw new FsError("EROFS");
-    const cost = this.#space.cost(bytes);
-    if (!this.#space.take(cost, frees)) {
-      this.#space.ask();
-      if (!this.#space.take(cost, frees)) {
-        // Committed and copied, the -wal's own bytes are free again.
-        this.commit();
-        this.#copyWal(true);
-        this.#space.ask();
-        if (!this.#space.take(cost, frees)) throw new FsError("ENOSPC");
-      }
-    }
+    if (!this.#hasRoom(this.#space.cost(bytes), frees)) throw new FsError("ENOSPC");
     if (this.#groupSinceMs !== undefined) return;
     try {
       this.#begin.run();

@@ -49,6 +49,11 @@ export interface VolumeOptions {
    * so short that nobody notices. Where it is deleted meanwhile reads are refused with ESTALE.
    */
   readonly at?: At;
+  /**
+   * Make an automatic snapshot so many milliseconds after a change, in `idle`, and let go of those that the volume's
+   * retention does not keep.
+   */
+  readonly historyMs?: number;
   /** Most milliseconds that a change stays uncommitted. */
   readonly commitIntervalMs?: number;
   /** One durable commit per operation. */
@@ -108,6 +113,9 @@ export class Volume {
   readonly #rows: Inodes;
   readonly #purge: Purge;
   readonly #prune: Prune;
+  readonly #historyMs: number;
+  /** When it was first seen that something changed since the last snapshot. */
+  #changedMs: number | undefined;
   #closed = false;
 
   /** Makes a new volume at `path`, which must not exist. @throws OpenError */
@@ -153,6 +161,7 @@ export class Volume {
   ) {
     this.path = path;
     this.readOnly = options.readOnly;
+    this.#historyMs = options.readOnly ? Infinity : (options.historyMs ?? Infinity);
     this.#lock = lock;
     const wal = statSync(`${path}-wal`, { throwIfNoEntry: false });
     const walWaits = wal !== undefined && wal.size > 0;
@@ -206,6 +215,7 @@ export class Volume {
       this.restore = new Restore(this.#store, this.#rows, extents, this.tree, this.xattrs);
       this.#purge = new Purge(this.#store, this.#rows, extents, this.xattrs);
       this.#prune = new Prune(this.#store, extents);
+      this.#store.onFull(() => this.#makeRoom());
     } catch (error) {
       this.#store.abandon();
       throw explain(error, path);
@@ -233,7 +243,8 @@ export class Volume {
     if (snapshot === undefined) {
       const [oldest] = at.time === undefined ? [] : this.history.list();
       const since = oldest && new Date(oldest.created.sec * 1000).toISOString();
-      const message = `${this.path}: has no such snapshot${since === undefined ? "" : `: the oldest is of ${since}`}`;
+      const which = at.name ?? (at.epoch === undefined ? "so old" : `of epoch ${at.epoch}`);
+      const message = `${this.path}: no snapshot ${which}${since === undefined ? "" : ` (the oldest is of ${since})`}`;
       throw new OpenError("no-snapshot", this.path, `${message}; see: sqlfuse snapshot list ${this.path}`);
     }
     this.#store.lookAt(snapshot.epoch);
@@ -295,9 +306,30 @@ export class Volume {
    */
   idle(nowMs: number): number {
     this.#store.work(nowMs);
+    const historyMs = this.#keepHistory(nowMs);
     const purgeMs = slice(this.#purge, PURGE_SLICE_MS, nowMs);
     const pruneMs = slice(this.#prune, PRUNE_SLICE_MS, nowMs);
-    return Math.min(purgeMs, pruneMs, this.#store.dueInMs(nowMs));
+    return Math.min(historyMs, purgeMs, pruneMs, this.#store.dueInMs(nowMs));
+  }
+
+  /** Makes the automatic snapshot that is due, and tells in how many milliseconds one is. */
+  #keepHistory(nowMs: number): number {
+    if (this.#historyMs === Infinity || this.failed || !this.#store.isChanged) {
+      this.#changedMs = undefined;
+      return Infinity;
+    }
+    this.#changedMs ??= nowMs;
+    const dueMs = this.#changedMs + this.#historyMs - nowMs;
+    if (dueMs > 0) return dueMs;
+    this.#changedMs = nowMs;
+    try {
+      this.history.createAutomatic();
+      this.history.prune();
+    } catch (error) {
+      if (!(error instanceof FsError)) throw error;
+      this.#store.log(`no automatic snapshot could be made: ${error.message}`);
+    }
+    return this.#historyMs;
   }
 
   /**
@@ -314,9 +346,17 @@ export class Volume {
     }
   }
 
-  /** Drops at once what deleted snapshots left, which `idle` would do bit by bit. */
-  prune(): void {
-    this.#prune.run(Number.POSITIVE_INFINITY);
+  /** For so many milliseconds drops what deleted snapshots left, which `idle` does too; tells whether there is more. */
+  prune(ms = Infinity): boolean {
+    this.#prune.run(ms);
+    return this.#prune.waiting;
+  }
+
+  /** Room for what a full disk would refuse: the oldest history goes, as far as the retention allows it. */
+  #makeRoom(): boolean {
+    if (!this.history.yieldOldest()) return false;
+    this.#store.log("the disk is full: the oldest automatic snapshot is deleted");
+    return !this.prune();
   }
 
   /** Keeps the volume as it is now, as a snapshot that is named after its epoch, and tells that. @throws FsError */
