@@ -413,4 +413,62 @@ describe("an automatic snapshot", () => {
       expect(errnoOf(() => fixture.volume.history.create("auto-7"))).toBe("EINVAL");
       expect(find(fixture.volume, "a")?.size).toBe(7);
     }));
+
+  it("is made so long after a change where that is asked for, and never where nothing changes", () =>
+    inVolume(
+      (fixture, volume) => {
+        const names = () => volume.history.list().map(({ name }) => name);
+        settle(volume, fixture.clock);
+        // The new volume itself is a change: its root directory.
+        expect(names()).toEqual([]);
+        fixture.clock.advance(60_000);
+        settle(volume, fixture.clock);
+        expect(names()).toEqual(["auto-1"]);
+        fixture.clock.advance(3_600_000);
+        expect(settle(volume, fixture.clock)).toBe(Infinity);
+        touch(volume, ROOT, "a");
+        expect(settle(volume, fixture.clock)).toBeLessThanOrEqual(60_000);
+        fixture.clock.advance(59_000);
+        settle(volume, fixture.clock);
+        touch(volume, ROOT, "b");
+        expect(names()).toEqual(["auto-1"]);
+        fixture.clock.advance(1000);
+        settle(volume, fixture.clock);
+        expect(names()).toEqual(["auto-1", "auto-2"]);
+        inPast(fixture, { epoch: 2 }, (past) => expect(namesOf(past, ROOT)).toEqual(["a", "b"]));
+      },
+      { volume: { historyMs: 60_000 } },
+    ));
+
+  it("goes by the retention of the volume, and those that were made by hand or are protected stay", () =>
+    inVolume(
+      (fixture, volume) => {
+        volume.history.setRetention({
+          ...volume.history.retention,
+          within: 0,
+          last: 2,
+          hourly: 0,
+          daily: 0,
+          weekly: 0,
+        });
+        volume.history.create("by hand");
+        for (let i = 0; i < 6; i++) {
+          touch(volume, ROOT, `file ${i}`);
+          settle(volume, fixture.clock);
+          fixture.clock.advance(1000);
+          settle(volume, fixture.clock);
+          if (i === 1) volume.history.protect("auto-3", true);
+        }
+        expect(volume.history.list().map(({ name }) => name)).toEqual([
+          "by hand",
+          "auto-3",
+          "auto-6",
+          "auto-7",
+        ]);
+        expect(rowsOf(fixture)).toMatchObject({ snapshot: 4 });
+        inPast(fixture, { name: "auto-3" }, (past) => expect(namesOf(past, ROOT)).toHaveLength(2));
+        fixture.open();
+      },
+      { volume: { historyMs: 1000 } },
+    ));
 });
