@@ -78,7 +78,7 @@ export function operate(random: Random, volume: Volume, step: (text: string) => 
 }
 
 /** All directories and regular files, by inode. */
-export function nodes(volume: Volume): { directories: Ino[]; files: Ino[] } {
+function nodes(volume: Volume): { directories: Ino[]; files: Ino[] } {
   const directories: Ino[] = [ROOT];
   const files: Ino[] = [];
   for (const directory of directories)

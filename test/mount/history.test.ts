@@ -184,6 +184,19 @@ describe.skipIf(impossible !== undefined)("a snapshot of a mounted volume", () =
       volume.unmount();
     }));
 
+  test("brings back in one command what was removed from the mount", () =>
+    withVolume({}, (volume) => {
+      volume.mount();
+      const letters = join(volume.mountpoint, "letters");
+      mkdirSync(join(letters, "2025"), { recursive: true });
+      writeFileSync(join(letters, "2025/a"), "dear Ann");
+      succeed(volume.cli(["snapshot", "create", volume.mountpoint]));
+      rmSync(letters, { recursive: true });
+      succeed(volume.cli(["get", "--quiet", "--at", "now", volume.file, "letters", volume.mountpoint]));
+      expect(readFileSync(join(letters, "2025/a"), "utf8")).toBe("dear Ann");
+      volume.unmount();
+    }));
+
   test("is there after a crash of the daemon that made it", () =>
     withVolume({}, async (volume) => {
       volume.mount("--commit", "3600");
