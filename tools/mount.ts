@@ -92,10 +92,7 @@ export function addMount(program: Command): void {
     exits: EXIT_TABLE,
     examples: [
       ["sqlfuse mount vault.sqlite", "mounts it at ./vault"],
-      [
-        "sqlfuse mount vault.sqlite ~/then --at 'yesterday 14:00'",
-        "read-only, also while it is mounted elsewhere",
-      ],
+      ["sqlfuse mount vault.sqlite ~/then --at 'yesterday 14:00'", "as it was then, read-only"],
       ["sqlfuse vault.sqlite ~/v -o ro,allow_other", "read-only, for everybody"],
       "sqlfuse mount vault.sqlite --password-command 'secret-tool lookup volume vault'",
     ],

@@ -1,6 +1,6 @@
 /** `sqlfuse snapshot ACTION FILE|MOUNTPOINT [NAME]`: the states of a volume that are kept. */
 import { statSync } from "node:fs";
-import { Argument, type Command } from "commander";
+import { Argument, type Command, Option } from "commander";
 import type { HistoryOrder, HistoryOutcome, Snapshot } from "../src/core/history.ts";
 import type { Retention } from "../src/core/retention.ts";
 import type { Volume } from "../src/core/volume.ts";
@@ -49,7 +49,12 @@ export function addSnapshot(program: Command): void {
     .option("--keep-weekly <n>", "prune: for weeks")
     .option("--keep-monthly <n>", "prune: for months")
     .option("--keep-yearly <n>", "prune: for years")
-    .option("--when-full <what>", "prune: on a full disk delete the oldest automatic ones, or keep them")
+    .addOption(
+      new Option(
+        "--when-full <what>",
+        "prune: on a full disk delete the oldest automatic ones, or keep them",
+      ).choices(["delete", "keep"]),
+    )
     .option("--save", "prune: mounts with --history keep by these rules from now on")
     .option("--dry-run", "prune: only tell what would be deleted");
   addPasswordOptions(command);
@@ -215,8 +220,6 @@ const UNIT_SECONDS: Record<string, number> = { m: 60, h: 3600, d: 86_400, w: 604
 function retentionOf(flags: SnapshotFlags): Retention | undefined {
   const { keepWithin, keepLast, keepHourly, keepDaily, keepWeekly, keepMonthly, keepYearly, whenFull } =
     flags;
-  if (whenFull !== undefined && whenFull !== "delete" && whenFull !== "keep")
-    throw new ToolError(EXIT.usage, `--when-full ${String(whenFull)}: neither delete nor keep`);
   const rules = {
     within: keepWithin === undefined ? 0 : seconds(keepWithin),
     last: count("--keep-last", keepLast),

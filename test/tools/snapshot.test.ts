@@ -104,7 +104,7 @@ describe("sqlfuse snapshot", () => {
     [["create", "FILE", "two", "--keep-last", "3"], 2, "are for: snapshot prune"],
     [["prune", "FILE", "--keep-last", "many"], 2, "--keep-last many: not a number"],
     [["prune", "FILE", "--keep-within", "7"], 2, "--keep-within 7: not a time"],
-    [["prune", "FILE", "--keep-last", "1", "--when-full", "x"], 2, "neither delete nor keep"],
+    [["prune", "FILE", "--keep-last", "1", "--when-full", "x"], 2, "Allowed choices are delete, keep"],
     [["prune", "FILE", "--when-full", "keep"], 2, "goes with the rules"],
     [["forget", "FILE"], 2, "Allowed choices are create, list, delete"],
     [["list", "NONE"], 10, "no such file"],
