@@ -1,10 +1,10 @@
--- The format of a sqlfuse volume, version 1.1. Executed verbatim to make one, and
+-- The format of a sqlfuse volume, version 1.2. Executed verbatim to make one, and
 -- the only place where a table is described.
 --
 -- Words: an EPOCH is the counter that snapshots and replication advance. A row says
--- in `born` the epoch since which it holds. Changing a row born in an older epoch
+-- in `born` the epoch since which it holds. Changing a row that a snapshot shows
 -- first copies it to the table's *_past twin with `died`, the epoch that changed it;
--- a row born in the current epoch is changed in place. A past epoch E is read with
+-- any other row is changed in place. A past epoch E is read with
 -- `born <= E AND E < died` from the twin, together with the live rows with born <= E.
 -- Times are nanoseconds since 1970, negative before it. Names are bytes.
 
@@ -18,6 +18,10 @@ PRAGMA user_version = 1;            -- major format version; meta.format has the
 --   block_size     bytes, for files made from now on (each file keeps its own)
 --   compression    how files that do not say otherwise are compressed: none, fast or strong (since 1.1)
 --   epoch          the current epoch, from 1
+--   changed        the last epoch in which anything was changed: an automatic snapshot is made only where that is
+--                  the current one (since 1.2)
+--   retention      JSON: which automatic snapshots stay, in the words of src/core/retention.ts; only where it was
+--                  ever set (since 1.2)
 --   next_serial    from it on no inode number and entry id is used (one counter serves both)
 --   next_block     the same for block.id; a crash leaves a gap of numbers that were set aside
 --   created_ns     time of creation
@@ -112,6 +116,8 @@ CREATE TABLE dirent_past (
   PRIMARY KEY (parent, name, died)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX dirent_past_died ON dirent_past (died);
+-- Listings of the past (since 1.2).
+CREATE INDEX dirent_past_by_id ON dirent_past (parent, id);
 
 -- Extended attributes, POSIX ACLs among them, under their full names. user.sqlfuse.compression (none, fast or strong)
 -- is how the file's blocks are compressed from now on; what is made in a directory inherits its.
@@ -158,6 +164,17 @@ CREATE TABLE extent_past (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX extent_past_shared ON extent_past (block) WHERE shared = 1;
 CREATE INDEX extent_past_died ON extent_past (died);
+
+-- Closed epochs that are kept (since 1.2). A past row that holds in none of them is not needed any more, nor is a block
+-- that then no extent names.
+CREATE TABLE snapshot (
+  epoch      INTEGER PRIMARY KEY,
+  name       TEXT,             -- NULL: deleted, and the rows that only it needed are still to be pruned
+  created_ns INTEGER NOT NULL,
+  protected  INTEGER NOT NULL, -- 1: is not deleted until somebody says 0
+  automatic  INTEGER NOT NULL  -- 1: made at an interval, so that meta.retention may delete it
+) STRICT;
+CREATE UNIQUE INDEX snapshot_name ON snapshot (name);
 
 -- File data. A block may be shorter than its file's block size: what is missing
 -- reads as zeros. It never reaches past the end of its file.

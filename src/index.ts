@@ -6,6 +6,7 @@ export { check, type Finding } from "./core/check.ts";
 export type { Compression } from "./core/codec.ts";
 export type { CreateOptions } from "./core/create.ts";
 export { OpenError, type OpenReason } from "./core/errors.ts";
+export type { History, Snapshot } from "./core/history.ts";
 export { describe, type Inside, inspect, type Outside } from "./core/info.ts";
 export {
   type RekeyOptions,

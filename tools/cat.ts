@@ -7,6 +7,7 @@ import { isDirectory, isRegular } from "../src/core/mode.ts";
 import { pathText } from "./copying.ts";
 import { addHelp } from "./help.ts";
 import { type Breath, interruptible } from "./interrupt.ts";
+import { type AtFlags, addAtOption } from "./moment.ts";
 import { addPasswordOptions, type PasswordOptions } from "./password.ts";
 import { Sink } from "./sink.ts";
 import { Skips } from "./skips.ts";
@@ -23,11 +24,17 @@ export function addCat(program: Command): void {
     )
     .argument("<file>", "the database file")
     .argument("<path...>", "the files");
+  addAtOption(command);
   addPasswordOptions(command).action(cat);
-  addHelp(command, { examples: ["sqlfuse cat vault.sqlite letters/a.txt | less"] });
+  addHelp(command, {
+    examples: [
+      "sqlfuse cat vault.sqlite letters/a.txt | less",
+      "sqlfuse cat --at '2 hours ago' vault.sqlite letters/a.txt",
+    ],
+  });
 }
 
-async function cat(file: string, paths: readonly string[], flags: PasswordOptions): Promise<void> {
+async function cat(file: string, paths: readonly string[], flags: AtFlags & PasswordOptions): Promise<void> {
   const skips = new Skips();
   const sink = new Sink(undefined);
   await interruptible("stopped", async (breath) => {

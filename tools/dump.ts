@@ -7,6 +7,7 @@ import type { Volume } from "../src/core/volume.ts";
 import { EXIT, ToolError } from "./exitcodes.ts";
 import { addHelp } from "./help.ts";
 import { interruptible } from "./interrupt.ts";
+import { type AtFlags, addAtOption, parseAt } from "./moment.ts";
 import { addQuietOption, formatBytes, warn } from "./output.ts";
 import { addPasswordOptions, type PasswordOptions } from "./password.ts";
 import { Progress } from "./progress.ts";
@@ -17,7 +18,7 @@ import { runSteps } from "./steps.ts";
 import { syncMount } from "./sync.ts";
 import { findServedMount, withVolume } from "./volumes.ts";
 
-interface DumpFlags extends PasswordOptions {
+interface DumpFlags extends PasswordOptions, AtFlags {
   readonly sql?: true;
   readonly tar?: true;
   /** False with --no-data. */
@@ -43,12 +44,14 @@ export function addDump(program: Command): void {
     .option("--sql", "the tables of the database as SQL, for sqlite3 3.37 or newer")
     .option("--path <directory>", "only what is in this directory of the volume; not with --sql")
     .option("-o, --output <file>", "write to the new file FILE, mode 0600; when that fails there is none");
+  addAtOption(command);
   addPasswordOptions(command);
   addQuietOption(command).action(dump);
   addHelp(command, {
     examples: [
       "sqlfuse dump vault.sqlite -o vault.dump",
       "diff <(sqlfuse dump --no-data old.sqlite) <(sqlfuse dump --no-data new.sqlite)",
+      "diff <(sqlfuse dump --no-data --at yesterday vault.sqlite) <(sqlfuse dump --no-data vault.sqlite)",
       "sqlfuse dump --tar vault.sqlite | tar -x --xattrs --xattrs-include='*' --acls -C /restore",
       "sqlfuse dump --tar --path /letters vault.sqlite | zstd -o letters.tar.zst",
       "sqlfuse dump --sql vault.sqlite | sqlite3 plain.sqlite",
@@ -65,8 +68,10 @@ async function dump(file: string, flags: DumpFlags): Promise<void> {
   const sink = new Sink(flags.output);
   try {
     await interruptible(undone(flags), async ({ signal }) => {
-      await commitMounted(file);
-      await withVolume(file, flags, { beside: true, noatime: true }, (volume) =>
+      const { at } = flags;
+      if (at === undefined) await commitMounted(file);
+      const which = at === undefined ? { beside: true } : { at: parseAt(at) };
+      await withVolume(file, flags, { ...which, noatime: true }, (volume) =>
         write(file, volume, sink, flags),
       );
       signal.throwIfAborted();
@@ -88,6 +93,7 @@ function refuseContradictions(flags: DumpFlags): void {
     [!flags.data && flags.tar === true, "--no-data and --tar"],
     [!flags.data && flags.sql === true, "--no-data and --sql"],
     [flags.path !== undefined && flags.sql === true, "--path and --sql"],
+    [flags.at !== undefined && flags.sql === true, "--at and --sql"],
   ];
   const found = contradictions.find(([contradicts]) => contradicts);
   if (found !== undefined) throw new ToolError(EXIT.usage, `${found[1]} exclude each other`);

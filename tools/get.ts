@@ -8,6 +8,7 @@ import { type CopyFlags, copyAll, pathText } from "./copying.ts";
 import { EXIT, ToolError } from "./exitcodes.ts";
 import { addHelp } from "./help.ts";
 import { interruptible } from "./interrupt.ts";
+import { type AtFlags, addAtOption } from "./moment.ts";
 import { addOutputOptions } from "./output.ts";
 import { addPasswordOptions, type PasswordOptions } from "./password.ts";
 import { withPlace } from "./volumes.ts";
@@ -25,11 +26,13 @@ export function addGet(program: Command): void {
     .argument("<file>", "the database file")
     .argument("<path...>", "what to copy; if more than one is given, the last is DEST: without it, here")
     .option("-n, --no-clobber", "leave alone what is there already; else it is replaced");
+  addAtOption(command);
   addPasswordOptions(command);
   addOutputOptions(command).action(get);
   addHelp(command, {
     examples: [
       ["sqlfuse get vault.sqlite letters/2025", "makes ./2025"],
+      "sqlfuse get --at '2026-11-20 14:00' vault.sqlite letters",
       "sqlfuse get vault.sqlite a.txt b.txt /tmp",
       "sqlfuse get vault.sqlite / everything",
     ],
@@ -39,7 +42,7 @@ export function addGet(program: Command): void {
 async function get(
   file: string,
   paths: readonly string[],
-  flags: CopyFlags & PasswordOptions,
+  flags: CopyFlags & AtFlags & PasswordOptions,
 ): Promise<void> {
   const sources = paths.length > 1 ? paths.slice(0, -1) : paths;
   const target = hostPath(paths.length > 1 ? (paths.at(-1) ?? ".") : ".");

@@ -134,7 +134,10 @@ function insideLines(inside: Inside): string[] {
         `${formatBytes(inside.blockSize)} each in new files`,
     ),
     row("packing", packing(inside)),
-    row("history", `epoch ${number(inside.epoch)}, ${plural(inside.pastRows, "row")} of earlier ones`),
+    row(
+      "history",
+      `epoch ${number(inside.epoch)}, ${plural(inside.snapshots, "snapshot")}, ${plural(inside.pastRows, "row")} of earlier epochs`,
+    ),
   ];
 }
 

@@ -12,13 +12,14 @@ import { isDevice, isDirectory, isSymlink, S_IFMT } from "../src/core/mode.ts";
 import { pathText } from "./copying.ts";
 import { addHelp } from "./help.ts";
 import { type Breath, interruptible } from "./interrupt.ts";
+import { type AtFlags, addAtOption } from "./moment.ts";
 import { formatBytes, localTime } from "./output.ts";
 import { addPasswordOptions, type PasswordOptions } from "./password.ts";
 import { Sink } from "./sink.ts";
 import { Skips, textOf } from "./skips.ts";
 import { withPlace } from "./volumes.ts";
 
-interface LsFlags extends PasswordOptions {
+interface LsFlags extends PasswordOptions, AtFlags {
   readonly long?: true;
   readonly all?: true;
   readonly recursive?: true;
@@ -40,10 +41,12 @@ export function addLs(program: Command): void {
     .option("-d, --directory", "directories themselves, not what is in them")
     .option("--human-readable", "with -l: sizes as 1.5 KiB")
     .option("--json", "everything as JSON, one array; with names that begin with a dot");
+  addAtOption(command);
   addPasswordOptions(command).action(ls);
   addHelp(command, {
     examples: [
       "sqlfuse ls -l vault.sqlite letters",
+      "sqlfuse ls --at yesterday vault.sqlite letters",
       "sqlfuse ls -R --json vault.sqlite | jq -r '.[] | select(.size > 1e6).path'",
     ],
   });

@@ -13,6 +13,7 @@ import { foregroundLog, serve, serveChild, startDaemon } from "./daemon.ts";
 import { requireEngine } from "./engine.ts";
 import { EXIT, EXIT_TABLE, ToolError } from "./exitcodes.ts";
 import { addHelp } from "./help.ts";
+import { type AtFlags, addAtOption, parseAt } from "./moment.ts";
 import {
   applyMountOptions,
   DEFAULT_SETTINGS,
@@ -20,11 +21,12 @@ import {
   type MountSettings,
   parseCommit,
   parseDuration,
+  parseInterval,
 } from "./mountoptions.ts";
 import { addOutputOptions, type OutputFlags, quote, tell, warn } from "./output.ts";
 import { addPasswordOptions, type PasswordOptions, readPassword } from "./password.ts";
 
-interface MountFlags extends PasswordOptions, OutputFlags {
+interface MountFlags extends PasswordOptions, OutputFlags, AtFlags {
   readonly options?: string[];
   readonly foreground?: true;
   readonly readOnly?: true;
@@ -34,6 +36,7 @@ interface MountFlags extends PasswordOptions, OutputFlags {
   readonly idleTimeout?: string;
   readonly logFile?: string;
   readonly headFile?: string;
+  readonly history?: string;
   readonly logLevel?: LogLevel;
   readonly trace?: true;
   /** Set by startDaemon: we are the process in the background. */
@@ -69,6 +72,10 @@ export function addMount(program: Command): void {
       "--idle-timeout <duration>",
       "unmount when nobody used it for so long (90, 30s, 10m, 2h) and nothing in it is held, as -o idle_timeout=",
     )
+    .option(
+      "--history <duration>",
+      "make a snapshot so long after a change, and prune them: see sqlfuse snapshot; as -o history=",
+    )
     .option("--log-file <file>", "append messages to FILE")
     .addOption(
       new Option("--log-level <level>", "which messages; debug: as --trace (default: info)").choices(
@@ -77,6 +84,7 @@ export function addMount(program: Command): void {
     )
     .addOption(new Option("--trace", "log each request and its reply (names included)").conflicts("logLevel"))
     .addOption(new Option("--child").hideHelp());
+  addAtOption(command);
   addPasswordOptions(command);
   addOutputOptions(command).action(mount);
   addHelp(command, {
@@ -84,6 +92,7 @@ export function addMount(program: Command): void {
     exits: EXIT_TABLE,
     examples: [
       ["sqlfuse mount vault.sqlite", "mounts it at ./vault"],
+      ["sqlfuse mount vault.sqlite ~/then --at 'yesterday 14:00'", "as it was then, read-only"],
       ["sqlfuse vault.sqlite ~/v -o ro,allow_other", "read-only, for everybody"],
       "sqlfuse mount vault.sqlite --password-command 'secret-tool lookup volume vault'",
     ],
@@ -102,9 +111,10 @@ async function mount(file: string, mountpoint: string | undefined, flags: MountF
   const logFile = logFileOf(flags, settings, point);
   const headFile = headFileOf(flags, settings, point);
   if (headFile !== undefined) settings.headFile = headFile;
-  settings.readOnly ||= unwritable(path);
+  refuseWriting(settings, mountpoint);
+  settings.readOnly ||= settings.at !== undefined || unwritable(path);
   const options = mountOptions(path, point, settings);
-  await refuseMounted(path, settings.readOnly);
+  if (settings.at === undefined) await refuseMounted(path, settings.readOnly);
 
   await requireEngine();
   const { prepareMountpoint } = await import("../src/host/mountpoint.ts");
@@ -145,6 +155,16 @@ async function mount(file: string, mountpoint: string | undefined, flags: MountF
   }
 }
 
+/** A snapshot is shown beside the volume, so not at its place, and is changed by nobody. */
+function refuseWriting(settings: MountSettings, mountpoint: string | undefined): void {
+  if (settings.at === undefined) return;
+  if (mountpoint === undefined)
+    throw new ToolError(EXIT.usage, "--at: name a MOUNTPOINT too; FILE's own is for the present");
+  if (settings.historyMs > 0) throw new ToolError(EXIT.usage, "--at and --history exclude each other");
+  if (settings.headFile !== undefined)
+    throw new ToolError(EXIT.usage, "--at and --head-file exclude each other");
+}
+
 function settingsOf(flags: MountFlags): MountSettings {
   const settings = { ...DEFAULT_SETTINGS };
   applyMountOptions(flags.options ?? [], settings);
@@ -153,6 +173,8 @@ function settingsOf(flags: MountFlags): MountSettings {
   if (flags.sync) settings.sync = true;
   if (flags.commit !== undefined) settings.commitIntervalMs = parseCommit(flags.commit);
   if (flags.idleTimeout !== undefined) settings.idleTimeoutMs = parseDuration(flags.idleTimeout);
+  if (flags.history !== undefined) settings.historyMs = parseInterval(flags.history);
+  if (flags.at !== undefined) settings.at = flags.at;
   if (flags.logLevel !== undefined) settings.logLevel = flags.logLevel;
   if (flags.trace) settings.logLevel = "debug";
   return settings;
@@ -172,7 +194,9 @@ function mountOptions(path: string, mountpoint: string, settings: MountSettings)
     sync: settings.sync,
     commitIntervalMs: settings.commitIntervalMs,
     writeback: settings.writeback,
-    fsname: settings.fsname ?? path,
+    fsname: settings.fsname ?? (settings.at === undefined ? path : `${path}@${settings.at}`),
+    ...(settings.at === undefined ? {} : { at: parseAt(settings.at) }),
+    ...(settings.historyMs === 0 ? {} : { historyMs: settings.historyMs }),
     ...(settings.headFile === undefined ? {} : { headFile: settings.headFile }),
     trace: settings.logLevel === "debug",
     // 0 switches it off, where a line of fstab has switched it on.
@@ -273,7 +297,9 @@ function unwritable(path: string): boolean {
 
 async function refuseMounted(path: string, readOnly: boolean): Promise<void> {
   const { listMounts } = await import("../src/host/mounts.ts");
-  const other = listMounts().find((volume) => volume.path === path && volume.pid !== undefined);
+  const other = listMounts().find(
+    (volume) => volume.path === path && volume.at === undefined && volume.pid !== undefined,
+  );
   // Read-only mounts of one file do not disturb each other.
   if (other === undefined || (readOnly && other.readOnly)) return;
   throw new ToolError(

@@ -19,6 +19,10 @@ export interface MountSettings {
   commitIntervalMs: number;
   /** 0: never. */
   idleTimeoutMs: number;
+  /** Between automatic snapshots; 0: none. */
+  historyMs: number;
+  /** What snapshot to show: see tools/moment.ts. */
+  at?: string;
   logLevel: LogLevel;
   uid?: number;
   gid?: number;
@@ -42,6 +46,7 @@ export const DEFAULT_SETTINGS: Readonly<MountSettings> = {
   writeback: false,
   commitIntervalMs: 1000,
   idleTimeoutMs: 0,
+  historyMs: 0,
   logLevel: "info",
 };
 
@@ -73,6 +78,8 @@ const VALUES: Record<string, (value: string, word: string) => Partial<MountSetti
   fsname: (value) => ({ fsname: value }),
   commit: (value) => ({ commitIntervalMs: parseCommit(value) }),
   idle_timeout: (value) => ({ idleTimeoutMs: parseDuration(value) }),
+  history: (value) => ({ historyMs: parseInterval(value) }),
+  at: (value) => ({ at: value }),
   password_file: (value) => ({ passwordFile: value }),
   password_command: (value) => ({ passwordCommand: value }),
   key_file: (value) => ({ keyFile: value }),
@@ -150,12 +157,21 @@ const LONGEST_IDLE_SECONDS = 500 * 3600;
 
 /** What --idle-timeout takes, as milliseconds; 0: never. */
 export function parseDuration(value: string): number {
+  return milliseconds(value, "idle timeout");
+}
+
+/** What --history takes, as milliseconds; 0: never. */
+export function parseInterval(value: string): number {
+  return milliseconds(value, "history");
+}
+
+function milliseconds(value: string, what: string): number {
   const [, digits, unit = ""] = /^(\d+)([smh]?)$/.exec(value) ?? [];
   const seconds = Number(digits) * (UNIT_SECONDS[unit] ?? Number.NaN);
   if (!(seconds <= LONGEST_IDLE_SECONDS)) {
     throw new ToolError(
       EXIT.usage,
-      `idle timeout "${value}": not a time of at most 500h, such as 90, 30s, 10m or 2h (0: never)`,
+      `${what} "${value}": not a time of at most 500h, such as 90, 30s, 10m or 2h (0: never)`,
     );
   }
   return seconds * 1000;
@@ -183,6 +199,8 @@ export const MOUNT_OPTION_HELP = `Mount options (-o, separated by commas; the la
   writeback               let the kernel gather writes: much faster for tiny ones, but a crash
                           loses what was not fsynced of any age, and out of order
   idle_timeout=DURATION   as --idle-timeout
+  history=DURATION        as --history
+  at=SNAPSHOT             as --at; in fstab \\040 for a space
   fsname=NAME             shown in /proc/mounts (default: the file)
   password_file=FILE      as --password-file
   password_command=CMD    as --password-command; no commas, and in fstab \\040 for a space

@@ -17,6 +17,7 @@ import { addMount } from "./mount.ts";
 import { addPut } from "./put.ts";
 import { addRekey } from "./rekey.ts";
 import { addRm } from "./rm.ts";
+import { addSnapshot } from "./snapshot.ts";
 import { addStatus } from "./status.ts";
 import { addSync } from "./sync.ts";
 import { addUnmount } from "./unmount.ts";
@@ -49,6 +50,7 @@ export function buildProgram(): Command {
   addSync(program);
   addStatus(program);
   addInfo(program);
+  addSnapshot(program);
   addFsck(program);
   addRekey(program);
   addVacuum(program);

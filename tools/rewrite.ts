@@ -28,7 +28,7 @@ export async function holderOf(file: string): Promise<Holder | undefined> {
   const path = realpathSync(file);
   const pid = lockHolder(path);
   if (pid === undefined) return undefined;
-  const mount = listMounts().find((volume) => volume.path === path && volume.pid !== undefined);
+  const mount = listMounts().find((volume) => volume.path === path && volume.pid === pid);
   return mount === undefined ? { pid } : { pid, mountpoint: mount.mountpoint };
 }
 

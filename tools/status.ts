@@ -124,8 +124,8 @@ function rowsOf(rows: readonly Row[]): string[][] {
     "WRITTEN",
     "ERRORS",
   ];
-  const cells = rows.map(({ path, mountpoint, readOnly, pid, state, status: inner }) => [
-    path,
+  const cells = rows.map(({ path, mountpoint, readOnly, at, pid, state, status: inner }) => [
+    at === undefined ? path : `${path}@${at}`,
     mountpoint,
     readOnly ? "ro" : "rw",
     pid === undefined ? "-" : String(pid),

@@ -11,7 +11,10 @@ export async function findMounts(name: string): Promise<MountedVolume[]> {
   const all = listMounts();
   // A mount point comes first: a file of that name would be hidden below it anyway.
   const byPoint = all.filter((volume) => spellings.has(volume.mountpoint));
-  const found = byPoint.length > 0 ? byPoint : all.filter((volume) => spellings.has(volume.path));
+  const byFile = all.filter((volume) => spellings.has(volume.path));
+  // The file stands for the volume as it is now: for a snapshot of it only where that is all there is.
+  const ofNow = byFile.filter(({ at }) => at === undefined);
+  const found = [byPoint, ofNow, byFile].find((some) => some.length > 0) ?? [];
   if (found.length > 0) return found;
   throw new ToolError(
     EXIT.unusable,

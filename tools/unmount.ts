@@ -59,7 +59,8 @@ async function unmountVolume(volume: MountedVolume, flags: UnmountFlags): Promis
   await processEnd(pid, identity, () =>
     note(`${mountpoint}: unmounted; waiting for pid ${pid} to commit ...`),
   );
-  warnOfWal(volume.path);
+  // Beside a snapshot the volume itself may be mounted, and its -wal is no news.
+  if (volume.at === undefined) warnOfWal(volume.path);
 }
 
 /** A dump that runs beside a mount keeps the -wal from being copied to its end. */

@@ -9,6 +9,7 @@ import type { Volume, VolumeOptions } from "../src/core/volume.ts";
 import type { MountedVolume } from "../src/host/mounts.ts";
 import { requireEngine } from "./engine.ts";
 import { EXIT, ToolError } from "./exitcodes.ts";
+import { type AtFlags, parseAt } from "./moment.ts";
 import { warn } from "./output.ts";
 import { type PasswordOptions, readPassword } from "./password.ts";
 import { describeHolder, holderOf, refuseMissing } from "./rewrite.ts";
@@ -23,6 +24,7 @@ export async function findServedMount(file: string): Promise<MountedVolume | und
   return all.find(
     (one, i) =>
       one.path === real &&
+      one.at === undefined &&
       one.pid !== undefined &&
       !all.slice(i + 1).some((later) => later.mountpoint === one.mountpoint),
   );
@@ -76,20 +78,21 @@ export interface Access {
   readonly idle: () => void;
 }
 
-/** Gives the files in FILE, to be changed with `write`. What was changed is durable in the end. */
+/** Gives the files in FILE, to be changed with `write`. What was changed is durable in the end. `at`: a snapshot's. */
 export async function withPlace<T>(
   file: string,
-  flags: PasswordOptions,
+  flags: PasswordOptions & AtFlags,
   write: boolean,
   run: (access: Access) => Promise<T>,
 ): Promise<T> {
   refuseMissing(file);
-  const mount = await findServedMount(file);
+  const at = flags.at === undefined ? undefined : parseAt(flags.at);
+  const mount = at === undefined ? await findServedMount(file) : undefined;
   if (mount !== undefined && isReachable(mount.mountpoint)) return await onMount(mount, write, run);
-  const holder = await holderOf(file);
+  const holder = write ? await holderOf(file) : undefined;
   if (write && holder !== undefined) throw new ToolError(EXIT.locked, `${file}: ${describeHolder(holder)}`);
   const { VolumePlace } = await import("../src/archive/volumeplace.ts");
-  const options = write ? {} : { beside: true };
+  const options = write ? {} : at === undefined ? { beside: true } : { at };
   return await withVolume(file, flags, options, async (volume) => {
     if (write && volume.readOnly)
       throw new ToolError(EXIT.unusable, `${file}: the file or its directory cannot be written`);

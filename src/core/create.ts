@@ -183,6 +183,7 @@ function fill(path: string, key: Key, blockSize: number, options: CreateOptions)
     put("block_size").bindInt(2, blockSize).run();
     put("compression").bindText(2, compressionOf(options)).run();
     put("epoch").bindInt(2, 1).run();
+    put("changed").bindInt(2, 1).run();
     put("next_serial").bindInt(2, FIRST_SERIAL).run();
     put("next_block").bindInt(2, 1).run();
     put("created_ns").bindBigInt(2, nowNs).run();

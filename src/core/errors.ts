@@ -12,7 +12,8 @@ export type OpenReason =
   | "locked"
   | "unreplayable-wal"
   | "exists"
-  | "no-space";
+  | "no-space"
+  | "no-snapshot";
 
 /** `message` is the whole line for the user: what happened, to which path, what to do. */
 export class OpenError extends Error {

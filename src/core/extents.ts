@@ -1,7 +1,7 @@
 /**
  * Extents: which stored block each block of a file is, replaced, shared or dropped, with its past.
  *
- * A block is overwritten in place only if its extent was born in this epoch and was never
+ * A block is overwritten in place only if no snapshot shows its extent and it was never
  * shared; otherwise a new one is written and the old extent goes to the past or, where no
  * other extent names its block, takes the block with it.
  *
@@ -82,9 +82,9 @@ export class Extents {
       `SELECT idx, block, shared, born FROM extent WHERE ino = ?1 AND idx >= ?2 AND idx < ?3 ORDER BY idx LIMIT ${BATCH}`,
     );
     this.#rangeToPast = db.prepare(
-      "INSERT INTO extent_past SELECT *, ?3 FROM extent WHERE ino = ?1 AND idx >= ?2 AND born < ?3",
+      "INSERT INTO extent_past SELECT *, ?3 FROM extent WHERE ino = ?1 AND idx >= ?2 AND born <= ?4",
     );
-    this.#deletePassed = db.prepare("DELETE FROM extent WHERE ino = ?1 AND idx >= ?2 AND born < ?3");
+    this.#deletePassed = db.prepare("DELETE FROM extent WHERE ino = ?1 AND idx >= ?2 AND born <= ?3");
     this.#moveExtents = db.prepare("UPDATE extent SET ino = ?3 WHERE ino = ?1 AND idx >= ?2");
     this.#count = db.prepare("SELECT count(*) FROM extent WHERE ino = ?1 AND idx >= ?2");
     this.#named = db.prepare(
@@ -172,7 +172,7 @@ export class Extents {
     intact: boolean,
   ): void {
     const stored = old !== undefined && old.block !== UNWRITTEN;
-    const mayOverwrite = stored && old.born >= this.#inodes.epochOf(inode) && !old.shared;
+    const mayOverwrite = stored && !old.shared && !this.#isShown(old, this.#inodes.epochOf(inode));
     if (mayOverwrite && (intact || this.#blocks.isIntact(old.block))) {
       this.#blocks.update(old.block, data, how);
       return;
@@ -201,11 +201,11 @@ export class Extents {
   /** Makes a hole of block `idx`. */
   drop(inode: Inode, idx: number, old: Extent): void {
     const epoch = this.#inodes.epochOf(inode);
-    const past = old.born < epoch;
+    const past = this.#isShown(old, epoch);
     if (past) this.#extentToPast.bindInt(1, inode.ino).bindInt(2, idx).bindInt(3, epoch).run();
     this.#deleteExtent.bindInt(1, inode.ino).bindInt(2, idx).run();
     inode.extents--;
-    if (!past) this.#release(old);
+    if (!past) this.release(old.block, old.shared);
   }
 
   /** The first extents with `from <= idx < to`, at most a batch of them. */
@@ -251,11 +251,17 @@ export class Extents {
   bequeath(inode: Inode, from: number, heir: Inode): void {
     const epoch = this.#inodes.epochOf(inode);
     const count = this.#countFrom(inode.ino, from);
-    this.#rangeToPast.bindInt(1, inode.ino).bindInt(2, from).bindInt(3, epoch).run();
-    this.#deletePassed.bindInt(1, inode.ino).bindInt(2, from).bindInt(3, epoch).run();
+    const kept = this.#store.keptBefore(epoch);
+    this.#rangeToPast.bindInt(1, inode.ino).bindInt(2, from).bindInt(3, epoch).bindInt(4, kept).run();
+    this.#deletePassed.bindInt(1, inode.ino).bindInt(2, from).bindInt(3, kept).run();
     this.#moveExtents.bindInt(1, inode.ino).bindInt(2, from).bindInt(3, heir.ino).run();
     inode.extents -= count;
     heir.extents = this.#store.writer.changes;
+  }
+
+  /** Whether a snapshot shows an extent that changes in `epoch`. */
+  #isShown({ born }: Extent, epoch: Epoch): boolean {
+    return born <= this.#store.keptBefore(epoch);
   }
 
   /** Writes the extent row: `old` is what it was. */
@@ -272,7 +278,7 @@ export class Extents {
       inode.extents++;
       return;
     }
-    const past = old.born < epoch;
+    const past = this.#isShown(old, epoch);
     if (past) this.#extentToPast.bindInt(1, inode.ino).bindInt(2, idx).bindInt(3, epoch).run();
     this.#updateExtent
       .bindInt(1, inode.ino)
@@ -281,15 +287,14 @@ export class Extents {
       .bindInt(4, shared ? 1 : 0)
       .bindInt(5, epoch)
       .run();
-    if (!past) this.#release(old);
+    if (!past) this.release(old.block, old.shared);
   }
 
   /** An extent that named a block is gone, not to the past: so is the block, unless another one names it. */
-  #release(old: Extent): void {
-    if (old.block === UNWRITTEN) return;
-    if (old.shared && (this.#names(this.#otherLive, old.block) || this.#names(this.#otherPast, old.block)))
-      return;
-    this.#blocks.delete(old.block);
+  release(block: BlockNo, shared: boolean): void {
+    if (block === UNWRITTEN) return;
+    if (shared && (this.#names(this.#otherLive, block) || this.#names(this.#otherPast, block))) return;
+    this.#blocks.delete(block);
   }
 
   #names(select: Statement, block: BlockNo): boolean {

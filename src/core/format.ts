@@ -19,6 +19,16 @@ export const FORMAT_MAJOR = 1;
  */
 export const UPGRADES: readonly string[] = [
   "INSERT OR IGNORE INTO meta (key, value) VALUES ('compression', 'none')",
+  `CREATE TABLE IF NOT EXISTS snapshot (
+     epoch      INTEGER PRIMARY KEY,
+     name       TEXT,
+     created_ns INTEGER NOT NULL,
+     protected  INTEGER NOT NULL,
+     automatic  INTEGER NOT NULL
+   ) STRICT;
+   CREATE UNIQUE INDEX IF NOT EXISTS snapshot_name ON snapshot (name);
+   CREATE INDEX IF NOT EXISTS dirent_past_by_id ON dirent_past (parent, id);
+   INSERT OR IGNORE INTO meta (key, value) SELECT 'changed', value FROM meta WHERE key = 'epoch'`,
 ];
 /** Names in `features_incompatible` that this version understands. */
 const KNOWN_FEATURES = ["compression", "block-size"] as const;

@@ -12,6 +12,7 @@ import { OpenError } from "./errors.ts";
 import { APPLICATION_ID, compressionMeta, readMeta } from "./format.ts";
 import { FileLock, lockHolder } from "./lock.ts";
 import { S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG, S_IFSOCK } from "./mode.ts";
+import { keptEpochs } from "./past.ts";
 
 /** What anybody with the file can learn. */
 export interface Outside {
@@ -82,6 +83,7 @@ export interface Inside extends Pages {
   /** Blocks that were looked at to see how much compression saves: all of them, or some thousand of very many. */
   readonly sample: Sample;
   readonly epoch: number;
+  readonly snapshots: number;
   /** Rows kept of epochs before. */
   readonly pastRows: number;
 }
@@ -157,6 +159,7 @@ export function describe(path: string, key: Key): Inside {
       compression: compressionMeta(db),
       sample: sampleBlocks(db, blocks.blocksStored),
       epoch: Number(meta("epoch")),
+      snapshots: keptEpochs(db).length,
       pastRows: ["inode", "dirent", "xattr", "extent"]
         .map((table) => numberOf(db, `SELECT count(*) FROM ${table}_past`))
         .reduce((sum, rows) => sum + rows, 0),

@@ -322,10 +322,11 @@ export class Inodes {
     this.#keep(inode.ino, copyOf(inode));
   }
 
-  /** Takes a changed row over; the row it was goes to the past where an epoch closed since. */
+  /** Takes a changed row over; the row it was goes to the past where a snapshot shows it. */
   save(inode: Inode, unlinkedBefore = inode.nlink === 0): void {
     const epoch = unlinkedBefore ? inode.born : this.#store.epoch;
-    if (inode.born < epoch) this.#toPast.bindInt(1, inode.ino).bindInt(2, epoch).run();
+    if (inode.born <= this.#store.keptBefore(epoch))
+      this.#toPast.bindInt(1, inode.ino).bindInt(2, epoch).run();
     inode.born = epoch;
     inode.blocks = statBlocks(inode);
     this.#hold(inode);

@@ -9,6 +9,7 @@ import type { Database } from "../db/database.ts";
 import { isBlockSizeSql, usualBlockSize } from "./blocksize.ts";
 import { contentLength, knownCodec, RAW } from "./codec.ts";
 import { APPLICATION_ID, type Feature, FORMAT, FORMAT_MAJOR } from "./format.ts";
+import { HISTORY_INVARIANTS } from "./historyinvariants.ts";
 import { type Mender, NUMBER_MAX } from "./mender.ts";
 import { S_IFBLK, S_IFCHR, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG } from "./mode.ts";
 import { MAX_FILE_SIZE, NAME_MAX, ROOT_INO, SYMLINK_MAX } from "./types.ts";
@@ -244,6 +245,7 @@ export const INVARIANTS: readonly Invariant[] = [
     remedy: "the row is dropped from the past",
     mend: ORPHANED_PAST.map(([table, column]) => `DELETE FROM ${table} AS p WHERE NOT ${lived(column)}`),
   },
+  ...HISTORY_INVARIANTS,
   // --- numbers
   {
     kind: "inode-number",

@@ -25,8 +25,9 @@ import type { Key } from "../db/key.ts";
 import type { Statement } from "../db/statement.ts";
 import { WalFile } from "../db/walfile.ts";
 import { SQLITE_BUSY } from "../native/sqlite3.ts";
-import { checkFormat, numberMeta } from "./format.ts";
+import { checkFormat, numberMeta, readMeta } from "./format.ts";
 import type { HeadKeeper } from "./head.ts";
+import { keptEpochs, lookAt } from "./past.ts";
 import { Space } from "./space.ts";
 import type { BlockNo, Epoch, Ino } from "./types.ts";
 
@@ -49,6 +50,8 @@ export interface StoreOptions {
    * where the file may be written: if the writer goes first, closing this connection tidies its -wal away.
    */
   readonly beside?: "readonly" | "readwrite" | undefined;
+  /** Beside: each read is a transaction of its own, for one who looks at what does not change. */
+  readonly shortReads?: boolean;
   readonly commitIntervalMs: number;
   /** One durable commit per operation. */
   readonly sync: boolean;
@@ -58,6 +61,13 @@ export interface StoreOptions {
   readonly copier?: WalCopier | undefined;
   readonly clock: Clock;
   readonly onLog: (line: string) => void;
+}
+
+/** A closed epoch that is looked at. */
+interface Past {
+  readonly epoch: Epoch;
+  readonly begin: Statement;
+  readonly isKept: Statement;
 }
 
 /** A group with more file data is committed as soon as the one before is synced: it bounds how long a commit keeps others waiting. */
@@ -110,12 +120,21 @@ export class Store {
   /** Inodes of a lost group whose fsync has not been told yet. */
   readonly #lost = new Set<Ino>();
   #epoch: Epoch;
+  /** The closed epochs that are kept, the oldest first. */
+  #kept: readonly Epoch[];
+  /** The last epoch in which anything was changed, as meta says. */
+  #savedChanged: number;
+  /** Whether anything was changed in this epoch since the volume was opened. */
+  #isTouched = false;
+  /** Set where the past is looked at. */
+  #past: Past | undefined;
   #nextSerial: number;
   #savedSerial: number;
   #savedBlock: number;
   #nextBlock: number;
   readonly #onGroupEnd: (() => void)[] = [];
   readonly #onGroupLost: (() => void)[] = [];
+  #makeRoom = () => false;
   readonly #beforeCommit: (() => void)[] = [];
   /** Tells, with the rows that were changed, whether a change did anything. */
   #touches = 0;
@@ -150,6 +169,8 @@ export class Store {
       checkFormat(this.writer);
       this.#configureWriter();
       this.#epoch = numberMeta(this.writer, "epoch") as Epoch;
+      this.#kept = keptEpochs(this.writer);
+      this.#savedChanged = Number(readMeta(this.writer, "changed") ?? this.#epoch);
       this.#nextSerial = this.#savedSerial = numberMeta(this.writer, "next_serial");
       this.#nextBlock = this.#savedBlock = numberMeta(this.writer, "next_block");
       this.#begin = this.writer.prepare("BEGIN IMMEDIATE");
@@ -165,7 +186,9 @@ export class Store {
   #configureWriter(): void {
     this.writer.exec("PRAGMA temp_store = MEMORY");
     if (this.#options.beside !== undefined) {
-      this.writer.exec("PRAGMA query_only = ON; PRAGMA busy_timeout = 10000; BEGIN");
+      if (this.#past !== undefined) lookAt(this.writer, this.#past.epoch);
+      const begin = this.#options.shortReads === true ? "" : "BEGIN";
+      this.writer.exec(`PRAGMA query_only = ON; PRAGMA busy_timeout = 10000; ${begin}`);
     }
     if (this.readOnly) return;
     this.writer.exec("PRAGMA busy_timeout = 10000");
@@ -181,6 +204,23 @@ export class Store {
 
   get epoch(): Epoch {
     return this.#epoch;
+  }
+
+  /** The closed epoch that is looked at; undefined: the present. */
+  get past(): Epoch | undefined {
+    return this.#past?.epoch;
+  }
+
+  /** Looks at a closed epoch from now on. Nothing was prepared before that reads inodes, entries, attributes or extents. */
+  lookAt(epoch: Epoch): void {
+    this.#past = {
+      epoch,
+      begin: this.writer.prepare("BEGIN"),
+      isKept: this.writer.prepare("SELECT 1 FROM snapshot WHERE epoch = ?1 AND name IS NOT NULL"),
+    };
+    this.writer.exec("PRAGMA query_only = OFF");
+    lookAt(this.writer, epoch);
+    this.writer.exec("PRAGMA query_only = ON");
   }
 
   /** A commit failed: changes are refused from now on. */
@@ -200,6 +240,7 @@ export class Store {
   /** Says that the open group changes `ino`. */
   touch(ino: Ino): void {
     this.stir();
+    this.#isTouched = true;
     this.#changed.add(ino);
   }
 
@@ -214,6 +255,11 @@ export class Store {
     this.change(0 as Ino, 0, true, () => {});
     this.commit();
     head.begin();
+  }
+
+  /** Calls `makeRoom` where a change would be refused for a full disk, as long as it says that it did. */
+  onFull(makeRoom: () => boolean): void {
+    this.#makeRoom = makeRoom;
   }
 
   /** Calls `then` whenever the open group was committed or lost. */
@@ -259,17 +305,36 @@ export class Store {
 
   /**
    * Runs a read of `ino`.
-   * @throws DamageError where stored bytes are damaged, FsError EIO where they cannot be read
+   * @throws DamageError where stored bytes are damaged, FsError EIO where they cannot be read, ESTALE where they were
+   *   of an epoch that is not kept any more
    */
   query<T>(ino: Ino, read: () => T): T {
     assert(!this.#closed, "the volume is open");
     this.finish();
     try {
-      return read();
+      return this.#past === undefined ? read() : this.#readPast(this.#past, read);
     } catch (error) {
       const told = this.#translate(error, ino);
       if (told instanceof DamageError && ino > 0) told.ino ??= ino;
       throw told;
+    }
+  }
+
+  /** One transaction: so the epoch is kept at its end as at its beginning. */
+  #readPast<T>(past: Past, read: () => T): T {
+    if (!this.writer.autocommit) return read();
+    past.begin.run();
+    try {
+      const isKept = past.isKept.bindInt(1, past.epoch).step();
+      past.isKept.reset();
+      if (!isKept) throw new FsError("ESTALE", "this snapshot was deleted");
+      const result = read();
+      this.#commit.run();
+      return result;
+    } catch (error) {
+      this.writer.resetAll();
+      this.#rollBack();
+      throw error;
     }
   }
 
@@ -365,19 +430,23 @@ export class Store {
     return this.readOnly || this.#failed;
   }
 
+  #hasRoom(cost: number, frees: boolean): boolean {
+    if (this.#space.take(cost, frees)) return true;
+    this.#space.ask();
+    if (this.#space.take(cost, frees)) return true;
+    do {
+      // Committed and copied, the -wal's own bytes are free again.
+      this.commit();
+      this.#copyWal(true);
+      this.#space.ask();
+      if (this.#space.take(cost, frees)) return true;
+    } while (!frees && this.#makeRoom());
+    return false;
+  }
+
   #admit(bytes: number, frees: boolean): void {
     if (this.refusesChanges) throw new FsError("EROFS");
-    const cost = this.#space.cost(bytes);
-    if (!this.#space.take(cost, frees)) {
-      this.#space.ask();
-      if (!this.#space.take(cost, frees)) {
-        // Committed and copied, the -wal's own bytes are free again.
-        this.commit();
-        this.#copyWal(true);
-        this.#space.ask();
-        if (!this.#space.take(cost, frees)) throw new FsError("ENOSPC");
-      }
-    }
+    if (!this.#hasRoom(this.#space.cost(bytes), frees)) throw new FsError("ENOSPC");
     if (this.#groupSinceMs !== undefined) return;
     try {
       this.#begin.run();
@@ -445,6 +514,7 @@ export class Store {
       for (const write of this.#beforeCommit) write();
       if (serial !== this.#savedSerial) this.#save("next_serial", serial);
       if (block !== this.#savedBlock) this.#save("next_block", block);
+      if (this.isChanged && this.#savedChanged !== this.#epoch) this.#save("changed", this.#epoch);
       this.#head?.advance();
       this.#commit.run();
     } catch (error) {
@@ -456,6 +526,7 @@ export class Store {
     this.#walFile?.written();
     this.#isUnsynced = true;
     for (const ino of this.#changed) this.#unsynced.add(ino);
+    if (this.isChanged) this.#savedChanged = this.#epoch;
     this.#changed.clear();
     this.#groupEnded();
     this.#walSinceMs ??= this.clock.monotonicMs();
@@ -577,12 +648,16 @@ export class Store {
     this.#changed.clear();
     this.#groupEnded();
     this.writer.resetAll();
+    this.#rollBack();
+    this.#reopenWriter();
+  }
+
+  #rollBack(): void {
     try {
       if (!this.writer.autocommit) this.writer.exec("ROLLBACK");
     } catch {
       // Closing the connection rolls back as well.
     }
-    this.#reopenWriter();
   }
 
   /** Where it fails, every operation gets EIO and tries again. */
@@ -620,16 +695,37 @@ export class Store {
     }
   }
 
-  /** Advances the epoch: what was written before is a state that can be kept. Commits. */
-  closeEpoch(): Epoch {
+  /** Whether anything was changed in the current epoch. */
+  get isChanged(): boolean {
+    return this.#isTouched || this.#savedChanged >= this.#epoch;
+  }
+
+  /**
+   * The newest epoch before `died` that is kept, 0 where none is: a row that was born later, and that changes in epoch
+   * `died`, is changed in place, since nobody can ask for what it was.
+   */
+  keptBefore(died: Epoch): number {
+    return this.#kept.findLast((epoch) => epoch < died) ?? 0;
+  }
+
+  /** These epochs are not kept any more. */
+  letGo(epochs: readonly Epoch[]): void {
+    this.#kept = this.#kept.filter((epoch) => !epochs.includes(epoch));
+  }
+
+  /** Advances the epoch: what was written before is kept from now on, as `keep` notes. Commits. */
+  closeEpoch(keep: (closed: Epoch) => void): Epoch {
     const closed = this.#epoch;
     this.query(0 as Ino, () =>
       this.change(0 as Ino, 0, false, () => {
+        keep(closed);
         this.writer.exec(`UPDATE meta SET value = ${closed + 1} WHERE key = 'epoch'`);
       }),
     );
     this.commit();
     this.#epoch = (closed + 1) as Epoch;
+    this.#kept = [...this.#kept, closed];
+    this.#isTouched = false;
     return closed;
   }
 

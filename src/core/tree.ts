@@ -94,7 +94,8 @@ export class Tree {
       "INSERT INTO dirent_past SELECT *, ?3 FROM dirent WHERE parent = ?1 AND name = ?2",
     );
     this.#any = db.prepare("SELECT 1 FROM dirent WHERE parent = ?1 LIMIT 1");
-    const listing = "FROM dirent AS d INDEXED BY dirent_by_id";
+    // Of a view it cannot be said, nor need it be.
+    const listing = `FROM dirent AS d ${store.past === undefined ? "INDEXED BY dirent_by_id" : ""}`;
     const after = "WHERE d.parent = ?1 AND d.id > ?2 ORDER BY d.id";
     this.#list = db.prepare(`SELECT d.id, d.ino, d.type, d.name ${listing} ${after}`);
     this.#listPlus = db.prepare(
@@ -114,20 +115,30 @@ export class Tree {
    */
   lookup(parent: Ino, name: Uint8Array): Attr | undefined {
     return this.#store.query(parent, () => {
-      const row = this.#lookup.bindInt(1, parent).bindBlob(2, name);
-      if (row.step()) {
-        const missing = row.isNull(0);
-        const inode = missing ? undefined : readInode(row, 0);
-        row.reset();
-        if (inode === undefined) throw new DamageError(`an entry of directory ${parent} names no inode`);
-        return this.#inodes.current(inode);
-      }
+      const found =
+        this.#store.past === undefined ? this.#namedNow(parent, name) : this.#namedThen(parent, name);
+      if (found !== undefined) return found;
       // "." finds an inode of any type: that is how a file handle (NFS) is turned into one.
       if (name.length === 1 && isDots(name)) return this.#inodes.loadLiving(parent);
       const directory = this.#inodes.loadDirectory(parent);
       if (name.length > NAME_MAX) throw new FsError("ENAMETOOLONG");
       return isDots(name) ? this.#inodes.load(directory.parent) : undefined;
     });
+  }
+
+  #namedNow(parent: Ino, name: Uint8Array): Inode | undefined {
+    const row = this.#lookup.bindInt(1, parent).bindBlob(2, name);
+    if (!row.step()) return undefined;
+    const inode = row.isNull(0) ? undefined : readInode(row, 0);
+    row.reset();
+    if (inode === undefined) throw new DamageError(`an entry of directory ${parent} names no inode`);
+    return this.#inodes.current(inode);
+  }
+
+  /** A LEFT JOIN of views would read all inodes. */
+  #namedThen(parent: Ino, name: Uint8Array): Inode | undefined {
+    const entry = this.#find(parent, name);
+    return entry && this.#named(entry);
   }
 
   /** The directory that holds a directory; the root's is itself. @throws FsError ESTALE, ENOTDIR */
@@ -344,7 +355,7 @@ export class Tree {
         this.#inodes.dropLink(replaced, isDirectory(target.type) ? 2 : 1);
         if (isDirectory(target.type)) to.nlink--;
       }
-      if (entry.born < this.#store.epoch) this.#entryToPast(from.ino, name);
+      this.#entryToPast(from.ino, name, entry);
       this.#move
         .bindInt(1, from.ino)
         .bindBlob(2, name)
@@ -547,13 +558,13 @@ export class Tree {
   }
 
   #deleteEntry(parent: Ino, name: Uint8Array, entry: Dirent): void {
-    if (entry.born < this.#store.epoch) this.#entryToPast(parent, name);
+    this.#entryToPast(parent, name, entry);
     this.#delete.bindInt(1, parent).bindBlob(2, name).run();
   }
 
   /** Makes an entry name what `other` names. */
   #retargetEntry(parent: Ino, name: Uint8Array, entry: Dirent, other: Dirent): void {
-    if (entry.born < this.#store.epoch) this.#entryToPast(parent, name);
+    this.#entryToPast(parent, name, entry);
     this.#retarget
       .bindInt(1, parent)
       .bindBlob(2, name)
@@ -563,8 +574,10 @@ export class Tree {
       .run();
   }
 
-  #entryToPast(parent: Ino, name: Uint8Array): void {
-    this.#toPast.bindInt(1, parent).bindBlob(2, name).bindInt(3, this.#store.epoch).run();
+  /** An entry is about to change: where a snapshot shows it, it goes to the past as it was. */
+  #entryToPast(parent: Ino, name: Uint8Array, { born }: Dirent): void {
+    if (born <= this.#store.keptBefore(this.#store.epoch))
+      this.#toPast.bindInt(1, parent).bindBlob(2, name).bindInt(3, this.#store.epoch).run();
   }
 
   /** A row of an entry and its inode: `inodeColumns`, then id, type and name. */

@@ -4,6 +4,8 @@
  * (FUSE, tools, library) can carry them.
  */
 
+import type { Time } from "../base/clock.ts";
+
 /** Inode number; 1 is the root directory. A safe integer, never reused. */
 export type Ino = number & { readonly __brand: "Ino" };
 /** Row id of a stored block; 0 stands for "allocated, reads as zeros". */
@@ -80,6 +82,13 @@ export interface SetAttr {
   readonly ctime?: TimeChange;
   /** Clear S_ISUID, and S_ISGID where group-executable, and security.capability (FATTR_KILL_SUIDGID). */
   readonly killSuidgid?: boolean;
+}
+
+/** Which snapshot is meant: the one of that name, else of that epoch, else the newest that is no younger than `time`. */
+export interface At {
+  readonly name?: string;
+  readonly epoch?: number;
+  readonly time?: Time;
 }
 
 /** One directory entry. */

@@ -7,7 +7,7 @@
  * holds a volume calls `idle` when it has nothing else to do: that is when the group is
  * committed and the dead are purged.
  */
-import { accessSync, constants, realpathSync, statSync } from "node:fs";
+import { accessSync, constants, existsSync, realpathSync, statSync } from "node:fs";
 import { dirname } from "node:path";
 import { assert } from "../base/assert.ts";
 import { type Clock, systemClock } from "../base/clock.ts";
@@ -24,15 +24,17 @@ import { Extents } from "./extents.ts";
 import { Files } from "./files.ts";
 import { blockSizeMeta, compressionMeta, hexMeta, UPGRADES, upgradeFormat } from "./format.ts";
 import { HeadKeeper, refuseOlder } from "./head.ts";
+import { History, type Snapshot } from "./history.ts";
 import { Inodes } from "./inodes.ts";
-import { FileLock } from "./lock.ts";
+import { FileLock, lockHolder } from "./lock.ts";
 import { Names } from "./names.ts";
+import { Prune } from "./prune.ts";
 import { Purge } from "./purge.ts";
 import { Restore } from "./restore.ts";
 import { sqlText } from "./sqltext.ts";
 import { Store, type WalCopier } from "./store.ts";
 import { Tree } from "./tree.ts";
-import { type Ino, NAME_MAX, ROOT_INO, type StatFs } from "./types.ts";
+import { type At, type Ino, NAME_MAX, ROOT_INO, type StatFs } from "./types.ts";
 import { Xattrs } from "./xattrs.ts";
 
 export interface VolumeOptions {
@@ -42,6 +44,16 @@ export interface VolumeOptions {
    * was committed when it was opened. Let it go soon: until `close` that process's -wal cannot start over.
    */
   readonly beside?: boolean;
+  /**
+   * A snapshot to look at: read-only, also while others or this process itself have the volume open, in transactions
+   * so short that nobody notices. Where it is deleted meanwhile reads are refused with ESTALE.
+   */
+  readonly at?: At;
+  /**
+   * Make an automatic snapshot so many milliseconds after a change, in `idle`, and let go of those that the volume's
+   * retention does not keep.
+   */
+  readonly historyMs?: number;
   /** Most milliseconds that a change stays uncommitted. */
   readonly commitIntervalMs?: number;
   /** One durable commit per operation. */
@@ -59,7 +71,7 @@ export interface VolumeOptions {
   readonly cacheBytes?: number;
   /**
    * A file, best on another disk, that each commit is told to: a volume that is older than it is refused. Made where
-   * it is missing. Not with `beside`.
+   * it is missing. Not with `beside` or `at`.
    */
   readonly headFile?: string;
   /** For tests: other steps of the format than this version has. */
@@ -73,6 +85,8 @@ const DEFAULT_CACHE_BYTES = 64 * 2 ** 20;
 const DEFAULT_COMMIT_INTERVAL_MS = 1000;
 /** One slice of purging in `idle`. */
 const PURGE_SLICE_MS = 1;
+/** One slice of pruning. */
+const PRUNE_SLICE_MS = 1;
 
 export class Volume {
   readonly path: string;
@@ -85,6 +99,10 @@ export class Volume {
   readonly attributes: Attributes;
   readonly files: Files;
   readonly xattrs: Xattrs;
+  /** Snapshots. */
+  readonly history: History;
+  /** The snapshot that is looked at; undefined: the present. */
+  readonly at: Snapshot | undefined;
   /** References that keep unlinked inodes alive. */
   readonly inodes: Pick<Inodes, "ref" | "unref" | "unrefAll" | "referenced" | "references">;
   /** Puts things back as they were once: what loading a dump needs. */
@@ -94,6 +112,10 @@ export class Volume {
   readonly #lock: FileLock | undefined;
   readonly #rows: Inodes;
   readonly #purge: Purge;
+  readonly #prune: Prune;
+  readonly #historyMs: number;
+  /** When it was first seen that something changed since the last snapshot. */
+  #changedMs: number | undefined;
   #closed = false;
 
   /** Makes a new volume at `path`, which must not exist. @throws OpenError */
@@ -106,7 +128,7 @@ export class Volume {
    * that cannot be written is opened read-only: see `readOnly`.
    * `key` (from `unlock`) is used until `close`, and the caller wipes it.
    * @throws OpenError locked, missing, damaged, not-a-volume, too-new, unreplayable-wal, unreadable; with a head
-   *   older, bad-head, no-space
+   *   older, bad-head, no-space; with `at` no-snapshot
    */
   static open(path: string, key: Key, options: VolumeOptions = {}): Volume {
     let real: string;
@@ -115,8 +137,14 @@ export class Volume {
     } catch (cause) {
       throw new OpenError("missing", path, `${path}: no such file`, { cause });
     }
-    const readOnly = options.readOnly === true || options.beside === true || !isWritable(real);
-    const lock = options.beside === true ? FileLock.besideWriter(real) : new FileLock(real, readOnly);
+    const isPast = options.at !== undefined;
+    const readOnly = options.readOnly === true || options.beside === true || isPast || !isWritable(real);
+    // Who looks at the past disturbs nobody, and nobody but a rewrite him: SQLite's own locks see to that.
+    const lock = isPast
+      ? undefined
+      : options.beside === true
+        ? FileLock.besideWriter(real)
+        : new FileLock(real, readOnly);
     try {
       return new Volume(real, key, { ...options, readOnly }, lock);
     } catch (error) {
@@ -133,6 +161,7 @@ export class Volume {
   ) {
     this.path = path;
     this.readOnly = options.readOnly;
+    this.#historyMs = options.readOnly ? Infinity : (options.historyMs ?? Infinity);
     this.#lock = lock;
     const wal = statSync(`${path}-wal`, { throwIfNoEntry: false });
     const walWaits = wal !== undefined && wal.size > 0;
@@ -153,8 +182,10 @@ export class Volume {
       if (headFile !== undefined) refuseOlder(path, key, headFile, options.readOnly, walReplays);
       this.#store = new Store(path, key, {
         readOnly: options.readOnly,
-        immutable: options.readOnly && !walWaits && !beside,
+        immutable:
+          options.readOnly && !walWaits && (!beside || (options.at !== undefined && cannotChange(path))),
         beside: beside ? (isWritable(path) ? "readwrite" : "readonly") : undefined,
+        shortReads: options.at !== undefined,
         commitIntervalMs: options.commitIntervalMs ?? DEFAULT_COMMIT_INTERVAL_MS,
         sync: options.sync ?? false,
         answersFirst: options.answersFirst ?? false,
@@ -170,6 +201,8 @@ export class Volume {
       if (!options.readOnly) this.#prepare(walWaits, options.upgrades ?? UPGRADES, headFile, log);
       this.volumeId = hexMeta(this.#store.writer, "volume_id");
       this.blockSize = blockSizeMeta(this.#store.writer);
+      this.history = new History(this.#store, () => this.#prune.wake());
+      this.at = options.at && this.#lookAt(options.at);
       this.#rows = new Inodes(this.#store, this.blockSize, options.noatime !== true);
       this.inodes = this.#rows;
       const blocks = new Blocks(this.#store);
@@ -181,6 +214,8 @@ export class Volume {
       this.attributes = new Attributes(this.#store, this.#rows, this.xattrs, this.files);
       this.restore = new Restore(this.#store, this.#rows, extents, this.tree, this.xattrs);
       this.#purge = new Purge(this.#store, this.#rows, extents, this.xattrs);
+      this.#prune = new Prune(this.#store, extents);
+      this.#store.onFull(() => this.#makeRoom());
     } catch (error) {
       this.#store.abandon();
       throw explain(error, path);
@@ -200,6 +235,20 @@ export class Volume {
     const upgraded = upgradeFormat(writer, upgrades);
     if (upgraded !== undefined) log(`${this.path}: its format is now ${upgraded}`);
     if (headFile !== undefined) this.#store.keepHead(new HeadKeeper(writer, headFile, log));
+  }
+
+  /** @throws OpenError no-snapshot */
+  #lookAt(at: At): Snapshot {
+    const snapshot = this.history.find(at);
+    if (snapshot === undefined) {
+      const [oldest] = at.time === undefined ? [] : this.history.list();
+      const since = oldest && new Date(oldest.created.sec * 1000).toISOString();
+      const which = at.name ?? (at.epoch === undefined ? "so old" : `of epoch ${at.epoch}`);
+      const message = `${this.path}: no snapshot ${which}${since === undefined ? "" : ` (the oldest is of ${since})`}`;
+      throw new OpenError("no-snapshot", this.path, `${message}; see: sqlfuse snapshot list ${this.path}`);
+    }
+    this.#store.lookAt(snapshot.epoch);
+    return snapshot;
   }
 
   /** Number of inodes. */
@@ -257,10 +306,30 @@ export class Volume {
    */
   idle(nowMs: number): number {
     this.#store.work(nowMs);
-    if (!this.#purge.waiting) return this.#store.dueInMs(nowMs);
-    if (this.#purge.pauseMs(nowMs) === 0) this.#purge.run(PURGE_SLICE_MS);
-    const purgeMs = this.#purge.waiting ? this.#purge.pauseMs(nowMs) : Number.POSITIVE_INFINITY;
-    return Math.min(purgeMs, this.#store.dueInMs(nowMs));
+    const historyMs = this.#keepHistory(nowMs);
+    const purgeMs = slice(this.#purge, PURGE_SLICE_MS, nowMs);
+    const pruneMs = slice(this.#prune, PRUNE_SLICE_MS, nowMs);
+    return Math.min(historyMs, purgeMs, pruneMs, this.#store.dueInMs(nowMs));
+  }
+
+  /** Makes the automatic snapshot that is due, and tells in how many milliseconds one is. */
+  #keepHistory(nowMs: number): number {
+    if (this.#historyMs === Infinity || this.failed || !this.#store.isChanged) {
+      this.#changedMs = undefined;
+      return Infinity;
+    }
+    this.#changedMs ??= nowMs;
+    const dueMs = this.#changedMs + this.#historyMs - nowMs;
+    if (dueMs > 0) return dueMs;
+    this.#changedMs = nowMs;
+    try {
+      this.history.createAutomatic();
+      this.history.prune();
+    } catch (error) {
+      if (!(error instanceof FsError)) throw error;
+      this.#store.log(`no automatic snapshot could be made: ${error.message}`);
+    }
+    return this.#historyMs;
   }
 
   /**
@@ -277,9 +346,22 @@ export class Volume {
     }
   }
 
-  /** Starts a new epoch and tells which one is closed: its state can be kept. */
+  /** For so many milliseconds drops what deleted snapshots left, which `idle` does too; tells whether there is more. */
+  prune(ms = Infinity): boolean {
+    this.#prune.run(ms);
+    return this.#prune.waiting;
+  }
+
+  /** Room for what a full disk would refuse: the oldest history goes, as far as the retention allows it. */
+  #makeRoom(): boolean {
+    if (!this.history.yieldOldest()) return false;
+    this.#store.log("the disk is full: the oldest automatic snapshot is deleted");
+    return !this.prune();
+  }
+
+  /** Keeps the volume as it is now, as a snapshot that is named after its epoch, and tells that. @throws FsError */
   closeEpoch(): number {
-    return this.#store.closeEpoch();
+    return this.history.create(`epoch ${this.#store.epoch}`).epoch;
   }
 
   /** Gives all references back, purges, commits, closes: only the one file is left. Again: nothing. */
@@ -294,6 +376,17 @@ export class Volume {
       this.#lock?.release();
     }
   }
+}
+
+/** Whether nobody has the file open for writing, or can open it so from here. */
+function cannotChange(path: string): boolean {
+  return !isWritable(path) && !existsSync(`${path}-wal`) && lockHolder(path) === undefined;
+}
+
+/** Does some work that waits, and tells after how many milliseconds there is more to do. */
+function slice(work: Purge | Prune, ms: number, nowMs: number): number {
+  if (work.waiting && work.pauseMs(nowMs) === 0) work.run(ms);
+  return work.waiting ? work.pauseMs(nowMs) : Number.POSITIVE_INFINITY;
 }
 
 /**

@@ -6,6 +6,7 @@ import { rmSync, writeFileSync } from "node:fs";
 import { createConnection, createServer, type Socket } from "node:net";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
+import type { HistoryOrder } from "../core/history.ts";
 import { HostError, type HostReason } from "./errors.ts";
 import type { Mount } from "./mount.ts";
 import { makeRunDirectory, type Note, noteName, runDirectoriesOf, socketName } from "./rundir.ts";
@@ -13,6 +14,7 @@ import { makeRunDirectory, type Note, noteName, runDirectoriesOf, socketName } f
 export type ControlRequest =
   | { readonly cmd: "status" }
   | { readonly cmd: "sync" }
+  | { readonly cmd: "history"; readonly order: HistoryOrder }
   | { readonly cmd: "unmount"; readonly lazy: boolean };
 
 type ControlReply =
@@ -51,8 +53,9 @@ export async function serveControl(mount: Mount): Promise<{ close(): Promise<voi
   } finally {
     process.umask(umask);
   }
-  const { path, mountpoint } = mount.status();
-  writeFileSync(notePath, JSON.stringify({ path, mountpoint } satisfies Note), { mode: 0o600 });
+  const { path, mountpoint, at } = mount.status();
+  const note: Note = { path, mountpoint, ...(at === undefined ? {} : { at }) };
+  writeFileSync(notePath, JSON.stringify(note), { mode: 0o600 });
   // Being reachable is no reason for the process to live on.
   server.unref();
   return {
@@ -75,6 +78,8 @@ async function answer(mount: Mount, line: string): Promise<ControlReply> {
       case "sync":
         await mount.sync();
         return { ok: true, result: null };
+      case "history":
+        return { ok: true, result: await mount.history(request.order) };
       case "unmount":
         await mount.unmount(request.lazy === true);
         return { ok: true, result: null };

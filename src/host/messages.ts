@@ -1,6 +1,8 @@
 /** What the main thread and the worker that serves a mount say to each other: plain tagged objects. */
 import type { LogLevel } from "../base/log.ts";
 import type { OpenReason } from "../core/errors.ts";
+import type { HistoryOrder, HistoryOutcome, Snapshot } from "../core/history.ts";
+import type { At } from "../core/types.ts";
 import type { KeyMessage } from "../db/key.ts";
 import type { Lost } from "../fuse/session.ts";
 
@@ -14,6 +16,8 @@ export interface WorkerOrder {
   readonly commitIntervalMs: number;
   readonly cacheBytes: number | undefined;
   readonly headFile: string | undefined;
+  readonly at: At | undefined;
+  readonly historyMs: number | undefined;
   readonly writeback: boolean;
   readonly defaultPermissions: boolean;
   readonly uid: number | undefined;
@@ -30,16 +34,18 @@ export interface WorkerOrder {
 export type ToWorker =
   | { readonly type: "serve"; readonly fd: number }
   | { readonly type: "sync"; readonly id: number }
+  | { readonly type: "history"; readonly id: number; readonly order: HistoryOrder }
   /** Stop serving, although the kernel has not let go. */
   | { readonly type: "stop" };
 
 export type FromWorker =
-  | { readonly type: "opened"; readonly readOnly: boolean }
+  | { readonly type: "opened"; readonly readOnly: boolean; readonly at: Snapshot | undefined }
   | { readonly type: "refused"; readonly refusal: Refusal }
   | { readonly type: "ready" }
   | { readonly type: "log"; readonly level: LogLevel; readonly line: string }
   | { readonly type: "failed"; readonly lost: Lost }
   | { readonly type: "synced"; readonly id: number; readonly error?: string }
+  | { readonly type: "history"; readonly id: number; readonly outcome: HistoryOutcome }
   | { readonly type: "closed"; readonly clean: boolean };
 
 /** An error of opening, as it survives the way between threads. */

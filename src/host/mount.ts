@@ -6,6 +6,8 @@ import { stat } from "node:fs/promises";
 import { Worker } from "node:worker_threads";
 import type { Log } from "../base/log.ts";
 import { OpenError } from "../core/errors.ts";
+import type { HistoryOrder, HistoryOutcome, Snapshot } from "../core/history.ts";
+import type { At } from "../core/types.ts";
 import type { Key } from "../db/key.ts";
 import { COST_SLOTS, Costs, type OperationCost } from "../fuse/costs.ts";
 import { incEpoch, invalEntry, invalInode } from "../fuse/notify.ts";
@@ -47,6 +49,10 @@ export interface MountOptions {
   readonly cacheBytes?: number;
   /** Absolute: see src/core/head.ts. */
   readonly headFile?: string;
+  /** A snapshot to show, read-only, beside whoever has the volume mounted. */
+  readonly at?: At;
+  /** Make a snapshot so long after a change, and let go of those that the volume's retention does not keep. */
+  readonly historyMs?: number;
   /** For how long the kernel may keep names and attributes; default: for ever, or less for `idleTimeoutMs`. */
   readonly attrTimeoutSec?: number;
   /** Unmount when nobody used it for so long. */
@@ -58,6 +64,9 @@ export interface MountStatus {
   readonly path: string;
   readonly mountpoint: string;
   readonly readOnly: boolean;
+  /** Name of the snapshot that is shown. */
+  readonly at?: string;
+  readonly historyMs?: number;
   /** ISO 8601. */
   readonly since: string;
   /** When somebody was last served, ISO 8601. What the kernel answers from its cache is not seen. */
@@ -92,7 +101,9 @@ export class Mount {
   readonly #costs: Costs;
   readonly #since = new Date();
   readonly #syncs = new Map<number, (error: string | undefined) => void>();
+  readonly #histories = new Map<number, (outcome: HistoryOutcome) => void>();
   #attachment: Attachment | undefined;
+  #at: Snapshot | undefined;
   #readOnly: boolean;
   #lastSync = 0;
   /** What the worker said at its end; undefined while it serves, and for ever when it crashed. */
@@ -147,6 +158,8 @@ export class Mount {
       commitIntervalMs: options.commitIntervalMs,
       cacheBytes: options.cacheBytes,
       headFile: options.headFile,
+      at: options.at,
+      historyMs: options.historyMs,
       writeback: options.writeback,
       defaultPermissions: options.defaultPermissions,
       uid: options.uid,
@@ -176,6 +189,7 @@ export class Mount {
     const opened = await this.#step();
     if (opened.type !== "opened") throw thrownBy(opened);
     this.#readOnly = opened.readOnly;
+    this.#at = opened.at;
     const inherited = inheritedFd(this.#options.mountpoint);
     this.#attachment =
       inherited === undefined
@@ -226,6 +240,10 @@ export class Mount {
         this.#syncs.get(message.id)?.(message.error);
         this.#syncs.delete(message.id);
         break;
+      case "history":
+        this.#histories.get(message.id)?.(message.outcome);
+        this.#histories.delete(message.id);
+        break;
       case "closed":
         this.#clean = message.clean;
         this.#onStep?.(message);
@@ -252,6 +270,8 @@ export class Mount {
     this.#onStep?.({ type: "crashed", error: new Error("the serving thread ended") });
     for (const settle of this.#syncs.values()) settle(this.#clean === true ? undefined : "the mount ended");
     this.#syncs.clear();
+    for (const settle of this.#histories.values()) settle({ ok: false, code: "EIO" });
+    this.#histories.clear();
     await this.#announced;
     if (this.#attachment !== undefined) {
       // After a crash or a stop the kernel still shows the mount, and all that it could say is "not connected".
@@ -283,12 +303,14 @@ export class Mount {
   status(): MountStatus {
     const figure = (counter: keyof typeof COUNTER): number => this.#counters[COUNTER[counter]] ?? 0;
     const since = figure("uncommittedSince");
-    const { idleTimeoutMs } = this.#options;
+    const { idleTimeoutMs, historyMs } = this.#options;
     return {
       pid: process.pid,
       path: this.#options.path,
       mountpoint: this.mountpoint,
       readOnly: this.#readOnly,
+      ...(this.#at === undefined ? {} : { at: this.#at.name }),
+      ...(historyMs === undefined ? {} : { historyMs }),
       since: this.#since.toISOString(),
       lastUse: new Date(this.#lastUse()).toISOString(),
       ...(idleTimeoutMs === undefined ? {} : { idleTimeoutMs }),
@@ -318,6 +340,16 @@ export class Mount {
     }
     if (error !== undefined)
       throw new HostError("engine", `${this.#options.path}: cannot be committed: ${error}`);
+  }
+
+  /** Makes, lists, deletes or prunes snapshots. */
+  async history(order: HistoryOrder): Promise<HistoryOutcome> {
+    if (this.#ended || this.#clean !== undefined) return { ok: false, code: "EIO" };
+    const id = ++this.#lastSync;
+    return await new Promise((resolve) => {
+      this.#histories.set(id, resolve);
+      this.#post({ type: "history", id, order });
+    });
   }
 
   /**

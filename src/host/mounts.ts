@@ -1,5 +1,5 @@
 /** What is mounted on this machine, as the kernel tells it: /proc/self/mountinfo, and /proc/locks for who serves it. */
-import { readFileSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { isAbsolute } from "node:path";
 import { lockHolders } from "../core/lock.ts";
 import { readNotes } from "./rundir.ts";
@@ -12,6 +12,8 @@ export interface MountedVolume {
   readonly path: string;
   readonly mountpoint: string;
   readonly readOnly: boolean;
+  /** Name of the snapshot that is shown; absent: the present. */
+  readonly at?: string;
   /** The process that serves it; absent when that is gone and only the mount is left. */
   readonly pid?: number;
 }
@@ -78,13 +80,17 @@ export function listMounts(): MountedVolume[] {
   const entries = mountTable().filter((entry) => entry.type === FS_TYPE);
   // Each daemon notes which file it serves where: with -o fsname the table does not name the file, and
   // several may hold one file for reading.
-  const notes = readNotes().filter(({ path, pid }) => holdersOf(path).includes(pid));
+  // Who shows a snapshot holds no lock.
+  const notes = readNotes().filter(({ path, pid, at }) =>
+    at === undefined ? holdersOf(path).includes(pid) : existsSync(`/proc/${pid}`),
+  );
   return entries.map((entry) => {
     const note = notes.find(({ mountpoint }) => mountpoint === entry.mountpoint);
     const path = note?.path ?? entry.source;
     const noted = new Set(notes.map(({ pid }) => pid));
     const pid = note?.pid ?? holdersOf(path).find((holder) => !noted.has(holder));
-    const volume = { path, mountpoint: entry.mountpoint, readOnly: entry.readOnly };
+    const at = note?.at === undefined ? {} : { at: note.at };
+    const volume = { path, mountpoint: entry.mountpoint, readOnly: entry.readOnly, ...at };
     return pid === undefined ? volume : { ...volume, pid };
   });
 }

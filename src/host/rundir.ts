@@ -9,6 +9,8 @@ import { join } from "node:path";
 export interface Note {
   readonly path: string;
   readonly mountpoint: string;
+  /** Name of the snapshot that is shown; absent: the present. */
+  readonly at?: string;
 }
 
 function ownUid(): number {

@@ -7,6 +7,7 @@ import { type MessagePort, parentPort, receiveMessageOnPort, workerData } from "
 import { assert } from "../base/assert.ts";
 import type { LogLevel } from "../base/log.ts";
 import { OpenError } from "../core/errors.ts";
+import { obeyHistory } from "../core/history.ts";
 import { Volume } from "../core/volume.ts";
 import { Key } from "../db/key.ts";
 import { Connection } from "../fuse/device.ts";
@@ -40,7 +41,7 @@ function refusalOf(error: unknown): Refusal {
 }
 
 function openVolume(key: Key): Volume | undefined {
-  const { path, readOnly, noatime, sync, commitIntervalMs, cacheBytes, headFile } = order;
+  const { path, readOnly, noatime, sync, commitIntervalMs, cacheBytes, headFile, at, historyMs } = order;
   try {
     return Volume.open(path, key, {
       readOnly,
@@ -52,6 +53,8 @@ function openVolume(key: Key): Volume | undefined {
       onLog: (line) => log("warn", line),
       ...(cacheBytes === undefined ? {} : { cacheBytes }),
       ...(headFile === undefined ? {} : { headFile }),
+      ...(at === undefined ? {} : { at }),
+      ...(historyMs === undefined ? {} : { historyMs }),
     });
   } catch (error) {
     tell({ type: "refused", refusal: refusalOf(error) });
@@ -83,6 +86,8 @@ function serve(volume: Volume, fd: number): boolean {
   });
   const obey = (message: ToWorker): void => {
     if (message.type === "stop") session.stop();
+    if (message.type === "history")
+      tell({ type: "history", id: message.id, outcome: obeyHistory(volume.history, message.order) });
     if (message.type === "sync") tell({ type: "synced", id: message.id, ...commit(volume) });
   };
   try {
@@ -121,7 +126,7 @@ const volume = openVolume(key);
 if (volume === undefined) {
   key.wipe();
 } else {
-  tell({ type: "opened", readOnly: volume.readOnly });
+  tell({ type: "opened", readOnly: volume.readOnly, at: volume.at });
   port.once("message", (message: ToWorker) => {
     // "stop" here: the mount could not be made.
     const served = message.type === "serve" ? serve(volume, message.fd) : true;

@@ -3,30 +3,14 @@
  * but the rule that schema.sql states. So history needs no new format.
  */
 import { describe, expect, it } from "vitest";
-import { type Ino, RENAME_EXCHANGE } from "../../src/core/types.ts";
+import { RENAME_EXCHANGE } from "../../src/core/types.ts";
 import type { Volume } from "../../src/core/volume.ts";
 import { type Dump, dump, dumpEpoch } from "./dump.ts";
-import {
-  b,
-  CALLER,
-  errnoOf,
-  type Fixture,
-  inVolume,
-  mkdir,
-  noise,
-  put,
-  ROOT,
-  S_IFDIR,
-  S_IFREG,
-  settle,
-  touch,
-} from "./fixture.ts";
-import { type Random, withRandom } from "./random.ts";
+import { b, CALLER, type Fixture, inVolume, mkdir, noise, put, ROOT, settle, touch } from "./fixture.ts";
+import { BLOCK, operate, PUNCH, ZERO } from "./operations.ts";
+import { withRandom } from "./random.ts";
 
-const BLOCK = 4096;
 const SMALL = { blockSize: BLOCK };
-const PUNCH = 3;
-const ZERO = 0x10;
 
 /** What each closed epoch showed. */
 class History {
@@ -259,87 +243,6 @@ describe("a closed epoch keeps", () => {
 });
 
 describe("every closed epoch is found again after random operations", () => {
-  function operate(random: Random, volume: Volume, step: (text: string) => void): void {
-    const { directories, files } = nodes(volume);
-    const directory = random.pick(directories);
-    const name = b(random.pick(["a", "b", "c", "d", "e"]));
-    const file = files.length > 0 ? random.pick(files) : undefined;
-    const offset = random.below(8 * BLOCK);
-    const length = random.pick([10, BLOCK, random.below(3 * BLOCK) + 1]);
-    const attribute = b(`user.${random.pick(["x", "y"])}`);
-    const value = random.bytes(random.below(40));
-    const onFile: readonly (readonly [string, (ino: Ino) => unknown])[] = [
-      ["write", (ino) => volume.files.write(ino, offset, noise(length, random.below(1e6)), false)],
-      [
-        "write what shrinks",
-        (ino) => volume.files.write(ino, offset, Buffer.alloc(length, "shrinks"), false),
-      ],
-      ["truncate", (ino) => volume.attributes.setattr(ino, { size: offset })],
-      ["punch", (ino) => volume.files.fallocate(ino, PUNCH, offset, length, false)],
-      ["zero", (ino) => volume.files.fallocate(ino, ZERO, offset, length, false)],
-      ["allocate", (ino) => volume.files.fallocate(ino, 0, offset, length, false)],
-      // So many blocks that the truncation which follows leaves them to the purge.
-      ["allocate much", (ino) => volume.files.fallocate(ino, 0, offset, 300 * BLOCK, false)],
-      [
-        "copy",
-        (ino) => {
-          const from = (offset % 3) * BLOCK;
-          return volume.files.copyFileRange(
-            random.pick(files),
-            from,
-            ino,
-            random.below(4) * BLOCK,
-            20_000,
-            false,
-          );
-        },
-      ],
-      ["link", (ino) => volume.tree.link(ino, directory, name)],
-      ["chmod", (ino) => volume.attributes.setattr(ino, { mode: random.below(0o10000) })],
-      ["set attribute", (ino) => volume.xattrs.set(ino, attribute, value, 0, false)],
-      ["remove attribute", (ino) => volume.xattrs.remove(ino, attribute)],
-      ["hold", (ino) => volume.inodes.ref(ino)],
-      ["let go", (ino) => volume.inodes.unref(ino, 1)],
-    ];
-    const onName: readonly (readonly [string, () => unknown])[] = [
-      ["mknod", () => volume.tree.mknod(directory, name, S_IFREG | 0o644, 0, CALLER)],
-      ["mkdir", () => volume.tree.mkdir(directory, name, 0o755, CALLER)],
-      ["symlink", () => volume.tree.symlink(directory, name, value.length > 0 ? value : b("t"), CALLER)],
-      ["unlink", () => volume.tree.unlink(directory, name)],
-      ["rmdir", () => volume.tree.rmdir(directory, name)],
-      [
-        "rename",
-        () =>
-          volume.tree.rename(
-            directory,
-            name,
-            random.pick(directories),
-            b(random.pick(["a", "b", "c"])),
-            random.pick([0, 0, RENAME_EXCHANGE]),
-          ),
-      ],
-    ];
-    if (file !== undefined && random.chance(0.6)) {
-      const [text, run] = random.pick(onFile);
-      step(`${text} ${file} ${offset}+${length}: ${errnoOf(() => run(file))}`);
-    } else {
-      const [text, run] = random.pick(onName);
-      step(`${text} ${directory}/${name}: ${errnoOf(run)}`);
-    }
-  }
-
-  function nodes(volume: Volume): { directories: Ino[]; files: Ino[] } {
-    const directories: Ino[] = [ROOT];
-    const files: Ino[] = [];
-    for (const directory of directories)
-      volume.tree.readdir(directory, 0, ({ ino, type }) => {
-        if (type === S_IFDIR) directories.push(ino);
-        else if (type === S_IFREG) files.push(ino);
-        return true;
-      });
-    return { directories, files };
-  }
-
   it.each([1, 2, 3, 4])("run %i", () => {
     withRandom((random, step) =>
       inVolume(

@@ -33,7 +33,7 @@ function listOf(db: Database, sql: string): string[] {
   return list;
 }
 
-describe("format 1.1", () => {
+describe("format 1.2", () => {
   const INODE =
     "ino mode nlink uid gid rdev size block_size extents parent generation atime_ns mtime_ns ctime_ns btime_ns born origin serial version target";
 
@@ -53,6 +53,7 @@ describe("format 1.1", () => {
         extent: "ino idx block shared born",
         extent_past: "ino idx block shared born died",
         block: "id codec hash data",
+        snapshot: "epoch name created_ns protected automatic",
       });
     }));
 
@@ -66,6 +67,7 @@ describe("format 1.1", () => {
       );
       expect(indexes).toEqual([
         "dirent_by_id",
+        "dirent_past_by_id",
         "dirent_past_died",
         "extent_past_died",
         "extent_past_shared",
@@ -73,6 +75,7 @@ describe("format 1.1", () => {
         "inode_global",
         "inode_past_died",
         "inode_unlinked",
+        "snapshot_name",
         "xattr_past_died",
       ]);
     }));
@@ -89,6 +92,7 @@ describe("format 1.1", () => {
         const keys = listOf(db, "SELECT key FROM meta ORDER BY key");
         expect(keys).toEqual([
           "block_size",
+          "changed",
           "compression",
           "created_ns",
           "epoch",
@@ -100,7 +104,7 @@ describe("format 1.1", () => {
           "replica_id",
           "volume_id",
         ]);
-        expect(listOf(db, "SELECT value FROM meta WHERE key = 'format'")).toEqual(["1.1.0"]);
+        expect(listOf(db, "SELECT value FROM meta WHERE key = 'format'")).toEqual(["1.2.0"]);
         expect(listOf(db, "SELECT lower(hex(value)) FROM meta WHERE key = 'volume_id'")).toEqual([volumeId]);
         expect(queryNumber(db, "SELECT length(value) FROM meta WHERE key = 'volume_id'")).toBe(16);
         expect(queryNumber(db, "SELECT value > 0 FROM meta WHERE key = 'replica_id'")).toBe(1);
@@ -119,7 +123,7 @@ describe("format 1.1", () => {
     }
   }
 
-  it.each(["1.0", "1.1"])(
+  it.each(["1.0", "1.1", "1.2"])(
     "of the fixture of %s opens with its password, shows what it showed, in both epochs, and can be written to",
     (minor) =>
       withFixture(minor, (path) => {
@@ -143,10 +147,29 @@ describe("format 1.1", () => {
   );
 
   it("of its fixture has blocks of each codec", () =>
-    withFixture("1.1", (path) => {
-      const db = new Database(path, unlock(path, b("fixture of format 1.1")), { mode: "readonly" });
+    withFixture("1.2", (path) => {
+      const db = new Database(path, unlock(path, b("fixture of format 1.2")), { mode: "readonly" });
       expect(listOf(db, "SELECT DISTINCT codec & 255 FROM block ORDER BY 1")).toEqual(["0", "1", "2"]);
       db.close();
+    }));
+
+  it("of its fixture shows its snapshot, as it was made, protected as it was, and the retention that was set", () =>
+    withFixture("1.2", (path) => {
+      const [first] = JSON.parse(readFileSync(join(FIXTURES, "volume-1.2.json"), "utf8")) as Dump[];
+      const past = Volume.open(path, unlock(path, b("fixture of format 1.2")), { at: { name: "the first" } });
+      expect(dump(past)).toEqual(first);
+      expect(past.history.list()).toMatchObject([
+        { epoch: 1, name: "the first", protected: true, automatic: false },
+      ]);
+      expect(past.history.retention).toMatchObject({ hourly: 24, daily: 30, whenFull: false });
+      past.close();
+    }));
+
+  it("has no snapshots where it is older and only read", () =>
+    withFixture("1.1", (path) => {
+      const volume = Volume.open(path, unlock(path, b("fixture of format 1.1")), { readOnly: true });
+      expect(volume.history.list()).toEqual([]);
+      volume.close();
     }));
 
   it("that 1.0 is upgraded to compresses nothing unless it is told to", () =>

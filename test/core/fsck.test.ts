@@ -654,6 +654,39 @@ const SABOTAGE: readonly Sabotage[] = [
     kind: "past-owner",
     sql: () => `INSERT INTO xattr_past VALUES (${UNUSED}, ${NAME("user.x")}, x'', 1, 2)`,
   },
+  {
+    what: "a past entry of an inode that is younger than the snapshot",
+    kind: "past-entry",
+    sql: ({ empty }) =>
+      `INSERT INTO dirent_past SELECT parent, ${NAME("x")}, 999, ${UNUSED}, type, 1, 2 FROM dirent WHERE ino = ${empty};
+       ${INODE(`${UNUSED}`, 0o100644, 0)}; UPDATE inode SET born = 2 WHERE ino = ${UNUSED};
+       INSERT INTO inode_past SELECT *, 2 FROM inode WHERE ino = ${UNUSED}; UPDATE inode_past SET born = 1, nlink = 0 WHERE ino = ${UNUSED}`,
+  },
+  {
+    what: "a snapshot of an epoch that is not closed",
+    kind: "snapshot",
+    sql: () => "INSERT INTO snapshot VALUES (2, 'now', 0, 0, 0)",
+  },
+  {
+    what: "a snapshot without a name",
+    kind: "snapshot",
+    sql: () => "UPDATE snapshot SET name = ''",
+  },
+  {
+    what: "a snapshot that is neither protected nor not",
+    kind: "snapshot-flags",
+    sql: () => "UPDATE snapshot SET protected = 7",
+  },
+  {
+    what: "a retention that is none",
+    kind: "meta-retention",
+    sql: () => "INSERT INTO meta VALUES ('retention', '[]')",
+  },
+  {
+    what: "a last change after the current epoch",
+    kind: "meta-changed",
+    sql: () => "UPDATE meta SET value = 99 WHERE key = 'changed'",
+  },
   // --- the volume
   ...[
     "format",

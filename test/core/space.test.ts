@@ -89,6 +89,35 @@ describe.skipIf(process.getuid?.() !== 0)("a full disk", () => {
     }));
 
   it.each([
+    ["deletes the oldest automatic snapshots before it refuses anything", true, "ok"],
+    ["keeps automatic snapshots where the retention says so, and refuses", false, "ENOSPC"],
+  ])("%s", (_, whenFull, expected) =>
+    onSmallDisk(24, (fixture) => {
+      const { volume } = fixture;
+      const { history } = volume;
+      history.setRetention({ ...history.retention, whenFull });
+      const file = touch(volume, ROOT, "a");
+      volume.files.write(file, 0, PIECE, false);
+      history.create("by hand");
+      let code = "ok";
+      // Each round keeps another MiB of the past.
+      for (let i = 0; i < 40 && code === "ok"; i++) {
+        code = errnoOf(() => volume.files.write(file, 0, noise(MIB, i), false));
+        if (code === "ok") code = errnoOf(() => void history.createAutomatic());
+        fixture.clock.advance(300);
+        settle(volume, fixture.clock);
+      }
+      expect(code).toBe(expected);
+      expect(volume.failed).toBe(false);
+      const [first, ...others] = history.list().map(({ name }) => name);
+      expect(first).toBe("by hand");
+      expect(others.includes("auto-2")).toBe(!whenFull);
+      expect(others.length).toBeGreaterThan(0);
+      expect(fixture.takeLog().some((line) => line.includes("oldest automatic snapshot"))).toBe(whenFull);
+    }),
+  );
+
+  it.each([
     ["not a byte", 0, undefined],
     ["too little for a first commit with a head", 80_000, "head"],
   ])("of which somebody else left %s does not open for writing, and says why", (_, left, head) =>

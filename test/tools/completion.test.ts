@@ -114,6 +114,9 @@ describe("completion", () => {
     [["ls", "--", "--l"], ["-o default"]],
     [["get", "v", "in", ""], ["-o dirnames"]],
     [["put", "v", "a", "b", "c", ""], ["-o default"]],
+    [["snapshot", "un"], ["unprotect"]],
+    [["snapshot", "list", "x", "c"], []],
+    [["snapshot", "prune", "v", "--when-full", "k"], ["keep"]],
     [
       ["completion", ""],
       ["bash", "zsh", "fish"],

@@ -43,6 +43,7 @@ const OPEN: Record<OpenReason, number> = {
   "unreplayable-wal": 10,
   exists: 10,
   "no-space": 28,
+  "no-snapshot": 10,
 };
 
 const HOST: Record<HostReason, number> = {

@@ -81,7 +81,7 @@ describe("info", () => {
     expect(stdout).toMatch(
       /^blocks {4}11 stored for 21 in files \(1\.91 times\); 64\.0 KiB each in new files$/m,
     );
-    expect(stdout).toMatch(/^history {3}epoch 2, [1-9]\d* rows of earlier ones$/m);
+    expect(stdout).toMatch(/^history {3}epoch 2, 1 snapshot, [1-9]\d* rows of earlier epochs$/m);
     expect(fingerprint(file)).toBe(before);
     expect(readdirSync(directory).sort()).toEqual(["key", "v"]);
   });

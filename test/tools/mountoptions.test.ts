@@ -37,6 +37,7 @@ describe("mount options", () => {
       writeback: false,
       commitIntervalMs: 1000,
       idleTimeoutMs: 0,
+      historyMs: 0,
       logLevel: "info",
     });
   });

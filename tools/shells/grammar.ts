@@ -2,7 +2,7 @@
 import type { Command, Option } from "commander";
 
 /**
- * What a word can be. `mounted`: the mount point or the file of a mounted volume; `mountoptions`: words with commas
+ * What a word can be. `mounted`: the mount point or the file of a volume; `mountoptions`: words with commas
  * between them. A list: one of these words.
  */
 export type Kind = "files" | "directories" | "mounted" | "mountoptions" | "nothing" | readonly string[];
@@ -44,6 +44,7 @@ const KIND_OF_NAME: Record<string, Kind> = {
   list: "mountoptions",
   mountpoint: "directories",
   "mountpoint|file": "mounted",
+  "file|mountpoint": "mounted",
 };
 
 export function grammarOf(program: Command): Grammar {
@@ -53,13 +54,14 @@ export function grammarOf(program: Command): Grammar {
 }
 
 function verbOf(command: Command, verbs: readonly string[]): Verb {
-  const choices = command.registeredArguments[0]?.argChoices;
+  const choicesOf = (word: string) =>
+    command.registeredArguments.find((one) => one.name() === word)?.argChoices;
   // The usage says more than the definition: where many arguments may come, what the last of them is.
   const words = command.usage().match(/(?<=[<[])[^\]>]+/g) ?? [];
   const args = words.filter((word) => word !== "options");
   const kinds = args.map((word): Kind => {
     if (word === "command") return verbs;
-    return choices ?? KIND_OF_NAME[word.replace("...", "")] ?? "nothing";
+    return choicesOf(word) ?? KIND_OF_NAME[word.replace("...", "")] ?? "nothing";
   });
   const [kind, last] = kinds.slice(-2);
   // Of SOURCE... and PATH, or PATH... and DEST, one is on this machine.

@@ -1,0 +1,261 @@
+/**
+ * Snapshots: which closed epochs are kept, and under which names.
+ *
+ * A snapshot closes the current epoch: that is a row of `snapshot` and a number of `meta`, whatever the volume holds.
+ * Deleting one only takes its name; what it alone needed goes later, in slices (src/core/prune.ts).
+ */
+import type { Time } from "../base/clock.ts";
+import { type ErrnoName, FsError } from "../base/errno.ts";
+import type { Statement } from "../db/statement.ts";
+import { readMeta } from "./format.ts";
+import { hasSnapshots } from "./past.ts";
+import { DEFAULT_RETENTION, type Retention, readRetention, surplus } from "./retention.ts";
+import type { Store } from "./store.ts";
+import type { At, Epoch, Ino } from "./types.ts";
+
+/** A closed epoch that is kept. */
+export interface Snapshot {
+  readonly epoch: Epoch;
+  readonly name: string;
+  readonly created: Time;
+  /** Not to be deleted. */
+  readonly protected: boolean;
+  /** Made at an interval: the retention policy may delete it. */
+  readonly automatic: boolean;
+}
+
+/** What somebody elsewhere wants of the history of a volume: plain objects, for one who carries them. */
+export type HistoryOrder =
+  | { readonly do: "list" }
+  | { readonly do: "create" | "delete"; readonly name: string }
+  | { readonly do: "protect"; readonly name: string; readonly protect: boolean }
+  /** Without `retention`: the volume's own. */
+  | {
+      readonly do: "prune";
+      readonly retention?: Retention;
+      readonly save: boolean;
+      readonly dryRun: boolean;
+    };
+
+/** The snapshots that were listed, made, deleted or changed; or the errno. */
+export type HistoryOutcome =
+  | { readonly ok: true; readonly snapshots: readonly Snapshot[] }
+  | { readonly ok: false; readonly code: ErrnoName };
+
+/** Bytes in a snapshot's name. */
+const SNAPSHOT_NAME_MAX = 255;
+const NS = 1_000_000_000;
+const VOLUME = 0 as Ino;
+const COLUMNS = `epoch, name, created_ns / ${NS}, created_ns % ${NS}, protected, automatic`;
+
+export class History {
+  readonly #store: Store;
+  /** Undefined in a volume of format 1.0 or 1.1 that is only read. */
+  readonly #list: Statement | undefined;
+  readonly #onDelete: () => void;
+  #changes: Record<"insert" | "protect" | "drop" | "retention", Statement> | undefined;
+
+  /** `onDelete`: there is something to prune. */
+  constructor(store: Store, onDelete: () => void) {
+    this.#store = store;
+    this.#onDelete = onDelete;
+    if (!hasSnapshots(store.writer)) return;
+    this.#list = store.writer.prepare(
+      `SELECT ${COLUMNS} FROM snapshot WHERE name IS NOT NULL ORDER BY epoch`,
+    );
+  }
+
+  /** All that are kept, the oldest first. */
+  list(): Snapshot[] {
+    return this.#store.query(VOLUME, () => {
+      const found: Snapshot[] = [];
+      const rows = this.#list;
+      while (rows?.step() === true) found.push(readSnapshot(rows));
+      return found;
+    });
+  }
+
+  /**
+   * The snapshot that is meant: the one of that name, else of that epoch, else the newest that is no younger than that
+   * time. Undefined where there is none.
+   */
+  find(at: At): Snapshot | undefined {
+    const all = this.list();
+    const named = all.find(({ name }) => name === at.name) ?? all.find(({ epoch }) => epoch === at.epoch);
+    const { time } = at;
+    return named ?? (time && all.findLast(({ created }) => isBefore(created, time)));
+  }
+
+  /**
+   * Keeps the volume as it is now, under `name`. What was written before is in it, and durable.
+   * @throws FsError EEXIST; EINVAL (name); EROFS, ENOSPC, EIO
+   */
+  create(name: string): Snapshot {
+    checkName(name);
+    if (this.find({ name }) !== undefined) throw new FsError("EEXIST");
+    return this.#keep(name, false);
+  }
+
+  /** As `create`, if anything changed since the last one; under a name that nobody can give. */
+  createAutomatic(): Snapshot | undefined {
+    return this.#store.isChanged ? this.#keep(`auto-${this.#store.epoch}`, true) : undefined;
+  }
+
+  #keep(name: string, automatic: boolean): Snapshot {
+    const created = this.#store.clock.now();
+    const epoch = this.#store.closeEpoch((closed) =>
+      this.#statements.insert
+        .bindInt(1, closed)
+        .bindText(2, name)
+        .bindInt(3, created.sec)
+        .bindInt(4, created.nsec)
+        .bindInt(5, automatic ? 1 : 0)
+        .run(),
+    );
+    return { epoch, name, created, protected: false, automatic };
+  }
+
+  /** @throws FsError ENOENT; EPERM (protected); EROFS, EIO */
+  delete(name: string): Snapshot {
+    const snapshot = this.#existing(name);
+    if (snapshot.protected) throw new FsError("EPERM");
+    this.#drop([snapshot]);
+    return snapshot;
+  }
+
+  /** @throws FsError ENOENT, EROFS, EIO */
+  protect(name: string, protect: boolean): Snapshot {
+    const snapshot = this.#existing(name);
+    this.#change(() =>
+      this.#statements.protect
+        .bindInt(1, snapshot.epoch)
+        .bindInt(2, protect ? 1 : 0)
+        .run(),
+    );
+    return { ...snapshot, protected: protect };
+  }
+
+  /** Which automatic snapshots stay. */
+  get retention(): Retention {
+    return readRetention(readMeta(this.#store.writer, "retention")) ?? DEFAULT_RETENTION;
+  }
+
+  /** @throws FsError EROFS, EIO */
+  setRetention(retention: Retention): void {
+    this.#change(() => this.#statements.retention.bindText(1, JSON.stringify(retention)).run());
+  }
+
+  /**
+   * Deletes the automatic snapshots that `retention` does not keep; those that are protected stay. Tells which.
+   * @throws FsError EROFS, EIO
+   */
+  prune(retention = this.retention): Snapshot[] {
+    const gone = this.surplus(retention);
+    if (gone.length > 0) this.#drop(gone);
+    return gone;
+  }
+
+  /** What `prune` would delete. */
+  surplus(retention = this.retention): Snapshot[] {
+    return surplus(retention, this.#disposable(), this.#store.clock.now());
+  }
+
+  /** Deletes the oldest automatic snapshot, for a volume that is full; false where there is none, or it must stay. */
+  yieldOldest(): boolean {
+    const [oldest] = this.retention.whenFull ? this.#disposable() : [];
+    if (oldest === undefined) return false;
+    this.#drop([oldest]);
+    return true;
+  }
+
+  #disposable(): Snapshot[] {
+    return this.list().filter((snapshot) => snapshot.automatic && !snapshot.protected);
+  }
+
+  #existing(name: string): Snapshot {
+    const found = this.find({ name });
+    if (found === undefined) throw new FsError("ENOENT");
+    return found;
+  }
+
+  #drop(snapshots: readonly Snapshot[]): void {
+    this.#change(() => {
+      for (const { epoch } of snapshots) this.#statements.drop.bindInt(1, epoch).run();
+    });
+    this.#store.letGo(snapshots.map(({ epoch }) => epoch));
+    this.#onDelete();
+  }
+
+  #change(apply: () => void): void {
+    this.#store.query(VOLUME, () => this.#store.change(VOLUME, 0, true, apply));
+    this.#store.commit();
+  }
+
+  get #statements(): Record<"insert" | "protect" | "drop" | "retention", Statement> {
+    const db = this.#store.writer;
+    this.#changes ??= {
+      insert: db.prepare(
+        `INSERT INTO snapshot (epoch, name, created_ns, protected, automatic)
+           VALUES (?1, ?2, ?3 * ${NS} + ?4, 0, ?5)`,
+      ),
+      protect: db.prepare("UPDATE snapshot SET protected = ?2 WHERE epoch = ?1"),
+      drop: db.prepare("UPDATE snapshot SET name = NULL WHERE epoch = ?1"),
+      retention: db.prepare("INSERT OR REPLACE INTO meta (key, value) VALUES ('retention', ?1)"),
+    };
+    return this.#changes;
+  }
+}
+
+/** Does what is wanted; a refusal is an outcome. */
+export function obeyHistory(history: History, order: HistoryOrder): HistoryOutcome {
+  try {
+    return { ok: true, snapshots: obey(history, order) };
+  } catch (error) {
+    if (error instanceof FsError) return { ok: false, code: error.code };
+    throw error;
+  }
+}
+
+function obey(history: History, order: HistoryOrder): Snapshot[] {
+  switch (order.do) {
+    case "list":
+      return history.list();
+    case "create":
+      return [history.create(order.name)];
+    case "delete":
+      return [history.delete(order.name)];
+    case "protect":
+      return [history.protect(order.name, order.protect)];
+    case "prune": {
+      const { retention = history.retention, save, dryRun } = order;
+      if (dryRun) return history.surplus(retention);
+      if (save) history.setRetention(retention);
+      return history.prune(retention);
+    }
+  }
+}
+
+function readSnapshot(row: Statement): Snapshot {
+  return {
+    epoch: row.int(0) as Epoch,
+    name: row.text(1),
+    created: { sec: row.int(2), nsec: row.int(3) },
+    protected: row.int(4) !== 0,
+    automatic: row.int(5) !== 0,
+  };
+}
+
+function isBefore(a: Time, b: Time): boolean {
+  return a.sec < b.sec || (a.sec === b.sec && a.nsec <= b.nsec);
+}
+
+/**
+ * A name is one that could be a file's, without what a terminal must not see, and neither an epoch's number nor an
+ * automatic snapshot's name. @throws FsError EINVAL
+ */
+function checkName(name: string): void {
+  const bytes = Buffer.byteLength(name);
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: these are what must not reach a terminal
+  const strange = /[\x00-\x1f\x7f-\x9f/\u2028\u2029]|^\.{0,2}$|^\d+$|^auto-\d+$/;
+  if (bytes > SNAPSHOT_NAME_MAX || strange.test(name)) throw new FsError("EINVAL", "no name for a snapshot");
+}

@@ -1,0 +1,55 @@
+/**
+ * The past, as this connection's own views: `inode`, `dirent`, `xattr` and `extent` become what they were in one
+ * closed epoch, so that the core reads it by the same statements as the present. SQLite takes such a view apart into
+ * one search of the live table and one of its twin, and merges them where an order is asked for (see D28).
+ */
+import type { Database } from "../db/database.ts";
+import type { Epoch } from "./types.ts";
+
+/** An inode without links belongs to no epoch. */
+const VIEWS = { inode: "AND nlink > 0", dirent: "", xattr: "", extent: "" } as const;
+
+/** Hides the live tables behind views of `epoch`, until the connection ends. Nothing can be written to them. */
+export function lookAt(db: Database, epoch: Epoch): void {
+  for (const [table, also] of Object.entries(VIEWS)) {
+    const columns = columnsOf(db, table);
+    const then = `born <= ${epoch} ${also}`;
+    db.exec(
+      `CREATE TEMP VIEW ${table} AS SELECT ${columns} FROM main.${table} WHERE ${then}
+         UNION ALL SELECT ${columns} FROM main.${table}_past WHERE died > ${epoch} AND ${then}`,
+    );
+    // Statements that would change the table can be prepared then; none of them is ever run.
+    for (const change of ["INSERT", "UPDATE", "DELETE"])
+      db.exec(
+        `CREATE TEMP TRIGGER no_${change}_${table} INSTEAD OF ${change} ON ${table}
+           BEGIN SELECT RAISE(ABORT, 'the past does not change'); END`,
+      );
+  }
+}
+
+function columnsOf(db: Database, table: string): string {
+  const rows = db.prepare(`SELECT group_concat(name, ', ') FROM pragma_table_info('${table}', 'main')`);
+  const columns = rows.step() ? rows.text(0) : "";
+  rows.reset();
+  db.release(rows);
+  return columns;
+}
+
+/** Whether the volume has the table at all. */
+export function hasSnapshots(db: Database): boolean {
+  const row = db.prepare("SELECT 1 FROM main.sqlite_schema WHERE name = 'snapshot'");
+  const found = row.step();
+  row.reset();
+  db.release(row);
+  return found;
+}
+
+/** The closed epochs that are kept, the oldest first. */
+export function keptEpochs(db: Database): Epoch[] {
+  if (!hasSnapshots(db)) return [];
+  const rows = db.prepare("SELECT epoch FROM snapshot WHERE name IS NOT NULL ORDER BY epoch");
+  const kept: Epoch[] = [];
+  while (rows.step()) kept.push(rows.int(0) as Epoch);
+  db.release(rows);
+  return kept;
+}
