@@ -5,7 +5,7 @@
  */
 import { existsSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { afterEach, describe, expect, test } from "vitest";
+import { afterEach, describe, expect, test, vi } from "vitest";
 import { DamageError, E, FsError } from "../../src/base/errno.ts";
 import { check } from "../../src/core/check.ts";
 import { OpenError } from "../../src/core/errors.ts";
@@ -29,6 +29,36 @@ import {
 } from "../core/fixture.ts";
 import { isLong, report } from "../helpers/torture.ts";
 import { type Call, listening } from "./layer.ts";
+
+/** The -wal is synced by us, not by SQLite: these fail with its fsync. */
+const syncs = vi.hoisted(() => ({ fails: (): number => 0 }));
+vi.mock("node:fs", async (original) => {
+  const fs = await original<typeof import("node:fs")>();
+  const fdatasyncSync = (fd: number): void => {
+    const errno = syncs.fails();
+    if (errno !== 0) throw Object.assign(new Error("fdatasync failed"), { errno: -errno });
+    fs.fdatasyncSync(fd);
+  };
+  return { ...fs, fdatasyncSync };
+});
+vi.mock("../../src/native/aio.ts", () => {
+  class Background {
+    isBusy = false;
+    static of(): Background {
+      return new Background();
+    }
+    begin(): boolean {
+      this.isBusy = true;
+      return true;
+    }
+    result(): number {
+      this.isBusy = false;
+      return -syncs.fails();
+    }
+    close(): void {}
+  }
+  return { Background };
+});
 
 const BLOCK = 4096;
 /** In memory where there is such a place: hundreds of volumes are written. */
@@ -55,6 +85,8 @@ function breakCall(fault: Fault, nth = 0): void {
 function mend(): void {
   broken.fault = undefined;
 }
+
+syncs.fails = () => fails("fsync");
 
 function fails(call: Call): number {
   const { fault } = broken;
@@ -321,7 +353,8 @@ describe("a commit that the disk refuses", () => {
             expect(errnoOf(() => volume.fsync(file))).toBe("ok");
           }
           expect(errnoOf(() => touch(volume, ROOT, "new"))).toBe("EROFS");
-          expect(volume.attributes.getattr(a).size).toBe(0);
+          // What was written and not synced may be lost, and may be there.
+          expect(volume.attributes.getattr(a).size).toBe(call === "fsync" ? 4 : 0);
           expect(fixture.takeLog()).toHaveLength(1);
           touch(fixture.remount(), ROOT, "new");
         }),

@@ -16,8 +16,8 @@ import { O, sys } from "../helpers/libc.ts";
 import { Random, seedOf } from "../helpers/model.ts";
 import { mountingImpossible, PASSWORD, TestVolume, until } from "../helpers/volume.ts";
 import { randomOperations } from "./operations.ts";
-import { treeOfDirectory } from "./trees.ts";
 import { DATA, isLasting, type Operation, STORE_BYTES, survivor, Tree } from "./survivor.ts";
+import { treeOfDirectory } from "./trees.ts";
 
 const LONG = process.env.SQLFUSE_LONG === "1";
 const KILLS = Number(process.env.SQLFUSE_KILLS ?? (LONG ? 1000 : 10));

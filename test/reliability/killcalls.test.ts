@@ -26,8 +26,8 @@ import { type Key, rawKeyPassword } from "../../src/db/key.ts";
 import { seedOf } from "../helpers/model.ts";
 import { REPOSITORY } from "../helpers/volume.ts";
 import { scriptOf } from "./operations.ts";
-import { treeOfVolume } from "./trees.ts";
 import { isLasting, type Operation, survivor, Tree } from "./survivor.ts";
+import { treeOfVolume } from "./trees.ts";
 
 const LONG = process.env.SQLFUSE_LONG === "1";
 const OPERATIONS = 200;

@@ -26,6 +26,10 @@ vi.mock("node:fs", async (original) => {
   const { recordedFs } = await import("./record.ts");
   return recordedFs(await original<typeof import("node:fs")>(), () => recording.now);
 });
+vi.mock("../../src/native/aio.ts", async () => {
+  const { recordedBackground } = await import("./record.ts");
+  return { Background: recordedBackground(() => recording.now) };
+});
 
 /** In memory where there is such a place: thousands of volumes are written. */
 let scratch: string;

@@ -362,3 +362,41 @@ export function recordedFs(fs: typeof realFs, recording: () => Record | undefine
   };
   return { ...fs, ...recorded } as typeof realFs;
 }
+
+/** Syncs in the background, as of src/native/aio.ts: what was begun is durable once it is seen to be done, which takes a while. */
+export function recordedBackground(recording: () => Record | undefined) {
+  const ASKED_IN_VAIN = 2;
+  return class Background {
+    readonly path: string;
+    asked: number | undefined;
+
+    constructor(path: string) {
+      this.path = path;
+    }
+
+    static of(fd: number): Background {
+      return new Background(realFs.readlinkSync(`/proc/self/fd/${fd}`));
+    }
+
+    get isBusy(): boolean {
+      return this.asked !== undefined;
+    }
+
+    begin(): boolean {
+      this.asked = 0;
+      return true;
+    }
+
+    result(wait: boolean): number | undefined {
+      if (this.asked === undefined) return 0;
+      if (!wait && this.asked++ < ASKED_IN_VAIN) return undefined;
+      this.asked = undefined;
+      recording()?.synced(this.path);
+      return 0;
+    }
+
+    close(): void {
+      if (this.asked !== undefined) this.result(true);
+    }
+  };
+}

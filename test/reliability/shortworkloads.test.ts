@@ -10,8 +10,8 @@ import { type Dump, dump } from "../core/dump.ts";
 import { afterCrash, Fixture } from "../core/fixture.ts";
 import { bytes, converse, frame } from "../fuse/frames.ts";
 import { FALLOC } from "../helpers/libc.ts";
-import { attrOf, perform, treeOfVolume } from "./trees.ts";
 import { isLasting, type Operation, survivor, Tree } from "./survivor.ts";
+import { attrOf, perform, treeOfVolume } from "./trees.ts";
 
 const LONG = process.env.SQLFUSE_LONG === "1";
 /** Of the sequences of two, a short run takes one in so many. */
