@@ -23,23 +23,12 @@ import { Database } from "../db/database.ts";
 import { SqliteError } from "../db/errors.ts";
 import type { Key } from "../db/key.ts";
 import type { Statement } from "../db/statement.ts";
-import { WalFile } from "../db/walfile.ts";
-import { SQLITE_BUSY } from "../native/sqlite3.ts";
 import { checkFormat, numberMeta, readMeta } from "./format.ts";
 import type { HeadKeeper } from "./head.ts";
 import { keptEpochs, lookAt } from "./past.ts";
 import { Space } from "./space.ts";
 import type { BlockNo, Epoch, Ino } from "./types.ts";
-
-/** Somebody who copies the -wal while others work. */
-export interface WalCopier {
-  /** Asks for it; false where he is busy, or not there. */
-  copy(): boolean;
-  /** Frames that he had copied when he last ended, told once; undefined while he is not done. */
-  copied(): number | undefined;
-  /** Returns when he is not busy. */
-  wait(): void;
-}
+import { type WalCopier, WalKeeper } from "./walkeeper.ts";
 
 export interface StoreOptions {
   readonly readOnly: boolean;
@@ -74,19 +63,8 @@ interface Past {
 const GROUP_BYTES = 2 * 2 ** 20;
 /** One with more is committed anyway. */
 const GROUP_MOST_BYTES = 4 * 2 ** 20;
-/** How often it is asked whether a sync is done that nobody waits for. */
-const SYNC_POLL_MS = 5;
-/** A longer -wal is copied to the main file, elsewhere if somebody does that. */
-const WAL_BYTES = 8 * 2 ** 20;
-/** Where nobody does, or it grows faster than it is copied, a longer one is copied right after a commit. */
-const WAL_MOST_BYTES = 64 * 2 ** 20;
-/** What is left over is copied after a commit when it is no more than this: then the next commit starts the -wal over. */
-const REST_BYTES = 2 * 2 ** 20;
 /** Numbers of inodes, entries and blocks that a commit sets aside, so that most commits need not say which is next. */
 const NUMBERS_AHEAD = 4096;
-/** A quiet volume copies its -wal after this long. */
-const QUIET_MS = 2000;
-
 export class Store {
   readonly writer: Database;
   readonly clock: Clock;
@@ -107,16 +85,9 @@ export class Store {
   #groupBytes = 0;
   /** What `totalChanges` of the writer was when the open group began. */
   #groupFrom = 0;
-  /** Monotonic time of the last commit that is not yet copied to the main file. */
-  #walSinceMs: number | undefined;
   /** Inodes that the open group changed. */
   readonly #changed = new Set<Ino>();
-  /** Inodes that a commit changed which is not known to be on the disk. */
-  readonly #unsynced = new Set<Ino>();
-  /** There is such a commit. */
-  #isUnsynced = false;
-  /** Syncs the commits; undefined where COMMIT itself does. */
-  #walFile: WalFile | undefined;
+  readonly #wal: WalKeeper;
   /** Inodes of a lost group whose fsync has not been told yet. */
   readonly #lost = new Set<Ino>();
   #epoch: Epoch;
@@ -138,8 +109,6 @@ export class Store {
   readonly #beforeCommit: (() => void)[] = [];
   /** Tells, with the rows that were changed, whether a change did anything. */
   #touches = 0;
-  /** The last copy of the -wal failed, and that was said. */
-  #copyFails = false;
   /** What a change that is answered already has yet to write. */
   #owed:
     | {
@@ -165,6 +134,8 @@ export class Store {
       immutable: options.immutable,
       cacheBytes,
     });
+    const { copier, clock, onLog } = options;
+    this.#wal = new WalKeeper(this.writer, copier, clock, onLog, () => this.#head?.publish());
     try {
       checkFormat(this.writer);
       this.#configureWriter();
@@ -178,7 +149,7 @@ export class Store {
       this.#saveCounter = this.writer.prepare("UPDATE meta SET value = ?2 WHERE key = ?1");
       this.#space = new Space(this.writer, this.#pageSize, cacheBytes, options.clock);
     } catch (error) {
-      this.writer.close();
+      this.#end();
       throw error;
     }
   }
@@ -193,11 +164,7 @@ export class Store {
     if (this.readOnly) return;
     this.writer.exec("PRAGMA busy_timeout = 10000");
     this.writer.exec("PRAGMA journal_mode = WAL");
-    this.#walFile?.close();
-    this.#walFile = openWal(this.#path);
-    // NORMAL: SQLite syncs the -wal before it copies it, and the commits are ours to sync.
-    this.writer.exec(`PRAGMA synchronous = ${this.#walFile === undefined ? "FULL" : "NORMAL"}`);
-    if (this.#isUnsynced) this.#walFile?.written();
+    this.#wal.attach();
     // What is overwritten is ciphertext: zeroing it costs writes and hides nothing.
     this.writer.exec("PRAGMA secure_delete = OFF");
   }
@@ -412,7 +379,7 @@ export class Store {
   /** Whether a sync is under way in the background. Meets its failure. */
   #isSyncing(): boolean {
     let busy = false;
-    this.#quietly(() => this.#synced(() => (busy = this.#walFile?.isBusy === true)));
+    this.#quietly(() => this.#synced(() => (busy = this.#wal.isSyncing())));
     return busy;
   }
 
@@ -437,7 +404,7 @@ export class Store {
     do {
       // Committed and copied, the -wal's own bytes are free again.
       this.commit();
-      this.#copyWal(true);
+      this.#wal.copy(true);
       this.#space.ask();
       if (this.#space.take(cost, frees)) return true;
     } while (!frees && this.#makeRoom());
@@ -474,38 +441,31 @@ export class Store {
   /** Commits the open group; when it is on the disk nobody waits for. @throws FsError EIO; the group is lost */
   #commitGroup(ahead: number): void {
     this.#writeGroup(ahead);
-    this.#synced(() => this.#walFile?.begin());
+    this.#synced(() => this.#wal.beginSync());
   }
 
   #sync(): void {
-    if (!this.#isUnsynced) return;
-    const used = this.writer.walBytes;
-    if (this.#walFile?.isNarrow(used) === true && this.#space.isAmple) this.#walFile.widen(used);
-    this.#synced(() => this.#walFile?.sync());
+    this.#synced(() => this.#wal.sync(() => this.#space.isAmple));
   }
 
   /**
-   * Runs `step`, which waits for syncs or asks about them; afterwards the commit before is on the disk where none is under way.
-   * @throws FsError EIO where one failed: what it was for, and the open group, are lost
+   * Runs `step`, which waits for syncs or asks about them.
+   * @throws FsError EIO where one failed: the commits that it was for, and the open group, are lost
    */
   #synced(step: () => void): void {
     try {
       step();
-      if (!this.#isUnsynced || this.#walFile?.isPending === true) return;
     } catch (error) {
       this.#lose(error);
       throw new FsError("EIO", "sync failed");
     }
-    this.#isUnsynced = false;
-    this.#unsynced.clear();
-    this.#head?.publish();
   }
 
   /** `ahead`: how many numbers to set aside where those that are have run out; 0 gives them back. */
   #writeGroup(ahead: number): void {
     this.finish();
     if (this.#groupSinceMs === undefined) return;
-    this.#synced(() => this.#walFile?.settle());
+    this.#synced(() => this.#wal.settle());
     const meta = (next: number, saved: number): number =>
       next > saved || ahead === 0 ? next + ahead : saved;
     const serial = meta(this.#nextSerial, this.#savedSerial);
@@ -523,29 +483,11 @@ export class Store {
     }
     this.#savedSerial = serial;
     this.#savedBlock = block;
-    this.#walFile?.written();
-    this.#isUnsynced = true;
-    for (const ino of this.#changed) this.#unsynced.add(ino);
     if (this.isChanged) this.#savedChanged = this.#epoch;
+    const changed = [...this.#changed];
     this.#changed.clear();
     this.#groupEnded();
-    this.#walSinceMs ??= this.clock.monotonicMs();
-    this.#tendWal();
-  }
-
-  /** Keeps the -wal short. */
-  #tendWal(): void {
-    const { copier } = this.#options;
-    const frames = this.writer.walFrames;
-    const bytes = frames * this.#pageSize;
-    if (bytes > WAL_MOST_BYTES) {
-      copier?.wait();
-      this.#copyWal(false);
-    } else if (bytes > WAL_BYTES && copier !== undefined) {
-      const copied = copier.copied();
-      if (copied !== undefined && (frames - copied) * this.#pageSize <= REST_BYTES) this.#copyWal(false);
-      else copier.copy();
-    }
+    this.#wal.committed(changed);
   }
 
   #save(counter: string, value: number): void {
@@ -569,22 +511,17 @@ export class Store {
 
   /** Milliseconds until the group must be committed or the -wal copied; Infinity where nothing waits. */
   dueInMs(nowMs: number): number {
+    const isOpen = this.#groupSinceMs !== undefined;
     const commitAt = (this.#groupSinceMs ?? Infinity) + this.#options.commitIntervalMs;
-    const copyAt = this.#groupSinceMs === undefined ? (this.#walSinceMs ?? Infinity) + QUIET_MS : Infinity;
-    const due = Math.max(0, Math.min(commitAt, copyAt) - nowMs);
-    return this.#isUnsynced ? Math.min(due, SYNC_POLL_MS) : due;
+    return Math.min(Math.max(0, commitAt - nowMs), this.#wal.dueInMs(nowMs, isOpen));
   }
 
   /** Does what is due. */
   work(nowMs: number): void {
-    if (this.#isUnsynced) this.#isSyncing();
-    if (this.#groupSinceMs !== undefined) {
-      if (nowMs - this.#groupSinceMs < this.#options.commitIntervalMs) return;
+    this.#isSyncing();
+    if (this.#groupSinceMs === undefined) this.#wal.work(nowMs);
+    else if (nowMs - this.#groupSinceMs >= this.#options.commitIntervalMs)
       this.#quietly(() => this.#commitGroup(NUMBERS_AHEAD));
-    } else if (this.#walSinceMs !== undefined && nowMs - this.#walSinceMs >= QUIET_MS) {
-      if (this.#options.copier?.copy() === true) this.#walSinceMs = undefined;
-      else this.#copyWal(false);
-    }
   }
 
   /** Milliseconds since the oldest uncommitted change, 0 where there is none. */
@@ -599,26 +536,7 @@ export class Store {
 
   /** Copies the -wal that was found at the opening to the main file, and cuts it to nothing. */
   settle(): void {
-    this.#copyWal(true);
-  }
-
-  #copyWal(truncate: boolean): void {
-    if (truncate) this.#options.copier?.wait();
-    try {
-      if (truncate) {
-        this.writer.checkpointTruncate();
-        this.#walFile?.cut();
-      } else this.writer.checkpointPassive();
-      this.#walSinceMs = undefined;
-      this.#copyFails = false;
-    } catch (error) {
-      this.#walSinceMs = this.clock.monotonicMs();
-      // Somebody else copies it just now.
-      if (error instanceof SqliteError && error.code === SQLITE_BUSY && !truncate) return;
-      // The -wal stays valid: it is tried again, and meanwhile it grows.
-      if (!this.#copyFails) this.#options.onLog(`checkpoint failed, will be tried again: ${String(error)}`);
-      this.#copyFails = true;
-    }
+    this.#wal.copy(true);
   }
 
   #groupEnded(): void {
@@ -631,11 +549,7 @@ export class Store {
   /** The open group is gone or must go: a failed commit. */
   #lose(error: unknown): void {
     this.#failed = true;
-    for (const files of [this.#changed, this.#unsynced]) {
-      for (const ino of files) this.#lost.add(ino);
-    }
-    this.#unsynced.clear();
-    this.#isUnsynced = false;
+    for (const ino of [...this.#changed, ...this.#wal.takeUnsynced()]) this.#lost.add(ino);
     this.#options.onLog(
       `a commit failed, and the last changes of ${this.#lost.size} files may be lost; the volume is read-only until it is mounted again: ${String(error)}`,
     );
@@ -744,23 +658,13 @@ export class Store {
       });
     this.#reader?.close();
     this.#reader = undefined;
-    if (!this.readOnly && !this.#failed && this.writer.isOpen) this.#copyWal(true);
+    if (!this.readOnly && !this.#failed && this.writer.isOpen) this.#wal.copy(true);
     this.#end();
   }
 
   #end(): void {
-    this.#walFile?.close();
+    this.#wal.close();
     this.writer.close();
     this.#head?.close();
-  }
-}
-
-/** Undefined where syncing it is better left to SQLite: macOS has a sync of its own. */
-function openWal(path: string): WalFile | undefined {
-  if (process.platform !== "linux") return undefined;
-  try {
-    return new WalFile(path);
-  } catch {
-    return undefined;
   }
 }

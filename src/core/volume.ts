@@ -32,9 +32,10 @@ import { Prune } from "./prune.ts";
 import { Purge } from "./purge.ts";
 import { Restore } from "./restore.ts";
 import { sqlText } from "./sqltext.ts";
-import { Store, type WalCopier } from "./store.ts";
+import { Store } from "./store.ts";
 import { Tree } from "./tree.ts";
 import { type At, type Ino, NAME_MAX, ROOT_INO, type StatFs } from "./types.ts";
+import type { WalCopier } from "./walkeeper.ts";
 import { Xattrs } from "./xattrs.ts";
 
 export interface VolumeOptions {

@@ -253,6 +253,11 @@ export class Database {
     return this.#api.changes(this.#pointer);
   }
 
+  /** Bytes. */
+  get pageSize(): number {
+    return this.#key.cipher.pageSize;
+  }
+
   /** Frames in the -wal after the last commit, as far as this connection made them. */
   get walFrames(): number {
     return this.#walFrames;

@@ -1,7 +1,7 @@
 /** The serving thread's end of its aide: a thread that copies the -wal and answers READs of committed data meanwhile. */
 import { Worker } from "node:worker_threads";
 import type { ReadPlan } from "../core/files.ts";
-import type { WalCopier } from "../core/store.ts";
+import type { WalCopier } from "../core/walkeeper.ts";
 import type { Key, KeyMessage } from "../db/key.ts";
 import type { SecondReader } from "../fuse/server.ts";
 import { Mailbox, STATE } from "./mailbox.ts";
