@@ -3,14 +3,16 @@
  * closed epoch, so that the core reads it by the same statements as the present. SQLite takes such a view apart into
  * one search of the live table and one of its twin, and merges them where an order is asked for (see D28).
  */
+import { FsError } from "../base/errno.ts";
 import type { Database } from "../db/database.ts";
+import type { Statement } from "../db/statement.ts";
 import type { Epoch } from "./types.ts";
 
 /** An inode without links belongs to no epoch. */
 const VIEWS = { inode: "AND nlink > 0", dirent: "", xattr: "", extent: "" } as const;
 
 /** Hides the live tables behind views of `epoch`, until the connection ends. Nothing can be written to them. */
-export function lookAt(db: Database, epoch: Epoch): void {
+function lookAt(db: Database, epoch: Epoch): void {
   for (const [table, also] of Object.entries(VIEWS)) {
     const columns = columnsOf(db, table);
     const then = `born <= ${epoch} ${also}`;
@@ -52,4 +54,44 @@ export function keptEpochs(db: Database): Epoch[] {
   while (rows.step()) kept.push(rows.int(0) as Epoch);
   db.release(rows);
   return kept;
+}
+
+/** A connection that looks at a closed epoch. */
+export class PastView {
+  readonly epoch: Epoch;
+  readonly #db: Database;
+  readonly #begin: Statement;
+  readonly #isKept: Statement;
+  readonly #commit: Statement;
+
+  constructor(db: Database, epoch: Epoch) {
+    this.epoch = epoch;
+    this.#db = db;
+    this.#begin = db.prepare("BEGIN");
+    this.#isKept = db.prepare("SELECT 1 FROM snapshot WHERE epoch = ?1 AND name IS NOT NULL");
+    this.#commit = db.prepare("COMMIT");
+  }
+
+  /** Hides the present, on a connection that was opened just now, also anew. */
+  begin(): void {
+    lookAt(this.#db, this.epoch);
+  }
+
+  /** Reads in one transaction: so the epoch is kept at its end as at its beginning. @throws FsError ESTALE where it is not */
+  read<T>(read: () => T): T {
+    if (!this.#db.autocommit) return read();
+    this.#begin.run();
+    try {
+      const isKept = this.#isKept.bindInt(1, this.epoch).step();
+      this.#isKept.reset();
+      if (!isKept) throw new FsError("ESTALE", "this snapshot was deleted");
+      const result = read();
+      this.#commit.run();
+      return result;
+    } catch (error) {
+      this.#db.resetAll();
+      this.#db.rollBack();
+      throw error;
+    }
+  }
 }

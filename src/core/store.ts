@@ -25,7 +25,7 @@ import type { Key } from "../db/key.ts";
 import type { Statement } from "../db/statement.ts";
 import { checkFormat, numberMeta, readMeta } from "./format.ts";
 import type { HeadKeeper } from "./head.ts";
-import { keptEpochs, lookAt } from "./past.ts";
+import { keptEpochs, PastView } from "./past.ts";
 import { Space } from "./space.ts";
 import type { BlockNo, Epoch, Ino } from "./types.ts";
 import { type WalCopier, WalKeeper } from "./walkeeper.ts";
@@ -50,13 +50,6 @@ export interface StoreOptions {
   readonly copier?: WalCopier | undefined;
   readonly clock: Clock;
   readonly onLog: (line: string) => void;
-}
-
-/** A closed epoch that is looked at. */
-interface Past {
-  readonly epoch: Epoch;
-  readonly begin: Statement;
-  readonly isKept: Statement;
 }
 
 /** A group with more file data is committed as soon as the one before is synced: it bounds how long a commit keeps others waiting. */
@@ -98,7 +91,7 @@ export class Store {
   /** Whether anything was changed in this epoch since the volume was opened. */
   #isTouched = false;
   /** Set where the past is looked at. */
-  #past: Past | undefined;
+  #past: PastView | undefined;
   #nextSerial: number;
   #savedSerial: number;
   #savedBlock: number;
@@ -157,7 +150,7 @@ export class Store {
   #configureWriter(): void {
     this.writer.exec("PRAGMA temp_store = MEMORY");
     if (this.#options.beside !== undefined) {
-      if (this.#past !== undefined) lookAt(this.writer, this.#past.epoch);
+      this.#past?.begin();
       const begin = this.#options.shortReads === true ? "" : "BEGIN";
       this.writer.exec(`PRAGMA query_only = ON; PRAGMA busy_timeout = 10000; ${begin}`);
     }
@@ -180,13 +173,9 @@ export class Store {
 
   /** Looks at a closed epoch from now on. Nothing was prepared before that reads inodes, entries, attributes or extents. */
   lookAt(epoch: Epoch): void {
-    this.#past = {
-      epoch,
-      begin: this.writer.prepare("BEGIN"),
-      isKept: this.writer.prepare("SELECT 1 FROM snapshot WHERE epoch = ?1 AND name IS NOT NULL"),
-    };
     this.writer.exec("PRAGMA query_only = OFF");
-    lookAt(this.writer, epoch);
+    this.#past = new PastView(this.writer, epoch);
+    this.#past.begin();
     this.writer.exec("PRAGMA query_only = ON");
   }
 
@@ -279,29 +268,11 @@ export class Store {
     assert(!this.#closed, "the volume is open");
     this.finish();
     try {
-      return this.#past === undefined ? read() : this.#readPast(this.#past, read);
+      return this.#past === undefined ? read() : this.#past.read(read);
     } catch (error) {
       const told = this.#translate(error, ino);
       if (told instanceof DamageError && ino > 0) told.ino ??= ino;
       throw told;
-    }
-  }
-
-  /** One transaction: so the epoch is kept at its end as at its beginning. */
-  #readPast<T>(past: Past, read: () => T): T {
-    if (!this.writer.autocommit) return read();
-    past.begin.run();
-    try {
-      const isKept = past.isKept.bindInt(1, past.epoch).step();
-      past.isKept.reset();
-      if (!isKept) throw new FsError("ESTALE", "this snapshot was deleted");
-      const result = read();
-      this.#commit.run();
-      return result;
-    } catch (error) {
-      this.writer.resetAll();
-      this.#rollBack();
-      throw error;
     }
   }
 
@@ -562,16 +533,8 @@ export class Store {
     this.#changed.clear();
     this.#groupEnded();
     this.writer.resetAll();
-    this.#rollBack();
+    this.writer.rollBack();
     this.#reopenWriter();
-  }
-
-  #rollBack(): void {
-    try {
-      if (!this.writer.autocommit) this.writer.exec("ROLLBACK");
-    } catch {
-      // Closing the connection rolls back as well.
-    }
   }
 
   /** Where it fails, every operation gets EIO and tries again. */

@@ -312,6 +312,15 @@ export class Database {
     for (const statement of this.#statements) statement.reset();
   }
 
+  /** Ends a transaction without its changes, if one is open. */
+  rollBack(): void {
+    try {
+      if (!this.autocommit) this.exec("ROLLBACK");
+    } catch {
+      // Closing the connection rolls back as well.
+    }
+  }
+
   close(): void {
     this.#disconnect();
     this.#statements.length = 0;
