@@ -23,7 +23,7 @@ export function isBlockSizeSql(column: string): string {
 
 /**
  * The block size for a volume with pages of `pageSize` bytes: the largest whose row fits one page. Then a block is read,
- * decrypted and written as one page, and a chain of overflow pages is never followed (D28).
+ * decrypted and written as one page, and a chain of overflow pages is never followed (D29).
  */
 export function usualBlockSize(pageSize: number): number {
   return pageSize < LEAST_WHOLE_PAGE ? ON_SMALLER_PAGES : pageSize - BESIDE_DATA;
