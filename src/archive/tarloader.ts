@@ -2,9 +2,11 @@
  * Loads a tar archive into a new, empty volume that nobody else sees. As with any tar, a later member of a name
  * replaces an earlier one, and directories that no member names are made. What cannot be is skipped, and told.
  */
+
 import type { Time } from "../base/clock.ts";
 import { FsError } from "../base/errno.ts";
 import { ACL_ACCESS, ACL_DEFAULT } from "../core/acl.ts";
+import { HOLE_UNIT } from "../core/blocksize.ts";
 import { deviceOf, isDirectory, S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFREG } from "../core/mode.ts";
 import type { Likeness, Substance } from "../core/restore.ts";
 import { type Attr, type Ino, ROOT_INO } from "../core/types.ts";
@@ -196,7 +198,10 @@ class TarLoader {
     let filled = 0;
     const flush = (): void => {
       // The zeros with which a segment of a sparse file is rounded reach into a hole.
-      const isRounding = hasHoles && filled < blockSize && block.subarray(0, end).every((byte) => byte === 0);
+      const isRounding =
+        hasHoles &&
+        filled < Math.min(blockSize, HOLE_UNIT) &&
+        block.subarray(0, end).every((byte) => byte === 0);
       if (end > 0 && !isRounding) this.#volume.restore.write(ino, idx * blockSize, block.subarray(0, end));
       block.fill(0, 0, end);
       end = 0;
