@@ -20,6 +20,7 @@ const impossible = mountingImpossible();
 if (impossible !== undefined) console.warn(`damage under a mount is not tested: ${impossible}`);
 
 const LONG = isLong();
+/** Not the usual size: the kernel reads pages of 4 KiB, and one of them must not lie in two blocks. */
 const BLOCK = 65_536;
 const PAGE = 16_384;
 const BLOCKS = 5;
@@ -45,7 +46,7 @@ interface Place {
 
 /** A closed volume with FILES, and where their contents lie in it. */
 function prepared(): { places: readonly Place[]; others: readonly number[]; copy: string } {
-  volume = TestVolume.create();
+  volume = TestVolume.create({ createArgs: ["--block-size", `${BLOCK}`] });
   volume.mount();
   for (const name of FILES) {
     writeFileSync(join(volume.mountpoint, name), contentOf(name));

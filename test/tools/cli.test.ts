@@ -56,7 +56,10 @@ describe("usage", () => {
     [["mount", "package.json", "-o", "foo"], /-o foo: unknown mount option/],
     [["package.json", "/mnt", "-o", "remount,ro"], /cannot be remounted/],
     [["mount", "package.json", "--commit", "never"], /from 0.01 to 3600/],
-    [["create", "x", "--block-size", "1000"], /--block-size 1000: not a power of two from 4096 to 1048576/],
+    [
+      ["create", "x", "--block-size", "1000"],
+      /--block-size 1000: not a multiple of 128 from 4096 to 1048576/,
+    ],
     [["create", "x", "--page-size", "128K"], /not a power of two from 4096 to 65536/],
     [["create", "x", "--page-size", "4096", "--compat"], /exclude each other/],
     [["create", "x", "--root-mode", "rwx"], /--root-mode rwx: not an octal mode/],

@@ -170,7 +170,7 @@ describe("refusals", () => {
     [["load", "new", "/dev/null"], 10, "/dev/null: empty"],
     [["load", "new"], 10, "stdin: empty"],
     [["load", "--password-file", "-", "new"], 2, "the password and the dump cannot both come from stdin"],
-    [["load", "--block-size", "5", "new", "x"], 2, "--block-size 5: not a power of two"],
+    [["load", "--block-size", "5", "new", "x"], 2, "--block-size 5: not a multiple of 128"],
   ])("%j ends with %i", (args, code, message) => {
     const before = readdirSync(directory);
     const done = sqlfuse(args, { password: PASSWORD, cwd: directory });
