@@ -53,7 +53,7 @@ describe("--compression", () => {
     const [fast, strong] = [packing("fast"), packing("strong")];
     expect(fast).toMatch(/^fast; blocks take 0\.[3-5]\d times/);
     expect(strong).toMatch(/^strong; blocks take 0\.[23]\d times/);
-    expect(run("info", file("fast")).stdout).toMatch(/^format {4}1\.1\.0, compression$/m);
+    expect(run("info", file("fast")).stdout).toMatch(/^format {4}1\.2\.0, compression, block-size$/m);
     const { volume } = JSON.parse(run("info", "--json", file("fast")).stdout) as {
       volume: { compression: string; sample: { contentBytes: number; storedBytes: number } };
     };
@@ -134,7 +134,7 @@ test("fsck --verify-data finds content that cannot be decoded, repairs it, and i
   const found = run("fsck", "--verify-data", path);
   expect(found.code).toBe(4);
   expect(found.stdout).toMatch(
-    /^\/source\/text \(inode \d+\): block-content: bytes 0 to 65535 cannot be decoded -> a hole takes their place$/m,
+    /^\/source\/text \(inode \d+\): block-content: bytes 0 to 16255 cannot be decoded -> a hole takes their place$/m,
   );
   expect(run("fsck", "--verify-data", "--repair", "--yes", path).code).toBe(1);
   expect(run("fsck", "--verify-data", path).code).toBe(0);
