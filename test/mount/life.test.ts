@@ -170,7 +170,7 @@ try:
 except OSError: pass
 `;
 
-  const rounds = process.env.SQLFUSE_LONG === "1" ? 25 : 4;
+  const rounds = process.env.SQLFUSE_LONG === "1" ? 25 : 2;
 
   test(`${rounds} times: mounts by itself, lost nothing fsynced, and is the state of one moment`, {
     timeout: 60_000 + rounds * 15_000,
@@ -532,7 +532,7 @@ describe.skipIf(impossible !== undefined)("the end of a mount", () => {
     expect(done.stderr).toContain(volume.mountpoint);
   });
 
-  const mounts = isLong() ? 200 : 10;
+  const mounts = isLong() ? 200 : 5;
   test(`${mounts} mounts in a row keep everything and leave one file each time, no process and no zombie`, {
     timeout: 60_000 + mounts * 5000,
   }, () => {

@@ -20,7 +20,7 @@ import { DATA, isLasting, type Operation, STORE_BYTES, survivor, Tree } from "./
 import { treeOfDirectory } from "./trees.ts";
 
 const LONG = process.env.SQLFUSE_LONG === "1";
-const KILLS = Number(process.env.SQLFUSE_KILLS ?? (LONG ? 1000 : 10));
+const KILLS = Number(process.env.SQLFUSE_KILLS ?? (LONG ? 1000 : 6));
 /** More than are done before the kill, mostly: where not, the mount is killed while it rests. */
 const OPERATIONS = 3000;
 /** The default of mount, and what a busy machine may add to it. */

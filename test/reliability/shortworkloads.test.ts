@@ -15,7 +15,7 @@ import { attrOf, perform, treeOfVolume } from "./trees.ts";
 
 const LONG = process.env.SQLFUSE_LONG === "1";
 /** Of the sequences of two, a short run takes one in so many. */
-const SHORT_STEP = 127;
+const SHORT_STEP = 397;
 
 /** What is there before: two directories, a file of two blocks in one of them, a small file with an attribute. */
 const BEFORE: readonly Operation[] = [

@@ -30,7 +30,7 @@ import { CLI } from "./run.ts";
 
 const LONG = process.env.SQLFUSE_LONG === "1";
 /** Stops per kind of fault and command in a short run. */
-const SHORT_STOPS = 4;
+const SHORT_STOPS = 3;
 /** What changes a file or a directory; which of them exist depends on the processor. */
 const WRITES = [
   "pwrite64",
