@@ -21,9 +21,6 @@ import type { Store } from "./store.ts";
 import type { BlockNo, Ino } from "./types.ts";
 import { copyPart, Unpacker } from "./unpacker.ts";
 
-/** Longer content that is new is written at once: there is little to gain, and a copy to lose. */
-const LONGEST_HELD = 65_535;
-
 /** A block that the open group wrote, and that its row does not have like this yet. */
 interface Held {
   readonly block: BlockNo;
@@ -124,16 +121,16 @@ export class Blocks {
     }
   }
 
-  /** Stores `data` as a new block. */
-  insert(data: Uint8Array, how: Compression): BlockNo {
+  /** Stores `data` as a new block. `isWhole`: it has all the bytes that a block of its file can have. */
+  insert(data: Uint8Array, how: Compression, isWhole: boolean): BlockNo {
     const block = this.#store.takeBlock();
-    this.#hold(block, false, data, how);
+    this.#hold(block, false, data, how, isWhole);
     return block;
   }
 
   /** Overwrites a block that is intact and that one extent alone names, of this epoch. */
-  update(block: BlockNo, data: Uint8Array, how: Compression): void {
-    this.#hold(block, this.#held?.block !== block || this.#held.stored, data, how);
+  update(block: BlockNo, data: Uint8Array, how: Compression, isWhole: boolean): void {
+    this.#hold(block, this.#held?.block !== block || this.#held.stored, data, how, isWhole);
   }
 
   /** Deletes a block that no extent names any more; a damaged one stays, for fsck. */
@@ -153,14 +150,15 @@ export class Blocks {
     this.#kept.set(block, content.slice());
   }
 
-  #hold(block: BlockNo, stored: boolean, data: Uint8Array, how: Compression): void {
+  #hold(block: BlockNo, stored: boolean, data: Uint8Array, how: Compression, isWhole: boolean): void {
     if (this.#held?.block === block) this.#held = undefined;
     this.#release();
     this.#kept.delete(block);
     this.#store.stir();
     this.#fresh.add(block);
-    // A whole block that is overwritten in pieces would be compressed for each.
-    const isWorthIt = data.length <= LONGEST_HELD || (stored && how !== "none");
+    // A whole one that is new is not likely to grow or change, so there is a copy to lose; but one that is overwritten in
+    // pieces would be compressed for each.
+    const isWorthIt = !isWhole || (stored && how !== "none");
     if (!isWorthIt) {
       this.#write(block, stored, data, how);
       return;

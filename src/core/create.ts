@@ -33,7 +33,6 @@ export interface CreateOptions {
   readonly clock?: Clock;
 }
 
-/** See DECISIONS.md D3 for the measurement. */
 /** Numbers below are kept: 1 is the root, and readdir's cookies 1 and 2 are "." and "..". */
 const FIRST_SERIAL = 16;
 

@@ -171,13 +171,14 @@ export class Extents {
     how: Compression,
     intact: boolean,
   ): void {
+    const isWhole = data.length === inode.blockSize;
     const stored = old !== undefined && old.block !== UNWRITTEN;
     const mayOverwrite = stored && !old.shared && !this.#isShown(old, this.#inodes.epochOf(inode));
     if (mayOverwrite && (intact || this.#blocks.isIntact(old.block))) {
-      this.#blocks.update(old.block, data, how);
+      this.#blocks.update(old.block, data, how, isWhole);
       return;
     }
-    this.#set(inode, idx, old, this.#blocks.insert(data, how), false);
+    this.#set(inode, idx, old, this.#blocks.insert(data, how, isWhole), false);
   }
 
   /** Allocates block `idx` without content: it reads as zeros. */

@@ -12,8 +12,6 @@ import type { Clock } from "../base/clock.ts";
 import type { Database } from "../db/database.ts";
 import type { Statement } from "../db/statement.ts";
 
-/** Bytes of the -wal in front of each page. */
-const FRAME_HEADER_BYTES = 24;
 /** Bytes kept for unlink, truncate, rename, fsync and the purge: at most this, on a small disk a 32nd of it. */
 const RESERVE_BYTES = 16 * 2 ** 20;
 /** With more free than this nobody misses a few megabytes. */
@@ -109,7 +107,7 @@ export class Space {
     const total = disk.blocks * disk.bsize;
     const main = statSync(this.#db.path).size;
     const walSize = statSync(`${this.#db.path}-wal`, { throwIfNoEntry: false })?.size ?? 0;
-    const walUsed = this.#db.walCopied ? 0 : this.#db.walFrames * (this.#pageSize + FRAME_HEADER_BYTES);
+    const walUsed = this.#db.walCopied ? 0 : this.#db.walBytes;
     return {
       disk: disk.bavail * disk.bsize,
       growth: Math.max(0, this.#count(this.#pageCount) * this.#pageSize - main),

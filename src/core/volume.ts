@@ -175,7 +175,10 @@ export class Volume {
           "copy both files to a writable directory and mount that copy",
       );
     }
-    const walReplays = walWaits && refuseCutWal(path, key);
+    // Who holds it has looked at its -wal, and is writing it. Opening the file again where that is this process would drop
+    // SQLite's locks.
+    const isHeld = beside && lockHolder(path) !== undefined;
+    const walReplays = walWaits && !isHeld && refuseCutWal(path, key);
     const log = options.onLog ?? (() => {});
     const { headFile } = options;
     assert(headFile === undefined || !beside, "a head is for who opens a volume alone");
