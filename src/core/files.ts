@@ -295,6 +295,8 @@ export class Files {
       while (copied < most) {
         const left = most - copied;
         try {
+          // The next step looks at what the one before wrote.
+          this.#store.finish();
           copied +=
             this.#shareStep(from, fromOffset + copied, to, toOffset + copied, left, killSuidgid) ||
             this.#copyStep(from, fromOffset + copied, to, toOffset + copied, left, killSuidgid);
