@@ -119,4 +119,13 @@ describe("a volume that answers first", () => {
       fixture.takeLog();
     }, options),
   );
+
+  it("applies what a copy wrote in part before it shares the blocks behind it", () =>
+    // The check at the end compares the number of blocks that the inode says with those that it has.
+    inVolume((_, volume) => {
+      const from = put(volume, ROOT, "from", Buffer.alloc(60_000, "a"));
+      const to = put(volume, ROOT, "to", "");
+      expect(volume.files.copyFileRange(from, 1000, to, 1000, 59_000, false)).toBe(59_000);
+      expect(contentOf(volume, to).subarray(1000).equals(Buffer.alloc(59_000, "a"))).toBe(true);
+    }, options));
 });
