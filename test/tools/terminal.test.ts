@@ -21,6 +21,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { unlock } from "../../src/core/unlock.ts";
 import { Database } from "../../src/db/database.ts";
+import { canTrace } from "../helpers/strace.ts";
 import { lineOnTerminal, onTerminal, type Seen, type Step } from "../helpers/terminal.ts";
 import { until } from "../helpers/volume.ts";
 import { CLI, fingerprint, sqlfuse } from "./run.ts";
@@ -388,7 +389,6 @@ describe("^C in long work", () => {
   );
 });
 
-const canTrace = spawnSync("strace", ["-qq", "true"]).status === 0;
 if (!canTrace)
   console.warn("signals while a dump is synced are not tested: strace is missing or may not trace");
 
