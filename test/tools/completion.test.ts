@@ -66,8 +66,8 @@ describe("completion", () => {
     expect(stderr).toMatch(/Allowed choices are bash, zsh, fish/);
   });
 
-  test("bash offers each command and each option of each, and hides what is for sqlfuse alone", () => {
-    const program = buildProgram();
+  test("bash offers each command and each option of each, and hides what is for sqlfuse alone", async () => {
+    const program = await buildProgram();
     const offered = bash("");
     for (const command of program.commands) {
       expect(offered).toContain(command.name());

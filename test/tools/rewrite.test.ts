@@ -30,8 +30,6 @@ import { type Call, canTrace, countCalls, faulted, recorded, WRITES } from "../h
 import { CLI } from "./run.ts";
 
 const LONG = process.env.SQLFUSE_LONG === "1";
-/** Stops per kind of fault and command in a short run. */
-const SHORT_STOPS = 3;
 /** Raw keys: no derivation slows a thousand runs down. */
 const RAW = { old: randomBytes(32), new: randomBytes(32) };
 type Which = keyof typeof RAW;
@@ -112,16 +110,13 @@ function run(argv: readonly string[]): { code: number | null; stderr: string } {
   return { code: status, stderr };
 }
 
-/** Every call that is made, or some of each name with the first and the last. */
+/** Every call that is made, or the last of each name. */
 function stops(verb: Verb, names: readonly string[] = WRITES): Call[] {
   const log = join(directory, "trace");
   expect(run(recorded(command(verb), names, log))).toMatchObject({ code: 0 });
-  const counts = countCalls(log, names);
-  const total = counts.reduce((sum, [, count]) => sum + count, 0);
-  const every = LONG ? 1 : Math.ceil(total / SHORT_STOPS);
-  return counts.flatMap(([name, count]) =>
+  return countCalls(log, names).flatMap(([name, count]) =>
     Array.from({ length: count }, (_, i) => i + 1)
-      .filter((when) => when === count || (when - 1) % every === 0)
+      .filter((when) => LONG || when === count)
       .map((when): Call => [name, when]),
   );
 }

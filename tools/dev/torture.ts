@@ -36,9 +36,9 @@ const SECTIONS: Readonly<Record<string, Section>> = {
     what: "every short sequence of operations, then a crash",
   },
   faults: {
-    files: ["test/reliability/faults.test.ts"],
+    files: ["test/reliability/faults.test.ts", "test/core/failures.test.ts"],
     minutes: 15,
-    what: "ENOSPC, EDQUOT and EIO at every system call",
+    what: "every system call and every step of a statement fails",
   },
   damage: { files: ["test/mount/damage.test.ts"], minutes: 2, what: "pages changed under a mount" },
   flips: {
@@ -68,6 +68,7 @@ const SECTIONS: Readonly<Record<string, Section>> = {
     minutes: 10,
     what: "random operations against a model",
   },
+  work: { files: ["test/mount/work.test.ts"], minutes: 2, what: "git, make, SQLite, rsync on real files" },
   life: { files: ["test/mount/life.test.ts"], minutes: 15, what: "signals, every way to unmount" },
   security: {
     files: ["test/reliability/security.test.ts"],
