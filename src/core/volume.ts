@@ -18,6 +18,7 @@ import { scanWal } from "../db/wal.ts";
 import { SQLITE_BUSY } from "../native/sqlite3.ts";
 import { Attributes } from "./attributes.ts";
 import { Blocks } from "./blocks.ts";
+import { Changes } from "./changes.ts";
 import { type CreateOptions, createVolume } from "./create.ts";
 import { OpenError } from "./errors.ts";
 import { Extents } from "./extents.ts";
@@ -34,7 +35,7 @@ import { Restore } from "./restore.ts";
 import { sqlText } from "./sqltext.ts";
 import { Store } from "./store.ts";
 import { Tree } from "./tree.ts";
-import { type At, type Ino, NAME_MAX, ROOT_INO, type StatFs } from "./types.ts";
+import { type At, type Epoch, type Ino, NAME_MAX, ROOT_INO, type StatFs } from "./types.ts";
 import type { WalCopier } from "./walkeeper.ts";
 import { Xattrs } from "./xattrs.ts";
 
@@ -263,6 +264,18 @@ export class Volume {
   /** Everything that is stored, as SQL that a stock sqlite3 (3.37 or newer) reads: one text after the other. */
   sqlText(): Generator<Buffer> {
     return sqlText(this.#store.writer);
+  }
+
+  /** What changed since when, as of the last commit; what is open is committed. Not of a view of the past. */
+  changes(): Changes {
+    assert(this.at === undefined, "the past has no changes of its own");
+    if (!this.readOnly) this.commit();
+    return new Changes(this.#store.writer, this.#store.epoch);
+  }
+
+  /** The current epoch, which stands for the present. */
+  get epoch(): Epoch {
+    return this.#store.epoch;
   }
 
   /** The disk's own figures, with what this volume may still take, and the volume's files. */
