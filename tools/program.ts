@@ -18,6 +18,7 @@ import { addMkdir } from "./mkdir.ts";
 import { addMount } from "./mount.ts";
 import { addPut } from "./put.ts";
 import { addRekey } from "./rekey.ts";
+import { addRestore, addUndelete } from "./restore.ts";
 import { addRm } from "./rm.ts";
 import { addSnapshot } from "./snapshot.ts";
 import { addStatus } from "./status.ts";
@@ -55,6 +56,8 @@ export function buildProgram(): Command {
   addSnapshot(program);
   addDiff(program);
   addLog(program);
+  addRestore(program);
+  addUndelete(program);
   addFsck(program);
   addRekey(program);
   addVacuum(program);

@@ -24,6 +24,8 @@ export interface Where {
   readonly path: string;
   /** Where the volume is mounted and served as it is now, if this user may enter it. */
   readonly mount: MountedVolume | undefined;
+  /** It was named by a path in a mount alone. */
+  readonly isPath: boolean;
 }
 
 /** @throws ToolError where it is neither in a mount nor a file */
@@ -39,7 +41,12 @@ export async function findWhere(words: readonly string[]): Promise<Where> {
   const file = found?.file ?? realpathSync(first);
   const path = inside === undefined ? (found?.path ?? "") : normal(`${found?.path ?? ""}/${inside}`);
   const mount = await findServedMount(file);
-  return { file, path: pathText(path), mount: mount && isReachable(mount.mountpoint) ? mount : undefined };
+  return {
+    file,
+    path: pathText(path),
+    mount: mount && isReachable(mount.mountpoint) ? mount : undefined,
+    isPath: found !== undefined && inside === undefined,
+  };
 }
 
 /** The file of the volume that is mounted there, and the path in it. */

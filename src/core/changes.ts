@@ -78,9 +78,10 @@ export class Changes {
   readonly #now: Epoch;
   readonly #since: Statement;
   readonly #inode: Statement;
-  /** Undefined where there is no index for it: then all entries were read, by inode. */
+  /** Undefined where there is no index for it: then all entries are read once, by inode. */
   readonly #entries: Statement | undefined;
-  readonly #scanned: ReadonlyMap<Ino, readonly Entry[]> | undefined;
+  readonly #allNames: string;
+  #scanned: ReadonlyMap<Ino, readonly Entry[]> | undefined;
   readonly #named: Statement;
   readonly #written: Statement;
   readonly #dropped: Statement;
@@ -103,7 +104,7 @@ export class Changes {
     const names = `${entries("dirent", `${NEVER}`)} WHERE ino = ?1
       UNION ALL ${entries("dirent_past", "died")} WHERE ino = ?1 ORDER BY parent, name`;
     if (isIndexed(db)) this.#entries = db.prepare(names);
-    else this.#scanned = scan(db, names.replaceAll("WHERE ino = ?1", ""));
+    this.#allNames = names.replaceAll("WHERE ino = ?1", "");
     const named = (table: string) =>
       `SELECT ino FROM ${table} WHERE parent = ?1 AND name = ?2 AND born <= ?3`;
     this.#named = db.prepare(`${named("dirent")} UNION ALL ${named("dirent_past")} AND died > ?3`);
@@ -292,10 +293,19 @@ export class Changes {
   }
 
   #entriesOf(ino: Ino, epoch: Epoch): readonly Entry[] {
+    return this.#everyEntryOf(ino).filter(({ born, died }) => born <= epoch && epoch < died);
+  }
+
+  /** Of all times. */
+  #everyEntryOf(ino: Ino): readonly Entry[] {
     const rows = this.#entries?.bindInt(1, ino);
-    const all: Entry[] = [...(this.#scanned?.get(ino) ?? [])];
-    while (rows?.step() === true) all.push(readEntry(rows));
-    return all.filter(({ born, died }) => born <= epoch && epoch < died);
+    if (rows === undefined) {
+      this.#scanned ??= scan(this.#db, this.#allNames);
+      return this.#scanned.get(ino) ?? [];
+    }
+    const all: Entry[] = [];
+    while (rows.step()) all.push(readEntry(rows));
+    return all;
   }
 
   #pathsOf(ino: Ino, epoch: Epoch): string[] {
