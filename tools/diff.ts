@@ -1,4 +1,4 @@
-/** `sqlfuse diff A B [WHERE...]`: what changed from one state of a volume to another. */
+/** `sqlfuse diff FROM TO [FILE|PATH] [PATH]`: what changed from one state of a volume to another. */
 import type { Command } from "commander";
 import { typeName } from "../src/archive/dumpformat.ts";
 import type { Change } from "../src/core/changes.ts";
@@ -26,7 +26,6 @@ const TEXT_BYTES = 4 * 2 ** 20;
 export function addDiff(program: Command): void {
   const command = program
     .command("diff")
-    .usage("[options] <from> <to> [path | file [path]]")
     .summary("tell what changed from one snapshot to another, or to now")
     .description(
       "Tells what was added, removed, modified and renamed from one state of a volume to another: names of snapshots, " +
@@ -35,7 +34,8 @@ export function addDiff(program: Command): void {
     )
     .argument("<from>", "the state before")
     .argument("<to>", "the state after")
-    .argument("[where...]", "a path in a mount, or the database file and a path in it (default: all of it)")
+    .argument("[file|path]", "the database file, or a path in a mount (default: where you are)")
+    .argument("[path]", "with FILE: a path in it (default: all of it)")
     .option("--text", "with the lines of text files that differ, as diff -u shows them");
   addPasswordOptions(command);
   addJsonOption(command).action(diff);
@@ -51,10 +51,11 @@ export function addDiff(program: Command): void {
 async function diff(
   fromText: string,
   toText: string,
-  words: readonly string[],
+  first: string | undefined,
+  inside: string | undefined,
   flags: DiffFlags,
 ): Promise<void> {
-  const where = await findWhere(words);
+  const where = await findWhere(first ?? ".", inside);
   await withChanges(where, flags, async (volume, changes, key) => {
     const from = epochOf(volume, fromText) as Epoch;
     const to = epochOf(volume, toText) as Epoch;

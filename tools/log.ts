@@ -1,4 +1,4 @@
-/** `sqlfuse log WHERE...`: what happened to a file, as far as snapshots tell. */
+/** `sqlfuse log FILE|PATH [PATH]`: what happened to a file, as far as snapshots tell. */
 import type { Command } from "commander";
 import type { Event } from "../src/core/changes.ts";
 import type { Snapshot } from "../src/core/history.ts";
@@ -16,14 +16,14 @@ interface LogFlags extends PasswordOptions {
 export function addLog(program: Command): void {
   const command = program
     .command("log")
-    .usage("[options] <path | file path>")
     .summary("tell when a file changed, and how")
     .description(
       "Tells when the file or directory changed, and how: made, renamed, written, deleted; the newest first, " +
         "with the first snapshot that shows it. PATH is in a mount, or in FILE, and need not be there any more. What " +
         "happened between two snapshots is told as one change, with the time of the last.",
     )
-    .argument("<where...>", "a path in a mount, or the database file and a path in it");
+    .argument("<file|path>", "a path in a mount, or the database file")
+    .argument("[path]", "with FILE: the path in it");
   addPasswordOptions(command);
   addJsonOption(command).action(log);
   addHelp(command, {
@@ -31,8 +31,8 @@ export function addLog(program: Command): void {
   });
 }
 
-async function log(words: readonly string[], flags: LogFlags): Promise<void> {
-  const where = await findWhere(words);
+async function log(first: string, inside: string | undefined, flags: LogFlags): Promise<void> {
+  const where = await findWhere(first, inside);
   await withChanges(where, flags, async (volume, changes) => {
     const snapshots = volume.history.list();
     const events = [...changes.log(where.path)];

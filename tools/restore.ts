@@ -33,7 +33,6 @@ interface RestoreFlags extends UndeleteFlags, AtFlags {
 export function addRestore(program: Command): void {
   const command = program
     .command("restore")
-    .usage("[options] --at <snapshot> <path | file path>")
     .summary("put files back as a snapshot has them")
     .description(
       "Makes what is at PATH what it was then: a file, or a directory with all that is in it, with modes, times, " +
@@ -41,7 +40,8 @@ export function addRestore(program: Command): void {
         "is not mounted. PATH is in a mount, or in FILE. Only what differs is touched, and each file is replaced at " +
         "once. It asks nothing, and says what it replaced.",
     )
-    .argument("<where...>", "a path in a mount, or the database file and a path in it")
+    .argument("<file|path>", "a path in a mount, or the database file")
+    .argument("[path]", "with FILE: the path in it")
     .option("--delete", "remove what is in the directory now and was not then; else it stays");
   addCommonOptions(addAtOption(command));
   addOutputOptions(command).action(restore);
@@ -59,13 +59,13 @@ export function addRestore(program: Command): void {
 export function addUndelete(program: Command): void {
   const command = program
     .command("undelete")
-    .usage("[options] <path | file path>")
     .summary("put back what was deleted")
     .description(
       "Puts PATH, which is not there any more, back from the newest snapshot that has it, with all that was in it. " +
         "PATH is in a mount, or in FILE.",
     )
-    .argument("<where...>", "a path in a mount, or the database file and a path in it");
+    .argument("<file|path>", "a path in a mount, or the database file")
+    .argument("[path]", "with FILE: the path in it");
   addCommonOptions(command);
   addOutputOptions(command).action(undelete);
   addHelp(command, {
@@ -80,16 +80,16 @@ function addCommonOptions(command: Command): void {
   addPasswordOptions(command);
 }
 
-async function restore(words: readonly string[], flags: RestoreFlags): Promise<void> {
+async function restore(first: string, inside: string | undefined, flags: RestoreFlags): Promise<void> {
   const { at } = flags;
   if (at === undefined) throw new ToolError(EXIT.usage, "as when? give --at; see: sqlfuse snapshot list");
-  const where = await findWhere(words);
+  const where = await findWhere(first, inside);
   const to = await targetOf(where, flags.to);
   await withKey(where.file, flags, (key) => putBack({ where, to, at: parseAt(at), key, flags }));
 }
 
-async function undelete(words: readonly string[], flags: UndeleteFlags): Promise<void> {
-  const where = await findWhere(words);
+async function undelete(first: string, inside: string | undefined, flags: UndeleteFlags): Promise<void> {
+  const where = await findWhere(first, inside);
   const to = await targetOf(where, flags.to);
   await withKey(where.file, flags, async (key) => {
     const epoch = await lastSeen(where, key);
@@ -125,7 +125,7 @@ async function mountPlace(mountpoint: string): Promise<Place> {
 /** Where it goes, within the volume; undefined: where it was. */
 async function targetOf(where: Where, text: string | undefined): Promise<string | undefined> {
   if (text === undefined) return undefined;
-  const target = await findWhere(where.isPath ? [text] : [where.file, text]);
+  const target = await (where.isPath ? findWhere(text) : findWhere(where.file, text));
   if (target.file === where.file) return target.path;
   throw new ToolError(
     EXIT.unusable,

@@ -29,9 +29,7 @@ export interface Where {
 }
 
 /** @throws ToolError where it is neither in a mount nor a file */
-export async function findWhere(words: readonly string[]): Promise<Where> {
-  const [first = ".", inside, extra] = words;
-  if (extra !== undefined) throw new ToolError(EXIT.usage, `${extra}: one path at a time, please`);
+export async function findWhere(first: string, inside?: string): Promise<Where> {
   const isFile = statSync(first, { throwIfNoEntry: false })?.isFile() === true;
   const found = isFile && inside !== undefined ? undefined : await inMount(first);
   if (found === undefined && !isFile) {

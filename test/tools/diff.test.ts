@@ -154,9 +154,9 @@ describe("sqlfuse diff", () => {
     [["diff", "first", "never", "FILE"], 10, "no snapshot never; see: sqlfuse snapshot list"],
     [["diff", "first", "now", "NONE"], 10, "no such file"],
     [["diff", "first", "now", "DIRECTORY"], 10, "neither in a mounted volume nor the file of one"],
-    [["diff", "first", "now", "FILE", "a", "b"], 2, "b: one path at a time"],
+    [["diff", "first", "now", "FILE", "a", "b"], 2, "too many arguments"],
     [["log", "FILE", "never"], 10, "/never: not in the volume, nor in any snapshot"],
-    [["log"], 2, "missing required argument 'where'"],
+    [["log"], 2, "missing required argument 'file|path'"],
   ])("%j is refused", (args, code, text) => {
     const names: Record<string, string> = { FILE: file, NONE: `${file}.none`, DIRECTORY: directory };
     const outcome = run(...args.map((word) => names[word] ?? word));
