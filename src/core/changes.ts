@@ -13,7 +13,7 @@ import type { Time } from "../base/clock.ts";
 import type { Database } from "../db/database.ts";
 import type { Statement } from "../db/statement.ts";
 import { type Inode, inodeColumns, readInode } from "./inodes.ts";
-import { isDirectory, isRegular, S_IFMT } from "./mode.ts";
+import { isDirectory, isRegular } from "./mode.ts";
 import { keptEpochs } from "./past.ts";
 import { type Epoch, type Ino, ROOT_INO } from "./types.ts";
 
@@ -362,7 +362,7 @@ function isAny(rows: Statement): boolean {
 }
 
 /** Whether `path` is `top` or below it. */
-export function isWithin(path: string, top: string): boolean {
+function isWithin(path: string, top: string): boolean {
   return path === top || path.startsWith(`${top}/`);
 }
 
@@ -382,9 +382,4 @@ function replacements(changes: readonly Change[]): Change[] {
     }
   }
   return merged.filter((one) => one.kind !== "removed" || removed.get(one.path) === one);
-}
-
-/** What kind of file a change is about: S_IFMT bits. */
-export function typeOf({ before, after }: Change): number {
-  return ((after ?? before)?.mode ?? 0) & S_IFMT;
 }
