@@ -5,12 +5,13 @@
  */
 import { accessSync, constants, realpathSync } from "node:fs";
 import type { Place } from "../src/archive/place.ts";
+import { parseAt } from "../src/core/moment.ts";
 import type { Volume, VolumeOptions } from "../src/core/volume.ts";
 import type { Key } from "../src/db/key.ts";
 import type { MountedVolume } from "../src/host/mounts.ts";
 import { requireEngine } from "./engine.ts";
 import { EXIT, ToolError } from "./exitcodes.ts";
-import { type AtFlags, parseAt } from "./moment.ts";
+import type { AtFlags } from "./moment.ts";
 import { warn } from "./output.ts";
 import { type PasswordOptions, readPassword } from "./password.ts";
 import { describeHolder, holderOf, refuseMissing } from "./rewrite.ts";

@@ -5,12 +5,12 @@
 import { realpathSync, statSync } from "node:fs";
 import { basename, dirname, join, posix, resolve } from "node:path";
 import type { Changes } from "../src/core/changes.ts";
+import { parseAt } from "../src/core/moment.ts";
 import type { Volume } from "../src/core/volume.ts";
 import type { Key } from "../src/db/key.ts";
 import type { MountedVolume } from "../src/host/mounts.ts";
 import { pathText } from "./copying.ts";
 import { EXIT, ToolError } from "./exitcodes.ts";
-import { parseAt } from "./moment.ts";
 import { quote, warn } from "./output.ts";
 import type { PasswordOptions } from "./password.ts";
 import { refuseMissing } from "./rewrite.ts";

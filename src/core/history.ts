@@ -56,6 +56,7 @@ export class History {
   /** Undefined in a volume of format 1.0 or 1.1 that is only read. */
   readonly #list: Statement | undefined;
   readonly #onDelete: () => void;
+  #first: Statement | undefined;
   #changes: Record<"insert" | "protect" | "drop" | "retention", Statement> | undefined;
 
   /** `onDelete`: there is something to prune. */
@@ -87,6 +88,20 @@ export class History {
     const named = all.find(({ name }) => name === at.name) ?? all.find(({ epoch }) => epoch === at.epoch);
     const { time } = at;
     return named ?? (time && all.findLast(({ created }) => isBefore(created, time)));
+  }
+
+  /** The first epoch of which it is known that an inode was in it; that of one that is not there comes after all. */
+  firstEpochOf(ino: Ino): number {
+    return this.#store.query(VOLUME, () => {
+      this.#first ??= this.#store.writer.prepare(
+        `SELECT min(born) FROM (SELECT born FROM main.inode WHERE ino = ?1
+           UNION ALL SELECT born FROM main.inode_past WHERE ino = ?1)`,
+      );
+      const row = this.#first.bindInt(1, ino);
+      const born = row.step() && !row.isNull(0) ? row.int(0) : Number.POSITIVE_INFINITY;
+      row.reset();
+      return born;
+    });
   }
 
   /**
