@@ -27,7 +27,7 @@ import { blockSizeMeta, compressionMeta, hexMeta, UPGRADES, upgradeFormat } from
 import { HeadKeeper, refuseOlder } from "./head.ts";
 import { History, type Snapshot } from "./history.ts";
 import { Inodes } from "./inodes.ts";
-import { FileLock, lockHolder } from "./lock.ts";
+import { FileLock, lockHolder, lockHolders } from "./lock.ts";
 import { Names } from "./names.ts";
 import { Prune } from "./prune.ts";
 import { Purge } from "./purge.ts";
@@ -397,7 +397,7 @@ export class Volume {
 
 /** Whether nobody has the file open for writing, or can open it so from here. */
 function cannotChange(path: string): boolean {
-  return !isWritable(path) && !existsSync(`${path}-wal`) && lockHolder(path) === undefined;
+  return !isWritable(path) && !existsSync(`${path}-wal`) && lockHolders(path, "WRITE").length === 0;
 }
 
 /** Does some work that waits, and tells after how many milliseconds there is more to do. */
