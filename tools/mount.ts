@@ -8,12 +8,13 @@ import { basename, dirname, extname, join, resolve } from "node:path";
 import type { Command } from "commander";
 import { Option } from "commander";
 import { LOG_LEVELS, type LogLevel } from "../src/base/log.ts";
+import { parseAt } from "../src/core/moment.ts";
 import type { MountOptions } from "../src/host/mount.ts";
 import { foregroundLog, serve, serveChild, startDaemon } from "./daemon.ts";
 import { requireEngine } from "./engine.ts";
 import { EXIT, EXIT_TABLE, ToolError } from "./exitcodes.ts";
 import { addHelp } from "./help.ts";
-import { type AtFlags, addAtOption, parseAt } from "./moment.ts";
+import { type AtFlags, addAtOption } from "./moment.ts";
 import {
   applyMountOptions,
   DEFAULT_SETTINGS,

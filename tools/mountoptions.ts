@@ -21,7 +21,7 @@ export interface MountSettings {
   idleTimeoutMs: number;
   /** Between automatic snapshots; 0: none. */
   historyMs: number;
-  /** What snapshot to show: see tools/moment.ts. */
+  /** What snapshot to show: see src/core/moment.ts. */
   at?: string;
   logLevel: LogLevel;
   uid?: number;
