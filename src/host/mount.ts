@@ -46,6 +46,7 @@ export interface MountOptions {
   readonly fsname: string;
   /** One log line each way per request. */
   readonly trace: boolean;
+  /** Bytes of the volume's page caches; the aide has an eighth of it more. */
   readonly cacheBytes?: number;
   /** Absolute: see src/core/head.ts. */
   readonly headFile?: string;
