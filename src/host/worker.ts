@@ -67,7 +67,8 @@ function openVolume(key: Key): Volume | undefined {
 
 function serve(volume: Volume, fd: number): boolean {
   // Without a trace: it would miss what the aide answers.
-  if (!volume.readOnly && !order.trace) aide.start(volume.path, key, cacheBytes * AIDE_SHARE, fd, order.wakeFd);
+  if (!volume.readOnly && !order.trace)
+    aide.start(volume.path, key, cacheBytes * AIDE_SHARE, fd, order.wakeFd);
   const session: Session = new Session(new Connection(fd, order.wakeFd), volume, {
     writeback: order.writeback,
     defaultPermissions: order.defaultPermissions,
