@@ -147,11 +147,14 @@ async function main(): Promise<void> {
   const results = load(json);
   for (const section of sections) {
     const directory = mkdtempSync(join(resolve(values.dir), "sqlfuse-scale-"));
-    const volume = new GrowingVolume(directory, mountArgs);
     try {
-      await run(section, volume, results, max);
+      const volume = new GrowingVolume(directory, mountArgs);
+      try {
+        await run(section, volume, results, max);
+      } finally {
+        volume.unmount();
+      }
     } finally {
-      volume.unmount();
       rmSync(directory, { recursive: true });
     }
     results.about = `${cpus().length} x ${cpus()[0]?.model}, Linux ${release()}, Node ${process.version}`;
