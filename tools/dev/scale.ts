@@ -17,7 +17,7 @@ import {
 import { type Panel, plot } from "./scale/plot.ts";
 import { GrowingVolume } from "./scale/volume.ts";
 
-const SECTIONS = ["tree", "directory", "bytes", "delays"] as const;
+const SECTIONS = ["tree", "directory", "bytes"] as const;
 type Section = (typeof SECTIONS)[number];
 const GIB = 2 ** 30;
 const FILES = [1_000, 10_000, 100_000, 1_000_000];
@@ -53,7 +53,8 @@ interface Results {
 }
 
 const NAMES: Readonly<Record<string, readonly [title: string, unit: string]>> = {
-  create: ["create", "us"],
+  grow: ["create, one after the other", "us"],
+  create: ["create, anywhere", "us"],
   statCold: ["stat, cold", "us"],
   statWarm: ["stat, warm", "us"],
   readCold: ["read 4 KiB, cold", "us"],
@@ -110,18 +111,20 @@ async function run(section: Section, volume: GrowingVolume, results: Results, ma
   results[section] = [];
   const files = FILES.filter((size) => size <= max.files);
   if (section === "tree") measureTree(volume, files, take(results.tree));
-  if (section === "directory") measureDirectory(volume, files, take(results.directory));
   if (section === "bytes")
     measureBytes(
       volume,
       SIZES_GB.filter((gb) => gb <= max.gb),
       take(results.bytes),
     );
-  if (section === "delays")
-    await measureDelays(volume, max.files, Math.min(GIB, max.gb * GIB), (delays) => {
+  if (section === "directory") {
+    measureDirectory(volume, files, take(results.directory));
+    results.delays = [];
+    await measureDelays(volume, files.at(-1) ?? 0, Math.min(GIB, max.gb * 1e9), (delays) => {
       tell(delays);
       results.delays.push(...delays);
     });
+  }
 }
 
 interface Limits {

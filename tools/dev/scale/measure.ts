@@ -45,6 +45,9 @@ const PER_DIRECTORY = 1000;
 /** Operations that one figure is the mean of, where there are so many files. */
 const SAMPLE = 2000;
 const APPENDS = 300;
+/** Files that a probe has to look at, one after the other. */
+const PROBED_FILES = 40_000;
+const NOISE_MIB = 64;
 /** A prime: multiples of it, modulo a power of ten, meet every number once and no two neighbours in turn. */
 const STRIDE = 7919;
 
@@ -148,6 +151,7 @@ export function measureTree(volume: GrowingVolume, sizes: readonly number[], tel
   growFiles(volume, spread(volume.mount), sizes, tell);
 }
 
+/** Leaves the directory there. */
 export function measureDirectory(volume: GrowingVolume, sizes: readonly number[], tell: Tell): void {
   growFiles(volume, flat(volume.mount), sizes, tell);
 }
@@ -210,7 +214,6 @@ class Probe {
   readonly #there: Layout;
   readonly #files: number;
   readonly #new: string;
-  #stats = 0;
   #creates = 0;
 
   constructor(mount: string, files: number) {
@@ -221,20 +224,19 @@ class Probe {
     grow(this.#there, 0, files);
   }
 
-  /** Until `work` ends: stat of files that the kernel has not seen since the volume was mounted, and create. */
-  async during(what: string, work: ChildProcess, forget: boolean): Promise<Delay[]> {
+  /** Until `work` ends: stat of files, each once, as the volume was just mounted and the kernel knows none; and create. */
+  async during(what: string, work: ChildProcess): Promise<Delay[]> {
     let isDone = false;
     const ended = new Promise<number | null>((resolve) => work.once("exit", resolve)).finally(() => {
       isDone = true;
     });
-    if (forget) this.#stats = 0;
     const stats: number[] = [];
     const creates: number[] = [];
     const startMs = performance.now();
     while (!isDone) {
-      if (this.#stats < this.#files) {
-        const path = this.#there.path((this.#stats++ * STRIDE) % this.#files);
-        stats.push(timeUs(() => statSync(path)));
+      if (stats.length < this.#files) {
+        const there = this.#there.path((stats.length * STRIDE) % this.#files);
+        stats.push(timeUs(() => statSync(there)));
       }
       const path = join(this.#new, `${this.#creates++}`);
       creates.push(timeUs(() => writeFileSync(path, "")));
@@ -259,7 +261,10 @@ function summary(times: readonly number[]): Omit<Delay, "during" | "seconds" | "
   };
 }
 
-/** What others wait for while a directory of `entries` is listed and removed, and while `bytes` stream. */
+/**
+ * What others wait for while the directory of `entries` that `measureDirectory` left is listed and removed, and while
+ * `bytes` stream.
+ */
 export async function measureDelays(
   volume: GrowingVolume,
   entries: number,
@@ -267,24 +272,23 @@ export async function measureDelays(
   tell: (delays: readonly Delay[]) => void,
 ): Promise<void> {
   const { mount } = volume;
-  const inMount = (command: string) => spawn("sh", ["-c", command], { cwd: mount, stdio: "inherit" });
-  const million = entries.toLocaleString("en");
-  const mib = Math.ceil(bytes / MIB);
-  const probe = new Probe(mount, 40_000);
-  grow(flat(mount), 0, entries);
-  volume.cold();
-  tell(await probe.during("nothing else", inMount("sleep 5"), true));
-  tell(await probe.during(`a directory of ${million} is listed`, inMount("ls -f big > /dev/null"), false));
-  volume.cold();
-  tell(await probe.during(`it is removed (rm -r)`, inMount("rm -r big"), true));
-  volume.cold();
   const noise = join(mount, "..", "noise");
-  writeFileSync(noise, randomBytes(64 * MIB));
-  const copies = Math.ceil(mib / 64);
-  const stream = `for i in $(seq ${copies}); do cat ../noise; done | dd of=stream bs=1M iflag=fullblock conv=fsync status=none`;
-  tell(await probe.during(`${mib} MiB are written`, inMount(stream), true));
-  volume.cold();
-  tell(
-    await probe.during(`${mib} MiB are read`, inMount("dd if=stream of=/dev/null bs=1M status=none"), true),
-  );
+  writeFileSync(noise, randomBytes(NOISE_MIB * MIB));
+  const copies = Math.ceil(bytes / MIB / NOISE_MIB);
+  const million = entries.toLocaleString("en");
+  const works = [
+    ["nothing else", "sleep 4"],
+    [`a directory of ${million} is listed`, "ls -f big > /dev/null"],
+    ["it is removed", "rm -r big"],
+    [
+      `${copies * NOISE_MIB} MiB are written`,
+      `for i in $(seq ${copies}); do cat ../noise; done | dd of=stream bs=1M iflag=fullblock conv=fsync status=none`,
+    ],
+    [`${copies * NOISE_MIB} MiB are read`, "dd if=stream of=/dev/null bs=1M status=none"],
+  ] as const;
+  const probe = new Probe(mount, PROBED_FILES);
+  for (const [what, command] of works) {
+    volume.cold();
+    tell(await probe.during(what, spawn("sh", ["-c", command], { cwd: mount, stdio: "inherit" })));
+  }
 }

@@ -48,7 +48,7 @@ function panel({ title, unit, lines }: Panel, xs: readonly number[]): string[] {
   const atX = (x: number) => MARGIN.left + ((Math.log(x) - low) / (high - low || 1)) * INNER.width;
   const atY = (y: number) => MARGIN.top + INNER.height * (1 - y / top);
   const right = MARGIN.left + INNER.width;
-  const parts = [text(MARGIN.left - 40, 24, `${title}, ${unit}`, ' class="title"')];
+  const parts = [text(MARGIN.left - 40, 24, `${title}, ${unit}`, ' font-weight="bold"')];
   for (let y = 0; y <= top + step / 2; y += step) {
     parts.push(
       `<line x1="${MARGIN.left}" x2="${right}" y1="${atY(y).toFixed(1)}" y2="${atY(y).toFixed(1)}" class="grid"/>`,
@@ -92,9 +92,9 @@ export function plot(title: string, xLabel: string, panels: readonly Panel[]): s
   const names = [...new Set(panels.flatMap(({ lines }) => lines.map(({ name }) => name)))];
   return [
     `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}" viewBox="0 0 ${width} ${height}">`,
-    "<style>text{font:12px sans-serif;fill:#333}.title{font-weight:bold}.head{font:bold 16px sans-serif}.grid{stroke:#ddd}</style>",
+    "<style>text{font-family:sans-serif;font-size:12px;fill:#333}.grid{stroke:#ddd}</style>",
     `<rect width="${width}" height="${height}" fill="#fff"/>`,
-    text(12, 26, title, ' class="head"'),
+    text(12, 26, title, ' font-weight="bold"'),
     text(12, 46, `along the bottom: ${xLabel}`),
     ...(names.length > 1 ? legend(names, width) : []),
     ...panels.flatMap((one, i) => [
