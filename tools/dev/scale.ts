@@ -161,7 +161,7 @@ async function main(): Promise<void> {
       rmSync(directory, { recursive: true });
     }
     results.about = `${cpus().length} x ${cpus()[0]?.model}, Linux ${release()}, Node ${process.version}`;
-    writeFileSync(json, `${JSON.stringify(results, undefined, 1)}\n`);
+    writeFileSync(json, `${JSON.stringify(results, undefined, 2)}\n`);
   }
   draw(results, values.out);
 }

@@ -92,6 +92,7 @@ export function plot(title: string, xLabel: string, panels: readonly Panel[]): s
   const names = [...new Set(panels.flatMap(({ lines }) => lines.map(({ name }) => name)))];
   return [
     `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}" viewBox="0 0 ${width} ${height}">`,
+    `<title>${quoted(title)}</title>`,
     "<style>text{font-family:sans-serif;font-size:12px;fill:#333}.grid{stroke:#ddd}</style>",
     `<rect width="${width}" height="${height}" fill="#fff"/>`,
     text(12, 26, title, ' font-weight="bold"'),
