@@ -2,7 +2,7 @@
 import type { LogLevel } from "../base/log.ts";
 import type { OpenReason } from "../core/errors.ts";
 import type { HistoryOrder, HistoryOutcome, Snapshot } from "../core/history.ts";
-import type { At } from "../core/types.ts";
+import type { At, Ino } from "../core/types.ts";
 import type { KeyMessage } from "../db/key.ts";
 import type { Lost } from "../fuse/session.ts";
 
@@ -14,6 +14,7 @@ export interface WorkerOrder {
   readonly noatime: boolean;
   readonly sync: boolean;
   readonly commitIntervalMs: number;
+  /** Undefined: as a volume has by default. */
   readonly cacheBytes: number | undefined;
   readonly headFile: string | undefined;
   readonly at: At | undefined;
@@ -34,6 +35,7 @@ export interface WorkerOrder {
 export type ToWorker =
   | { readonly type: "serve"; readonly fd: number }
   | { readonly type: "sync"; readonly id: number }
+  | { readonly type: "writtenBack" }
   | { readonly type: "history"; readonly id: number; readonly order: HistoryOrder }
   /** Stop serving, although the kernel has not let go. */
   | { readonly type: "stop" };
@@ -44,6 +46,10 @@ export type FromWorker =
   | { readonly type: "ready" }
   | { readonly type: "log"; readonly level: LogLevel; readonly line: string }
   | { readonly type: "failed"; readonly lost: Lost }
+  /** Have the kernel write back what it holds, and say so. */
+  | { readonly type: "writeBack" }
+  /** The kernel holds what is not so of this node. */
+  | { readonly type: "tampered"; readonly node: Ino }
   | { readonly type: "synced"; readonly id: number; readonly error?: string }
   | { readonly type: "history"; readonly id: number; readonly outcome: HistoryOutcome }
   | { readonly type: "closed"; readonly clean: boolean };

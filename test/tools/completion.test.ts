@@ -117,6 +117,8 @@ describe("completion", () => {
     [["snapshot", "un"], ["unprotect"]],
     [["snapshot", "list", "x", "c"], []],
     [["snapshot", "prune", "v", "--when-full", "k"], ["keep"]],
+    [["diff", "one", "now", ""], ["-o default"]],
+    [["restore", ""], ["-o default"]],
     [
       ["completion", ""],
       ["bash", "zsh", "fish"],
