@@ -184,10 +184,10 @@ describe("the -wal", () => {
     };
     inVolume(
       (_, volume) => {
-        const file = put(volume, ROOT, "a", noise(7 * 2 ** 20));
+        const file = put(volume, ROOT, "a", noise(22 * 2 ** 20));
         volume.commit();
         expect(asked).toEqual([]);
-        volume.files.write(file, 0, noise(2 * 2 ** 20).reverse(), false);
+        volume.files.write(file, 0, noise(4 * 2 ** 20).reverse(), false);
         volume.commit();
         expect(asked).toEqual(["copy"]);
         // All of it is copied: the rest, which is nothing, is copied here, and the -wal starts over.
