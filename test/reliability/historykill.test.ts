@@ -5,7 +5,7 @@
  */
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
-import { mkdirSync, readFileSync, renameSync, rmdirSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, renameSync, rmdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
@@ -14,10 +14,12 @@ import { type At, type Ino, ROOT_INO } from "../../src/core/types.ts";
 import { unlock } from "../../src/core/unlock.ts";
 import { Volume } from "../../src/core/volume.ts";
 import { Random, seedOf } from "../helpers/model.ts";
-import { CLI, mountingImpossible, type Outcome, PASSWORD, TestVolume } from "../helpers/volume.ts";
+import { CLI, mountingImpossible, type Outcome, PASSWORD, TestVolume, until } from "../helpers/volume.ts";
 
 const LONG = process.env.SQLFUSE_LONG === "1";
 const ROUNDS = Number(process.env.SQLFUSE_KILLS ?? (LONG ? 60 : 2));
+/** What a round may take on a busy machine. */
+const ROUND_MS = 30_000;
 const FILES = 120;
 const FILE_BYTES = 40_000;
 
@@ -116,81 +118,97 @@ function sqlfuse(...args: string[]): ChildProcess {
 }
 
 describe.skipIf(impossible !== undefined)("kill -9 of a mount", () => {
-  test(`while it prunes, ${ROUNDS} times: what was not deleted is what it was`, async () => {
-    let state = 0;
-    const kept = new Map<string, number>();
-    for (let round = 0; round < ROUNDS; round++) {
-      for (let i = 0; i < 8; i++) {
-        write(++state);
-        mkdirSync(join(volume.mountpoint, `.sqlfuse/snapshots/s${state}`));
-        kept.set(`s${state}`, state);
-      }
-      write(++state);
-      for (const name of [...kept.keys()])
-        if (random.below(4) > 0) {
-          rmdirSync(join(volume.mountpoint, ".sqlfuse/snapshots", name));
-          kept.delete(name);
+  test(
+    `while it prunes, ${ROUNDS} times: what was not deleted is what it was`,
+    async () => {
+      let state = 0;
+      const kept = new Map<string, number>();
+      for (let round = 0; round < ROUNDS; round++) {
+        for (let i = 0; i < 8; i++) {
+          write(++state);
+          mkdirSync(join(volume.mountpoint, `.sqlfuse/snapshots/s${state}`));
+          kept.set(`s${state}`, state);
         }
-      await kill(60);
-      expect(names()).toEqual([...kept.keys()]);
-      for (const [name, then] of kept) expect(contents({ name })).toEqual(expected(then));
-      volume.mount();
-      write(state);
-    }
-    volume.unmount();
-    expect(contents()).toEqual(expected(state));
-  });
+        write(++state);
+        for (const name of [...kept.keys()])
+          if (random.below(4) > 0) {
+            rmdirSync(join(volume.mountpoint, ".sqlfuse/snapshots", name));
+            kept.delete(name);
+          }
+        await kill(60);
+        expect(names()).toEqual([...kept.keys()]);
+        for (const [name, then] of kept) expect(contents({ name })).toEqual(expected(then));
+        volume.mount();
+        write(state);
+      }
+      volume.unmount();
+      expect(contents()).toEqual(expected(state));
+    },
+    ROUNDS * ROUND_MS,
+  );
 
-  test(`while snapshots are made, ${ROUNDS} times: each that was acknowledged is there, and whole`, async () => {
-    const journal = join(volume.home, "journal");
-    const MAKE = `i=0; while i=$((i+1)); do
+  test(
+    `while snapshots are made, ${ROUNDS} times: each that was acknowledged is there, and whole`,
+    async () => {
+      const journal = join(volume.home, "journal");
+      const MAKE = `i=0; while i=$((i+1)); do
       echo $i > "$0/a"; mkdir "$0/.sqlfuse/snapshots/r$2-$i" && echo $i > "$0/b" && echo $i >> "$1" || exit; done`;
-    for (let round = 0; round < ROUNDS; round++) {
-      writeFileSync(journal, "");
-      const maker = spawn("sh", ["-c", MAKE, volume.mountpoint, journal, `${round}`], { stdio: "ignore" });
-      await kill(1000);
-      if (maker.exitCode === null) await once(maker, "exit");
-      const made = readFileSync(journal, "utf8").split("\n").length - 1;
-      const kept = names().filter((name) => name.startsWith(`r${round}-`));
-      const wanted = Array.from({ length: kept.length }, (_, i) => `r${round}-${i + 1}`);
-      expect(kept).toEqual(wanted);
-      // The last one may have been made and not been heard of.
-      expect([made, made + 1]).toContain(kept.length);
-      for (const [i, name] of kept.entries()) {
-        expect(contents({ name }).get("/a")).toBe(`${i + 1}\n`);
-        if (i > 0) expect(contents({ name }).get("/b")).toBe(`${i}\n`);
+      for (let round = 0; round < ROUNDS; round++) {
+        writeFileSync(journal, "");
+        const maker = spawn("sh", ["-c", MAKE, volume.mountpoint, journal, `${round}`], { stdio: "ignore" });
+        await kill(1000);
+        if (maker.exitCode === null) await once(maker, "exit");
+        const made = readFileSync(journal, "utf8").split("\n").length - 1;
+        const kept = names().filter((name) => name.startsWith(`r${round}-`));
+        const wanted = Array.from({ length: kept.length }, (_, i) => `r${round}-${i + 1}`);
+        expect(kept).toEqual(wanted);
+        // The last one may have been made and not been heard of.
+        expect([made, made + 1]).toContain(kept.length);
+        for (const [i, name] of kept.entries()) {
+          expect(contents({ name }).get("/a")).toBe(`${i + 1}\n`);
+          if (i > 0) expect(contents({ name }).get("/b")).toBe(`${i}\n`);
+        }
+        volume.mount();
       }
-      volume.mount();
-    }
-    volume.unmount();
-  });
+      volume.unmount();
+    },
+    ROUNDS * ROUND_MS,
+  );
 
-  test(`while a restore runs, ${ROUNDS} times: each file is what it was or what it is, and it can be done again`, async () => {
-    for (let state = 0; state < 3; state++) write(state);
-    mkdirSync(join(volume.mountpoint, ".sqlfuse/snapshots/good"));
-    const good = expected(2);
-    for (let round = 0; round < ROUNDS; round++) {
-      for (const [path] of good) {
-        const file = join(volume.mountpoint, path);
-        writeFileSync(file, `encrypted ${path}`);
-        if (random.below(2) === 0) renameSync(file, `${file}.locked`);
+  test(
+    `while a restore runs, ${ROUNDS} times: each file is what it was or what it is, and it can be done again`,
+    async () => {
+      for (let state = 0; state < 3; state++) write(state);
+      mkdirSync(join(volume.mountpoint, ".sqlfuse/snapshots/good"));
+      const good = expected(2);
+      for (let round = 0; round < ROUNDS; round++) {
+        for (const [path] of good) {
+          const file = join(volume.mountpoint, path);
+          writeFileSync(file, `encrypted ${path}`);
+          if (random.below(2) === 0) renameSync(file, `${file}.locked`);
+        }
+        const args = ["restore", "--quiet", "--at", "good", "--delete", volume.mountpoint];
+        const restoring = sqlfuse(...args);
+        const first = join(volume.mountpoint, "d0/f0");
+        await until(
+          "the first file",
+          () => existsSync(first) && readFileSync(first, "utf8") === good.get("/d0/f0"),
+        );
+        await kill(30);
+        if (restoring.exitCode === null) await once(restoring, "exit");
+        for (const [path, content] of contents()) {
+          // A file that is not put in its place yet may be cut short: so it has a name of its own.
+          if (path.includes("/.sqlfuse-")) continue;
+          const name = path.replace(/\.locked$/, "");
+          expect([good.get(path), `encrypted ${name}`]).toContain(content);
+        }
+        volume.mount();
+        succeed(volume.cli(args));
+        volume.remount();
       }
-      const args = ["restore", "--quiet", "--at", "good", "--delete", volume.mountpoint];
-      const restoring = sqlfuse(...args);
-      await sleep(300);
-      await kill(400);
-      if (restoring.exitCode === null) await once(restoring, "exit");
-      for (const [path, content] of contents()) {
-        // A file that is not put in its place yet may be cut short: so it has a name of its own.
-        if (path.includes("/.sqlfuse-")) continue;
-        const name = path.replace(/\.locked$/, "");
-        expect([good.get(path), `encrypted ${name}`]).toContain(content);
-      }
-      volume.mount();
-      succeed(volume.cli(args));
-      volume.remount();
-    }
-    volume.unmount();
-    expect(contents()).toEqual(good);
-  });
+      volume.unmount();
+      expect(contents()).toEqual(good);
+    },
+    ROUNDS * ROUND_MS,
+  );
 });
