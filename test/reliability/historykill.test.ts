@@ -13,6 +13,7 @@ import { isDirectory } from "../../src/core/mode.ts";
 import { type At, type Ino, ROOT_INO } from "../../src/core/types.ts";
 import { unlock } from "../../src/core/unlock.ts";
 import { Volume } from "../../src/core/volume.ts";
+import type { Key } from "../../src/db/key.ts";
 import { Random, seedOf } from "../helpers/model.ts";
 import { CLI, mountingImpossible, type Outcome, PASSWORD, TestVolume, until } from "../helpers/volume.ts";
 
@@ -26,13 +27,19 @@ const FILE_BYTES = 40_000;
 const impossible = mountingImpossible();
 let volume: TestVolume;
 let random: Random;
+let key: Key;
 
 beforeEach(() => {
   random = new Random(seedOf("kills while history is made"));
   volume = TestVolume.create();
+  // Derived once: it is looked into often.
+  key = unlock(volume.file, Buffer.from(PASSWORD));
   volume.mount();
 });
-afterEach(() => volume.remove());
+afterEach(() => {
+  key.wipe();
+  volume.remove();
+});
 
 function succeed(done: Outcome): string {
   expect({ status: done.status, stderr: done.stderr }).toEqual({ status: 0, stderr: "" });
@@ -72,7 +79,6 @@ function expected(state: number): Map<string, string> {
 
 /** Every file of the volume, which nobody has mounted, by its path. */
 function contents(at?: At): Map<string, string> {
-  const key = unlock(volume.file, Buffer.from(PASSWORD));
   const opened = Volume.open(volume.file, key, at === undefined ? { readOnly: true } : { at });
   const found: [string, string][] = [];
   const walk = (directory: Ino, path: string): void => {
@@ -94,7 +100,6 @@ function contents(at?: At): Map<string, string> {
     walk(ROOT_INO, "");
   } finally {
     opened.close();
-    key.wipe();
   }
   return new Map(found.sort(([a], [b]) => (a < b ? -1 : 1)));
 }
@@ -104,9 +109,7 @@ async function kill(mostMs: number): Promise<void> {
   await sleep(random.below(mostMs));
   await volume.kill();
   // Opened and closed, so that one file is left for the checker.
-  const key = unlock(volume.file, Buffer.from(PASSWORD));
   Volume.open(volume.file, key).close();
-  key.wipe();
   volume.check();
 }
 
