@@ -20,6 +20,7 @@ import {
   DEFAULT_SETTINGS,
   MOUNT_OPTION_HELP,
   type MountSettings,
+  parseCacheSize,
   parseCommit,
   parseDuration,
   parseInterval,
@@ -35,6 +36,7 @@ interface MountFlags extends PasswordOptions, OutputFlags, AtFlags {
   readonly sync?: true;
   readonly commit?: string;
   readonly idleTimeout?: string;
+  readonly cacheSize?: string;
   readonly logFile?: string;
   readonly headFile?: string;
   readonly history?: string;
@@ -77,6 +79,7 @@ export function addMount(program: Command): void {
       "--history <duration>",
       "make a snapshot so long after a change, and prune them: see sqlfuse snapshot; as -o history=",
     )
+    .option("--cache-size <bytes>", "page cache: 1M to 64G (default: 64M), as -o cache_size=")
     .option("--log-file <file>", "append messages to FILE")
     .addOption(
       new Option("--log-level <level>", "which messages; debug: as --trace (default: info)").choices(
@@ -176,6 +179,7 @@ function settingsOf(flags: MountFlags): MountSettings {
   if (flags.idleTimeout !== undefined) settings.idleTimeoutMs = parseDuration(flags.idleTimeout);
   if (flags.history !== undefined) settings.historyMs = parseInterval(flags.history);
   if (flags.at !== undefined) settings.at = flags.at;
+  if (flags.cacheSize !== undefined) settings.cacheBytes = parseCacheSize(flags.cacheSize);
   if (flags.logLevel !== undefined) settings.logLevel = flags.logLevel;
   if (flags.trace) settings.logLevel = "debug";
   return settings;
@@ -198,6 +202,7 @@ function mountOptions(path: string, mountpoint: string, settings: MountSettings)
     fsname: settings.fsname ?? (settings.at === undefined ? path : `${path}@${settings.at}`),
     ...(settings.at === undefined ? {} : { at: parseAt(settings.at) }),
     ...(settings.historyMs === 0 ? {} : { historyMs: settings.historyMs }),
+    ...(settings.cacheBytes === undefined ? {} : { cacheBytes: settings.cacheBytes }),
     ...(settings.headFile === undefined ? {} : { headFile: settings.headFile }),
     trace: settings.logLevel === "debug",
     // 0 switches it off, where a line of fstab has switched it on.

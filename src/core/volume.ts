@@ -69,7 +69,7 @@ export interface VolumeOptions {
   readonly copier?: WalCopier;
   /** READ, READDIR and READLINK leave atime alone. */
   readonly noatime?: boolean;
-  /** Bytes of page caches, together. */
+  /** Bytes of page caches, together; default: DEFAULT_CACHE_BYTES. */
   readonly cacheBytes?: number;
   /**
    * A file, best on another disk, that each commit is told to: a volume that is older than it is refused. Made where
@@ -83,7 +83,7 @@ export interface VolumeOptions {
   readonly onLog?: (line: string) => void;
 }
 
-const DEFAULT_CACHE_BYTES = 64 * 2 ** 20;
+export const DEFAULT_CACHE_BYTES = 64 * 2 ** 20;
 const DEFAULT_COMMIT_INTERVAL_MS = 1000;
 /** One slice of purging in `idle`. */
 const PURGE_SLICE_MS = 1;

@@ -14,6 +14,7 @@ export interface WorkerOrder {
   readonly noatime: boolean;
   readonly sync: boolean;
   readonly commitIntervalMs: number;
+  /** Undefined: as a volume has by default. */
   readonly cacheBytes: number | undefined;
   readonly headFile: string | undefined;
   readonly at: At | undefined;

@@ -132,7 +132,7 @@ export class Workload {
       ...(manner.head ? { headFile: this.headPath } : {}),
       ...(manner.copier ? { copier: this.#copier() } : {}),
     });
-    if (manner.copier) this.#aide = new Aide(this.fixture.path, this.fixture.key);
+    if (manner.copier) this.#aide = new Aide(this.fixture.path, this.fixture.key, 2 ** 20);
   }
 
   #close(): void {
