@@ -43,7 +43,9 @@ describe("a long write", () => {
       volume.fsync(file);
       const scan = scanWal(`${fixture.path}-wal`, PAGE_BYTES);
       // Each page once, though the last ones of the tables were changed by every piece.
-      const pages = scan?.frames.filter(({ no, current }) => current && no > from).map(({ pageNo }) => pageNo);
+      const pages = scan?.frames
+        .filter(({ no, current }) => current && no > from)
+        .map(({ pageNo }) => pageNo);
       expect(new Set(pages).size).toBe(pages?.length);
     }));
 

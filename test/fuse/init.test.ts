@@ -6,7 +6,13 @@ import type { InitFlag } from "../../src/fuse/kernel.ts";
 import { Session } from "../../src/fuse/session.ts";
 import { answer, bytes, dump, frame, INIT, noting, ScriptedDevice } from "./frames.ts";
 
-const WISHES: Wishes = { writeback: false, acl: true, maxTransfer: 2 ** 20, maxWrite: 2 ** 18, pageSize: 4096 };
+const WISHES: Wishes = {
+  writeback: false,
+  acl: true,
+  maxTransfer: 2 ** 20,
+  maxWrite: 2 ** 18,
+  pageSize: 4096,
+};
 const KERNEL_6_18: Offer = { major: 7, minor: 45, maxReadahead: 131072, flags: 0x73fffffb, flags2: 0x7ff };
 /** Linux 5.10: no KILLPRIV_V2, no SETXATTR_EXT, no INIT_EXT. */
 const KERNEL_5_10: Offer = { major: 7, minor: 32, maxReadahead: 131072, flags: 0x0ffffffb, flags2: 0 };
