@@ -2,7 +2,7 @@
  * A mounted volume, seen from the main thread: it makes the mount, keeps the worker that serves it, and ends
  * both. It never touches the database.
  */
-import { open as openFile, stat } from "node:fs/promises";
+import { open as openFile, stat, statfs } from "node:fs/promises";
 import { Worker } from "node:worker_threads";
 import type { Log } from "../base/log.ts";
 import { OpenError } from "../core/errors.ts";
@@ -285,6 +285,8 @@ export class Mount {
       const root = await openFile(this.mountpoint);
       await syncfsAsync(root.fd);
       await root.close();
+      // It returns when the writes are sent. They come before what is asked after them.
+      await statfs(this.mountpoint);
     } catch (error) {
       this.#log("warn", `${this.mountpoint}: the kernel cannot write back: ${String(error)}`);
     }

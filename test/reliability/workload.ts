@@ -229,7 +229,9 @@ export class Workload {
       return (v) => v.xattrs.set(this.#any(v).ino, b("user.x"), data.subarray(0, 9000), 0, false);
     if (roll < 95) return (v) => v.tree.symlink(this.#directory(v), to, from, CALLER);
     if (roll < 97) return (v) => v.files.fallocate(this.#file(v), 3, offset, 1 + random.below(50_000), false);
-    return (v) => v.files.copyFileRange(this.#file(v), 0, this.#file(v), 0, 65_536, false);
+    // What a copy shares and what it copies are changes of their own, between which the power may go.
+    const length = this.manner.volume.sync === true ? this.manner.blockSize : 65_536;
+    return (v) => v.files.copyFileRange(this.#file(v), 0, this.#file(v), 0, length, false);
   }
 
   #append(volume: Volume, data: Buffer): void {
