@@ -27,6 +27,7 @@ import { checkFormat, numberMeta, readMeta } from "./format.ts";
 import type { HeadKeeper } from "./head.ts";
 import { keptEpochs, PastView } from "./past.ts";
 import { Space } from "./space.ts";
+import { Spill } from "./spill.ts";
 import type { BlockNo, Epoch, Ino } from "./types.ts";
 import { type WalCopier, WalKeeper } from "./walkeeper.ts";
 
@@ -81,6 +82,7 @@ export class Store {
   /** Inodes that the open group changed. */
   readonly #changed = new Set<Ino>();
   readonly #wal: WalKeeper;
+  readonly #spill: Spill;
   /** Inodes of a lost group whose fsync has not been told yet. */
   readonly #lost = new Set<Ino>();
   #epoch: Epoch;
@@ -128,6 +130,7 @@ export class Store {
       cacheBytes,
     });
     const { copier, clock, onLog } = options;
+    this.#spill = new Spill(this.writer);
     this.#wal = new WalKeeper(this.writer, copier, clock, onLog, () => this.#head?.publish());
     try {
       checkFormat(this.writer);
@@ -289,6 +292,7 @@ export class Store {
     let result: T;
     try {
       result = apply();
+      this.#spill.add(ino, bytes);
     } catch (error) {
       const untouched = this.writer.totalChanges + this.#touches === before;
       if (error instanceof FsError && untouched) throw error;
@@ -332,6 +336,7 @@ export class Store {
     this.#groupBytes += owed.bytes;
     try {
       owed.apply();
+      this.#spill.add(owed.inos[0], owed.bytes);
     } catch (error) {
       for (const ino of owed.inos) if (ino !== undefined) this.touch(ino);
       this.#lose(error);
@@ -513,6 +518,7 @@ export class Store {
   #groupEnded(): void {
     this.#groupSinceMs = undefined;
     this.#groupBytes = 0;
+    this.#spill.end();
     this.#space.groupEnded();
     for (const then of this.#onGroupEnd) then();
   }

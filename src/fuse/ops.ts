@@ -40,7 +40,7 @@ export function init(server: Server, request: Request, reply: Reply): number {
   // caller who does wait is not behind a long queue.
   reply.u16(k.InitOut.at.max_background, 64);
   reply.u16(k.InitOut.at.congestion_threshold, 48);
-  reply.u32(k.InitOut.at.max_write, agreed.maxTransfer);
+  reply.u32(k.InitOut.at.max_write, agreed.maxWrite);
   reply.u32(k.InitOut.at.time_gran, 1);
   reply.u16(k.InitOut.at.max_pages, agreed.maxPages);
   return k.InitOut.size;

@@ -33,8 +33,10 @@ import {
 } from "./server.ts";
 import { traceReply, traceRequest } from "./trace.ts";
 
-/** Largest READ and WRITE in bytes. */
+/** Largest READ, and largest request, in bytes. */
 export const MAX_TRANSFER = 1024 * 1024;
+/** Largest WRITE in bytes: nobody else is served meanwhile, as it is spilled at once (src/core/spill.ts). */
+const MAX_WRITE = 256 * 1024;
 /** Looks at an empty device before sleeping: together about 35 us. */
 const SPINS = 100;
 /** Requests after which the volume gets its turn even though the next one waits. */
@@ -92,6 +94,7 @@ const NOTHING_AGREED: Agreement = {
   minor: 0,
   maxReadahead: 0,
   maxTransfer: MAX_TRANSFER,
+  maxWrite: MAX_WRITE,
   maxPages: 0,
   flags: 0,
   flags2: 0,
@@ -157,6 +160,7 @@ export class Session implements Server {
       writeback: options.writeback ?? false,
       acl: options.defaultPermissions ?? true,
       maxTransfer: MAX_TRANSFER,
+      maxWrite: MAX_WRITE,
       pageSize,
     };
     // The kernel refuses to fill a buffer that could not take its largest WRITE.

@@ -51,6 +51,8 @@ export function digestOf(volume: Volume): string {
 const S_IFMT = 0o170000;
 const NAMES = [..."abcdef"];
 const MOST_BYTES = 150_000;
+/** As much goes to the -wal before its commit: see src/core/spill.ts. */
+const LONG_BYTES = 300_000;
 
 type Step = (volume: Volume) => unknown;
 
@@ -216,7 +218,8 @@ export class Workload {
     if (roll < 40) return (v) => v.tree.mknod(this.#directory(v), to, S_IFREG | 0o644, 0, CALLER);
     if (roll < 45) return (v) => v.tree.mkdir(this.#directory(v), to, 0o755, CALLER);
     if (roll < 60) return (v) => v.files.write(this.#file(v), offset, data, false);
-    if (roll < 67) return (v) => this.#append(v, data);
+    if (roll < 65) return (v) => this.#append(v, data);
+    if (roll < 67) return (v) => this.#append(v, noise(LONG_BYTES, random.below(1000)));
     if (roll < 75) return (v) => v.tree.unlink(this.#directory(v), to);
     if (roll < 77) return (v) => v.tree.rmdir(ROOT_INO, to);
     if (roll < 84) return (v) => v.tree.rename(this.#directory(v), from, this.#directory(v), to, 0);
