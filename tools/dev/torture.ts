@@ -69,7 +69,11 @@ const SECTIONS: Readonly<Record<string, Section>> = {
     what: "random operations against a model",
   },
   work: { files: ["test/mount/work.test.ts"], minutes: 2, what: "git, make, SQLite, rsync on real files" },
-  life: { files: ["test/mount/life.test.ts"], minutes: 15, what: "signals, every way to unmount" },
+  life: {
+    files: ["test/mount/life.test.ts", "test/mount/beside.test.ts"],
+    minutes: 15,
+    what: "signals, every way to unmount, work beside a mount",
+  },
   security: {
     files: ["test/reliability/security.test.ts"],
     minutes: 2,
