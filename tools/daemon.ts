@@ -14,7 +14,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { filterLog, type Log, type LogLevel } from "../src/base/log.ts";
 import type { Key } from "../src/db/key.ts";
-import type { Mount, MountOptions } from "../src/host/mount.ts";
+import type { Mounted, MountOptions } from "../src/host/mount.ts";
 import { describeError, EXIT, ToolError } from "./exitcodes.ts";
 import { ignoreBrokenPipes, warn } from "./output.ts";
 import { PASSWORD_VARIABLE, readPipedPassword } from "./password.ts";
@@ -190,7 +190,6 @@ export interface ServeOptions {
  */
 export async function serve(options: MountOptions, password: Buffer, how: ServeOptions): Promise<never> {
   const { unlock } = await import("../src/core/unlock.ts");
-  const { Mount } = await import("../src/host/mount.ts");
   const { notifyReady } = await import("../src/host/supervisor.ts");
   const { log } = how;
   ignoreBrokenPipes();
@@ -202,9 +201,9 @@ export async function serve(options: MountOptions, password: Buffer, how: ServeO
   } finally {
     password.fill(0);
   }
-  let mount: Mount;
+  let mount: Mounted;
   try {
-    mount = await Mount.start(options, key, log);
+    mount = await startMount(options, key, log);
   } finally {
     key.wipe();
   }
@@ -227,8 +226,18 @@ export async function serve(options: MountOptions, password: Buffer, how: ServeO
   process.exit(stop.code ?? (clean ? EXIT.ok : EXIT.other));
 }
 
+/** Loads what serves, and only that: fuse-native may be missing. */
+async function startMount(options: MountOptions, key: Key, log: Log): Promise<Mounted> {
+  if (options.transport === "fuse-native") {
+    const { NativeMount } = await import("../src/host/nativemount.ts");
+    return NativeMount.start(options, key, log);
+  }
+  const { Mount } = await import("../src/host/mount.ts");
+  return Mount.start(options, key, log);
+}
+
 /** A mount without it is worth having: only status and sync do not reach it. */
-async function openControl(mount: Mount, log: Log): Promise<{ close(): Promise<void> } | undefined> {
+async function openControl(mount: Mounted, log: Log): Promise<{ close(): Promise<void> } | undefined> {
   const { serveControl } = await import("../src/host/control.ts");
   try {
     return await serveControl(mount);
@@ -246,7 +255,7 @@ async function openControl(mount: Mount, log: Log): Promise<{ close(): Promise<v
  */
 class Stop {
   readonly #log: Log;
-  #mount: Mount | undefined;
+  #mount: Mounted | undefined;
   #signals = 0;
   /** Of the signal that came before there was a mount to end, or that hurried. */
   #code: number | undefined;
@@ -266,7 +275,7 @@ class Stop {
     return this.#code;
   }
 
-  async attach(mount: Mount): Promise<void> {
+  async attach(mount: Mounted): Promise<void> {
     this.#mount = mount;
     if (this.#code !== undefined) await this.#leave(mount);
   }
@@ -290,7 +299,7 @@ class Stop {
     }
   }
 
-  async #unmount(mount: Mount): Promise<void> {
+  async #unmount(mount: Mounted): Promise<void> {
     try {
       await mount.unmount(false);
     } catch (error) {
@@ -306,7 +315,7 @@ class Stop {
   }
 
   /** Whoever still uses the mount gets errors from now on; what they were told is written is kept. */
-  async #leave(mount: Mount): Promise<void> {
+  async #leave(mount: Mounted): Promise<void> {
     await mount.unmount(true).catch(() => {});
     await mount.close();
   }

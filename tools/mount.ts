@@ -10,6 +10,7 @@ import { Option } from "commander";
 import { LOG_LEVELS, type LogLevel } from "../src/base/log.ts";
 import { parseAt } from "../src/core/moment.ts";
 import type { MountOptions } from "../src/host/mount.ts";
+import { DEFAULT_TRANSPORT, TRANSPORTS, type Transport } from "../src/host/transport.ts";
 import { foregroundLog, serve, serveChild, startDaemon } from "./daemon.ts";
 import { requireEngine } from "./engine.ts";
 import { EXIT, EXIT_TABLE, ToolError } from "./exitcodes.ts";
@@ -42,6 +43,7 @@ interface MountFlags extends PasswordOptions, OutputFlags, AtFlags {
   readonly history?: string;
   readonly logLevel?: LogLevel;
   readonly trace?: true;
+  readonly transport?: Transport;
   /** Set by startDaemon: we are the process in the background. */
   readonly child?: true;
 }
@@ -87,6 +89,13 @@ export function addMount(program: Command): void {
       ),
     )
     .addOption(new Option("--trace", "log each request and its reply (names included)").conflicts("logLevel"))
+    .addOption(
+      new Option(
+        "--transport <name>",
+        "how the kernel is spoken to: by itself, or by libfuse 2 through the npm package fuse-native, slower and with " +
+          `less of POSIX (default: ${DEFAULT_TRANSPORT})`,
+      ).choices(TRANSPORTS),
+    )
     .addOption(new Option("--child").hideHelp());
   addAtOption(command);
   addPasswordOptions(command);
@@ -121,6 +130,7 @@ async function mount(file: string, mountpoint: string | undefined, flags: MountF
   if (settings.at === undefined) await refuseMounted(path, settings.readOnly);
 
   await requireEngine();
+  await requireTransport(settings.transport);
   const { prepareMountpoint } = await import("../src/host/mountpoint.ts");
   const { created } = prepareMountpoint(point, path);
   // A signal may end us while the password is waited for: a directory that was missing is made for good after that.
@@ -182,11 +192,31 @@ function settingsOf(flags: MountFlags): MountSettings {
   if (flags.cacheSize !== undefined) settings.cacheBytes = parseCacheSize(flags.cacheSize);
   if (flags.logLevel !== undefined) settings.logLevel = flags.logLevel;
   if (flags.trace) settings.logLevel = "debug";
+  if (flags.transport !== undefined) settings.transport = flags.transport;
+  refuseContradictions(settings);
   return settings;
+}
+
+/** What fuse-native cannot carry is refused, rather than done wrong: see D28. */
+function refuseContradictions(settings: MountSettings): void {
+  if (settings.transport !== "fuse-native") return;
+  const refuse = (word: string, why: string): never => {
+    throw new ToolError(EXIT.usage, `-o ${word}: not with --transport fuse-native: ${why}`);
+  };
+  if (settings.allowOther) refuse("allow_other", "it does not tell who makes a file");
+  if (settings.writeback) refuse("writeback", "libfuse 2 has none");
+}
+
+/** Loads what the mount will need, so that what is missing is told before anybody types a password. */
+async function requireTransport(transport: Transport): Promise<void> {
+  if (transport !== "fuse-native") return;
+  const { loadBinding } = await import("../src/fusenative/binding.ts");
+  loadBinding();
 }
 
 function mountOptions(path: string, mountpoint: string, settings: MountSettings): MountOptions {
   return {
+    transport: settings.transport,
     path,
     mountpoint,
     readOnly: settings.readOnly,

@@ -3,9 +3,11 @@
  * option that is silently ignored is a promise that is silently broken. Pure: text in, settings out.
  */
 import { LOG_LEVELS, type LogLevel } from "../src/base/log.ts";
+import { DEFAULT_TRANSPORT, TRANSPORTS, type Transport } from "../src/host/transport.ts";
 import { EXIT, ToolError } from "./exitcodes.ts";
 
 export interface MountSettings {
+  transport: Transport;
   readOnly: boolean;
   allowOther: boolean;
   /** Undefined: where it can make a difference. */
@@ -36,6 +38,7 @@ export interface MountSettings {
 }
 
 export const DEFAULT_SETTINGS: Readonly<MountSettings> = {
+  transport: DEFAULT_TRANSPORT,
   readOnly: false,
   allowOther: false,
   defaultPermissions: undefined,
@@ -88,6 +91,7 @@ const VALUES: Record<string, (value: string, word: string) => Partial<MountSetti
   log_file: (value) => ({ logFile: value }),
   head_file: (value) => ({ headFile: value }),
   log_level: (value) => ({ logLevel: parseLogLevel(value) }),
+  transport: (value) => ({ transport: parseTransport(value) }),
 };
 
 /** As they are completed; "commit=" wants a value. */
@@ -203,6 +207,13 @@ function parseLogLevel(value: string): LogLevel {
   return level;
 }
 
+function parseTransport(value: string): Transport {
+  const transport = TRANSPORTS.find((one) => one === value);
+  if (transport === undefined)
+    throw new ToolError(EXIT.usage, `-o transport=${value}: not one of ${TRANSPORTS.join(", ")}`);
+  return transport;
+}
+
 export const MOUNT_OPTION_HELP = `Mount options (-o, separated by commas; the last word wins):
   ro, rw                  read-only; read and write (default)
   allow_other             let other users in too (not only the one who mounts)
@@ -228,5 +239,6 @@ export const MOUNT_OPTION_HELP = `Mount options (-o, separated by commas; the la
   head_file=FILE          as --head-file
   log_file=FILE           as --log-file
   log_level=LEVEL         as --log-level
+  transport=NAME          as --transport
   auto, noauto, nofail, user, users, owner, group, defaults, _netdev, comment= and x-... belong
   to mount(8): they are ignored here, as is lazytime; dirsync is taken as sync`;

@@ -8,7 +8,7 @@ import { join } from "node:path";
 import { createInterface } from "node:readline";
 import type { HistoryOrder } from "../core/history.ts";
 import { HostError, type HostReason } from "./errors.ts";
-import type { Mount } from "./mount.ts";
+import type { Mounted } from "./mount.ts";
 import { makeRunDirectory, type Note, noteName, runDirectoriesOf, socketName } from "./rundir.ts";
 
 export type ControlRequest =
@@ -22,7 +22,7 @@ type ControlReply =
   | { readonly ok: false; readonly reason: HostReason; readonly message: string };
 
 /** Answers for `mount` until `close`, which lets answers under way be delivered first. */
-export async function serveControl(mount: Mount): Promise<{ close(): Promise<void> }> {
+export async function serveControl(mount: Mounted): Promise<{ close(): Promise<void> }> {
   const directory = makeRunDirectory();
   const socketPath = join(directory, socketName(process.pid));
   const notePath = join(directory, noteName(process.pid));
@@ -69,7 +69,7 @@ export async function serveControl(mount: Mount): Promise<{ close(): Promise<voi
   };
 }
 
-async function answer(mount: Mount, line: string): Promise<ControlReply> {
+async function answer(mount: Mounted, line: string): Promise<ControlReply> {
   try {
     const request = JSON.parse(line) as ControlRequest;
     switch (request.cmd) {

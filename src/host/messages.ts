@@ -5,6 +5,7 @@ import type { HistoryOrder, HistoryOutcome, Snapshot } from "../core/history.ts"
 import type { At, Ino } from "../core/types.ts";
 import type { KeyMessage } from "../db/key.ts";
 import type { Lost } from "../fuse/session.ts";
+import type { HostReason } from "./errors.ts";
 
 /** How the worker is started. */
 export interface WorkerOrder {
@@ -62,3 +63,13 @@ export interface Refusal {
   readonly path?: string;
   readonly pid?: number;
 }
+
+/** To the worker that unmounts what the main thread serves. */
+export interface DetachOrder {
+  readonly mountpoint: string;
+  readonly lazy: boolean;
+}
+
+export type DetachReport =
+  | { readonly done: true }
+  | { readonly done: false; readonly reason: HostReason; readonly message: string };

@@ -20,8 +20,10 @@ import { IdleWatch } from "./idle.ts";
 import type { FromWorker, Refusal, ToWorker, WorkerOrder } from "./messages.ts";
 import { inheritedFd } from "./mountpoint.ts";
 import { mountedAt } from "./mounts.ts";
+import type { Transport } from "./transport.ts";
 
 export interface MountOptions {
+  readonly transport: Transport;
   /** The database file, absolute, symlinks resolved. */
   readonly path: string;
   /** Absolute; or /dev/fd/N, where N is the descriptor of a mount that is already made. */
@@ -84,7 +86,7 @@ export interface MountStatus {
   readonly uncommittedMs: number;
   /** A commit failed: the mount acts read-only. */
   readonly failed: boolean;
-  /** FUSE protocol version, as "7.44". */
+  /** FUSE protocol version, as "7.44"; or "fuse-native". */
   readonly protocol: string;
   /** What each operation cost the serving thread. */
   readonly operations: readonly OperationCost[];
@@ -97,7 +99,20 @@ export interface MountStatus {
 const YOUNG_MB = 6;
 const RING = new Uint8Array(new BigUint64Array([1n]).buffer);
 
-export class Mount {
+/** What the owner of a mount does with it, whatever its transport. */
+export interface Mounted {
+  /** Resolves when it is gone and its file is closed; `clean`: everything was committed. */
+  readonly closed: Promise<{ clean: boolean }>;
+  readonly mountpoint: string;
+  status(): MountStatus;
+  /** Commits everything durably. @throws HostError engine */
+  sync(): Promise<void>;
+  /** @throws HostError busy, not-mounted, not-permitted */
+  unmount(lazy: boolean): Promise<void>;
+  close(): Promise<void>;
+}
+
+export class Mount implements Mounted {
   readonly closed: Promise<{ clean: boolean }>;
   readonly #options: MountOptions;
   readonly #log: Log;

@@ -1,0 +1,346 @@
+/**
+ * A mounted volume whose transport is fuse-native: as src/host/mount.ts, but the main thread serves it, since
+ * fuse-native calls back on that one alone. So nothing here may wait for the mount on this thread.
+ *
+ * Nobody tells when the mount ends: it has ended when libfuse has closed its descriptor of /dev/fuse.
+ */
+import { readdirSync, readlinkSync } from "node:fs";
+import { stat } from "node:fs/promises";
+import { Worker } from "node:worker_threads";
+import { assert } from "../base/assert.ts";
+import { DamageError } from "../base/errno.ts";
+import type { Log } from "../base/log.ts";
+import type { Ino } from "../core/types.ts";
+import { Volume } from "../core/volume.ts";
+import { Key } from "../db/key.ts";
+import { describeFault, mountNative } from "../fusenative/bridge.ts";
+import { Operations } from "../fusenative/operations.ts";
+import { forbidDump } from "../native/libc.ts";
+import { HostError } from "./errors.ts";
+import { IdleWatch } from "./idle.ts";
+import type { DetachOrder, DetachReport } from "./messages.ts";
+import type { Mounted, MountOptions, MountStatus } from "./mount.ts";
+import { FS_TYPE, mountedAt } from "./mounts.ts";
+
+/** How often it is looked whether the mount is still there. */
+const WATCH_MS = 200;
+/** The volume gets its turn so long after an operation, at the latest. */
+const TURN_MS = 10;
+/** libfuse's rename follows what it has hidden for it within microseconds. */
+const RENAME_FOLLOWS_MS = 100;
+/** When background work failed it is tried again after this long. */
+const RETRY_MS = 1000;
+/** What fuse-native has room for, in bytes. */
+const TEXT_MAX = 1000;
+const DEVICE = "/dev/fuse";
+
+export class NativeMount implements Mounted {
+  readonly closed: Promise<{ clean: boolean }>;
+  readonly mountpoint: string;
+  readonly #options: MountOptions;
+  readonly #log: Log;
+  readonly #volume: Volume;
+  readonly #since = new Date();
+  /** Whose operations are served: none after the end. */
+  readonly #server: { operations: Operations | undefined };
+  /** Of /dev/fuse, libfuse's own. */
+  #descriptor: string | undefined;
+  #device: string | undefined;
+  #turn: NodeJS.Timeout | undefined;
+  #turnAtMs = 0;
+  #watch: NodeJS.Timeout | undefined;
+  #idle: IdleWatch | undefined;
+  #settle: (end: { clean: boolean }) => void = () => {};
+  #ended = false;
+  #failed = false;
+  #lastUse = 0;
+  #requests = 0;
+  #bytesRead = 0;
+  #bytesWritten = 0;
+  #errors = 0;
+  readonly #damaged = new Set<number>();
+
+  /**
+   * Opens the volume and mounts it; resolves when the mount answers. As Mount.start.
+   * @throws OpenError, HostError, BindingError
+   */
+  static async start(options: MountOptions, key: Key, log: Log): Promise<NativeMount> {
+    refuseUnsupported(options);
+    process.chdir("/");
+    forbidDump();
+    // The caller wipes the key when this returns, and the volume needs it until it is closed.
+    const mount = new NativeMount(options, Key.fromMessage(key.toMessage()), log);
+    try {
+      await mount.#start();
+    } catch (error) {
+      await mount.close();
+      throw error;
+    }
+    return mount;
+  }
+
+  private constructor(options: MountOptions, key: Key, log: Log) {
+    this.#options = options;
+    this.#log = log;
+    this.mountpoint = options.mountpoint;
+    try {
+      this.#volume = Volume.open(options.path, key, {
+        readOnly: options.readOnly,
+        noatime: options.noatime,
+        sync: options.sync,
+        commitIntervalMs: options.commitIntervalMs,
+        onLog: (line) => log("warn", line),
+        ...(options.cacheBytes === undefined ? {} : { cacheBytes: options.cacheBytes }),
+        ...(options.headFile === undefined ? {} : { headFile: options.headFile }),
+      });
+    } catch (error) {
+      key.wipe();
+      throw error;
+    }
+    const caller = { uid: process.geteuid?.() ?? 0, gid: process.getegid?.() ?? 0, umask: 0 };
+    const owner = { uid: options.uid, gid: options.gid };
+    this.#server = { operations: new Operations(this.#volume, { caller, owner }) };
+    this.closed = new Promise<{ clean: boolean }>((resolve) => {
+      this.#settle = resolve;
+    }).finally(() => key.wipe());
+  }
+
+  async #start(): Promise<void> {
+    const before = fuseDescriptors();
+    const answers = new Promise<void>((resolve) => {
+      const words = libfuseWords({ ...this.#options, readOnly: this.#volume.readOnly });
+      try {
+        mountNative(this.mountpoint, words, this.#server, {
+          onReady: resolve,
+          onAnswered: (name, result) => {
+            this.#requests++;
+            if (name === "read" && result > 0) this.#bytesRead += result;
+            if (name === "write" && result > 0) this.#bytesWritten += result;
+            if (name !== "statfs") this.#lastUse = Date.now();
+            this.#turnSoon();
+          },
+          onFault: (name, error) => this.#onFault(name, error),
+          onTrace: this.#options.trace ? (line) => this.#log("debug", line) : undefined,
+        });
+      } catch (error) {
+        if (!(error instanceof Error && /^fuse failed/.test(error.message))) throw error;
+        throw new HostError(
+          "mountpoint-missing",
+          `${this.mountpoint}: libfuse cannot mount there, for the reason that it gave`,
+        );
+      }
+    });
+    await answers;
+    this.#descriptor = fuseDescriptors().find((fd) => !before.includes(fd));
+    this.#device = mountedAt(this.mountpoint)?.device;
+    this.#watch = setInterval(() => this.#look(), WATCH_MS);
+    // So that the first who comes finds the true root.
+    await stat(this.mountpoint).catch(() => {});
+    const { idleTimeoutMs } = this.#options;
+    if (idleTimeoutMs === undefined || this.#ended) return;
+    const lastUse = (): number => this.#lastUse || this.#since.getTime();
+    this.#idle = new IdleWatch({ lastUse, unmount: () => this.#unmountIdle() }, idleTimeoutMs);
+  }
+
+  // --- the volume's turns
+
+  #turnSoon(): void {
+    const nowMs = performance.now();
+    if (this.#turn !== undefined && this.#turnAtMs <= nowMs + TURN_MS) return;
+    this.#turnIn(TURN_MS);
+  }
+
+  #turnIn(delayMs: number): void {
+    clearTimeout(this.#turn);
+    this.#turnAtMs = performance.now() + delayMs;
+    this.#turn = setTimeout(() => this.#takeTurn(), delayMs);
+  }
+
+  #takeTurn(): void {
+    this.#turn = undefined;
+    const { operations } = this.#server;
+    if (operations === undefined) return;
+    let sleepMs = RETRY_MS;
+    try {
+      sleepMs = operations.settle(RENAME_FOLLOWS_MS) ? this.#volume.idle(performance.now()) : TURN_MS;
+    } catch (error) {
+      this.#log("error", `idle: ${describeFault(error)}`);
+    }
+    this.#lookForFailure();
+    if (Number.isFinite(sleepMs)) this.#turnIn(Math.max(0, sleepMs));
+  }
+
+  #onFault(name: string, error: unknown): void {
+    this.#errors++;
+    this.#lookForFailure();
+    if (!(error instanceof DamageError) || error.ino === undefined) {
+      this.#log("error", `${name}: ${describeFault(error)}`);
+      return;
+    }
+    // Once per file: a reader that tries again and again must not fill the log.
+    if (this.#damaged.has(error.ino)) return;
+    this.#damaged.add(error.ino);
+    const path = this.#volume.pathOf(error.ino as Ino) ?? `inode ${error.ino}`;
+    this.#log("error", `${name}: ${path} is damaged: ${error.message}`);
+  }
+
+  #lookForFailure(): void {
+    if (this.#failed || !this.#volume.failed) return;
+    this.#failed = true;
+    this.#server.operations?.lost();
+    this.#log("error", `${this.#options.path}: a commit failed; the mount is read-only from now on`);
+  }
+
+  // --- the end
+
+  #look(): void {
+    if (this.#descriptor !== undefined && !isFuse(this.#descriptor)) this.#end();
+  }
+
+  /** Closes the volume, once. libfuse's threads get refusals from now on. */
+  #end(): void {
+    if (this.#ended) return;
+    this.#ended = true;
+    clearInterval(this.#watch);
+    clearTimeout(this.#turn);
+    this.#idle?.stop();
+    const { operations } = this.#server;
+    this.#server.operations = undefined;
+    const failed = this.#volume.failed;
+    let clean = !failed;
+    try {
+      operations?.settle();
+    } catch (error) {
+      clean = false;
+      this.#log("error", `closing: ${describeFault(error)}`);
+    }
+    try {
+      this.#volume.close();
+    } catch (error) {
+      clean = false;
+      this.#log("error", `closing: ${describeFault(error)}`);
+    }
+    this.#settle({ clean });
+  }
+
+  status(): MountStatus {
+    const { idleTimeoutMs } = this.#options;
+    return {
+      pid: process.pid,
+      path: this.#options.path,
+      mountpoint: this.mountpoint,
+      readOnly: this.#volume.readOnly,
+      since: this.#since.toISOString(),
+      lastUse: new Date(this.#lastUse || this.#since.getTime()).toISOString(),
+      ...(idleTimeoutMs === undefined ? {} : { idleTimeoutMs }),
+      requests: this.#requests,
+      bytesRead: this.#bytesRead,
+      bytesWritten: this.#bytesWritten,
+      errors: this.#errors,
+      lookups: this.#ended ? 0 : this.#volume.inodes.references,
+      uncommittedMs: this.#ended ? 0 : Math.round(this.#volume.uncommittedMs(performance.now())),
+      failed: this.#failed,
+      protocol: "fuse-native",
+      operations: [],
+    };
+  }
+
+  async sync(): Promise<void> {
+    try {
+      if (this.#ended) {
+        if (!(await this.closed).clean) throw new Error("the mount ended");
+      } else {
+        this.#server.operations?.settle();
+        this.#volume.commit();
+      }
+    } catch (error) {
+      const why = error instanceof Error ? error.message : String(error);
+      throw new HostError("engine", `${this.#options.path}: cannot be committed: ${why}`);
+    } finally {
+      this.#lookForFailure();
+    }
+  }
+
+  async unmount(lazy: boolean): Promise<void> {
+    if (!this.#isShown()) throw new HostError("not-mounted", `${this.mountpoint}: is not mounted`);
+    await detachElsewhere({ mountpoint: this.mountpoint, lazy });
+  }
+
+  #isShown(): boolean {
+    return this.#device !== undefined && mountedAt(this.mountpoint)?.device === this.#device;
+  }
+
+  /** False: something is open, or a working directory inside. */
+  async #unmountIdle(): Promise<boolean> {
+    try {
+      await this.unmount(false);
+      this.#log("info", `nobody used ${this.mountpoint} for so long: unmounted`);
+      return true;
+    } catch (error) {
+      if (error instanceof HostError && error.reason === "busy") return false;
+      throw error;
+    }
+  }
+
+  async close(): Promise<void> {
+    this.#end();
+    await this.closed;
+    if (this.#isShown())
+      await detachElsewhere({ mountpoint: this.mountpoint, lazy: true }).catch((error: unknown) =>
+        this.#log("error", describeFault(error)),
+      );
+  }
+}
+
+/** @throws HostError */
+function refuseUnsupported(options: MountOptions): void {
+  assert(!options.allowOther && !options.writeback, "fuse-native has neither");
+  if (options.mountpoint.startsWith("/dev/fd/"))
+    throw new HostError("no-fuse", "fuse-native mounts by itself: it cannot take a descriptor of a mount");
+}
+
+/** What libfuse 2 is told. @throws HostError where there are too many bytes for fuse-native */
+function libfuseWords(options: MountOptions): string {
+  // A comma in a value would begin the next option.
+  const fsname = options.fsname.replace(/[\\,]/g, "\\$&");
+  const words = [
+    // Inode numbers and link counts are the volume's; each path of a file has attributes and names of its own in the
+    // kernel, so none may be kept for longer than one use.
+    ...["use_ino", "attr_timeout=0", "entry_timeout=1", "negative_timeout=0", "big_writes"],
+    options.readOnly ? "ro" : "rw",
+    options.suid ? "suid" : "nosuid",
+    options.dev ? "dev" : "nodev",
+    ...(options.exec ? [] : ["noexec"]),
+    ...(options.noatime ? ["noatime"] : []),
+    ...(options.defaultPermissions ? ["default_permissions"] : []),
+    `subtype=${FS_TYPE.slice("fuse.".length)}`,
+    `fsname=${fsname}`,
+  ];
+  const text = `-o${words.join(",")}`;
+  if (Buffer.byteLength(text) > TEXT_MAX || Buffer.byteLength(options.mountpoint) > TEXT_MAX)
+    throw new HostError("mountpoint-missing", `${options.mountpoint}: too long a name for fuse-native`);
+  return text;
+}
+
+/** The descriptors of /dev/fuse in this process. */
+function fuseDescriptors(): string[] {
+  return process.platform === "linux" ? readdirSync("/proc/self/fd").filter(isFuse) : [];
+}
+
+function isFuse(descriptor: string): boolean {
+  try {
+    return readlinkSync(`/proc/self/fd/${descriptor}`) === DEVICE;
+  } catch {
+    return false;
+  }
+}
+
+/** @throws HostError busy, not-mounted, not-permitted */
+async function detachElsewhere(order: DetachOrder): Promise<void> {
+  const worker = new Worker(new URL("./detacher.js", import.meta.url), { workerData: order });
+  const report = await new Promise<DetachReport>((resolve, reject) => {
+    worker.once("message", resolve);
+    worker.once("error", reject);
+  });
+  if (!report.done) throw new HostError(report.reason, report.message);
+}
