@@ -270,9 +270,18 @@ export class Operations {
     if (ino === undefined) throw new FsError("EBADF");
     this.#descriptors.delete(descriptor);
     const others = (this.#opens.get(ino) ?? 1) - 1;
-    if (others === 0) this.#opens.delete(ino);
+    if (others === 0) this.#closed(ino);
     else this.#opens.set(ino, others);
     this.#volume.inodes.unref(ino, 1);
+  }
+
+  /** libfuse unlinks what it has hidden only after this, and a rmdir of its directory may come first. */
+  #closed(ino: Ino): void {
+    this.#opens.delete(ino);
+    for (const place of this.#paths.hidingPlaces(ino)) {
+      this.#paths.reveal(place);
+      this.#volume.inodes.unref(ino, 1);
+    }
   }
 
   read(descriptor: number, into: Buffer, length: number, offset: number): number {

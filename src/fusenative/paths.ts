@@ -100,6 +100,11 @@ export class Paths {
     this.#hidden.delete(keyOf(place));
   }
 
+  /** The places of a hidden file: several where it had several names. */
+  hidingPlaces(ino: Ino): HiddenFile[] {
+    return [...this.#hidden.values()].filter((file) => file.ino === ino);
+  }
+
   /** Whether libfuse believes that such a file is in a directory. */
   hidesIn(directory: Ino): boolean {
     for (const file of this.#hidden.values()) if (file.directory === directory) return true;

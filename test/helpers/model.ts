@@ -93,6 +93,9 @@ export interface Driver {
   remount(): void;
 }
 
+/** What the real thing may be unable to: then it is not tried. */
+export type Lack = "bytes" | "flags" | "fallocate" | "nanoseconds" | "busy directories";
+
 interface Node {
   readonly id: number;
   readonly kind: Kind;
@@ -133,6 +136,11 @@ const XATTRS = ["user.a", "user.b", "user.\xff", `user.${"x".repeat(200)}`];
 const NOREPLACE = 1;
 const EXCHANGE = 2;
 
+/** Whether a latin1 string is the bytes of a text. */
+function isUtf8(text: string): boolean {
+  return !Buffer.from(text, "latin1").toString().includes("\ufffd");
+}
+
 function codeOf(error: unknown): string {
   if (error instanceof Error && "code" in error && typeof error.code === "string") return error.code;
   throw error;
@@ -147,14 +155,24 @@ export class ModelRun {
   readonly #inos = new Map<number, string>();
   readonly #log: string[] = [];
   readonly #perms: readonly number[];
+  readonly #lacks: ReadonlySet<Lack>;
+  readonly #names: readonly string[];
+  readonly #xattrNames: readonly string[];
   /** How often each operation was done, and refused as it should be. */
   readonly counts = new Map<string, [done: number, refused: number]>();
 
   /** `modesBind`: whoever runs this may not do what the modes forbid, so no mode may forbid the owner anything. */
-  constructor(seed: number, driver: Driver, options: { readonly modesBind?: boolean } = {}) {
+  constructor(
+    seed: number,
+    driver: Driver,
+    options: { readonly modesBind?: boolean; readonly lacks?: readonly Lack[] } = {},
+  ) {
     this.#random = new Random(seed);
     this.#driver = driver;
     this.#root.nlink = 2;
+    this.#lacks = new Set(options.lacks);
+    this.#names = this.#lacks.has("bytes") ? NAMES.filter(isUtf8) : NAMES;
+    this.#xattrNames = this.#lacks.has("bytes") ? XATTRS.filter(isUtf8) : XATTRS;
     this.#perms =
       options.modesBind === true ? [0o755, 0o700, 0o777] : [0o644, 0o600, 0o755, 0o777, 0o640, 0o4711];
   }
@@ -236,7 +254,7 @@ export class ModelRun {
 
   /** A name that may or may not be there. */
   #anywhere(): Names {
-    return [...this.#directory(), this.#random.pick(NAMES)];
+    return [...this.#directory(), this.#random.pick(this.#names)];
   }
 
   #existing(kind?: Kind): Names {
@@ -403,7 +421,8 @@ export class ModelRun {
       );
     } else if (roll < 16) {
       const path = this.#anywhere();
-      const target = random.pick(["a", "../b", "/nowhere", "\xff", "t".repeat(1 + random.below(4095))]);
+      const odd = this.#lacks.has("bytes") ? "\xc3\xbf" : "\xff";
+      const target = random.pick(["a", "../b", "/nowhere", odd, "t".repeat(1 + random.below(4095))]);
       this.#both(
         "symlink",
         show(path),
@@ -508,8 +527,9 @@ export class ModelRun {
       );
     } else if (roll < 86) {
       const path = this.#existing();
-      const ns =
-        BigInt(random.below(4_000_000_000)) * 1_000_000_000n - 1_000_000_000n + BigInt(random.below(1e9));
+      const ns = this.#lacks.has("nanoseconds")
+        ? BigInt(random.below(4e12)) * 1_000_000n
+        : BigInt(random.below(4_000_000_000)) * 1_000_000_000n - 1_000_000_000n + BigInt(random.below(1e9));
       this.#both(
         "setMtime",
         `${show(path)} ${ns}`,
@@ -587,6 +607,7 @@ export class ModelRun {
   }
 
   #rmdir(path: Names, show: (path: Names) => string): void {
+    this.#letDirectoryGo(path);
     this.#both(
       "rmdir",
       show(path),
@@ -615,9 +636,10 @@ export class ModelRun {
 
   #rename(show: (path: Names) => string): void {
     const random = this.#random;
-    const flags = random.pick([0, 0, 0, NOREPLACE, EXCHANGE]);
+    const flags = this.#lacks.has("flags") ? 0 : random.pick([0, 0, 0, NOREPLACE, EXCHANGE]);
     const path = this.#existing(random.chance(0.4) ? "directory" : undefined);
     const newPath = random.chance(0.6) ? this.#existing() : this.#anywhere();
+    this.#letDirectoryGo(newPath);
     this.#both(
       "rename",
       `${show(path)} ${show(newPath)} ${flags}`,
@@ -662,6 +684,7 @@ export class ModelRun {
   }
 
   #fallocate(show: (path: Names) => string): void {
+    if (this.#lacks.has("fallocate")) return;
     const random = this.#random;
     const path = this.#existing("file");
     const [what, mode] = random.pick([
@@ -692,7 +715,7 @@ export class ModelRun {
   #xattr(show: (path: Names) => string): void {
     const random = this.#random;
     const anyPath = this.#existing(random.chance(0.5) ? "file" : "directory");
-    const anyName = random.pick(XATTRS);
+    const anyName = random.pick(this.#xattrNames);
     const owner = (path: Names): Node => {
       const node = this.#find(path);
       if (node.kind !== "file" && node.kind !== "directory")
@@ -788,6 +811,14 @@ export class ModelRun {
       this.#say(`release #${held.node.id}`);
       this.#driver.release(held.real);
     }
+  }
+
+  /** Where a directory is busy as long as something that was in it is open. */
+  #letDirectoryGo(path: Names): void {
+    const there = this.#all().some(
+      ([one, node]) => node.kind === "directory" && one.join("/") === path.join("/"),
+    );
+    if (there && this.#lacks.has("busy directories")) this.#releaseAll();
   }
 
   #releaseAll(): void {
