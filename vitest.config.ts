@@ -4,6 +4,7 @@ export default defineConfig({
   test: {
     include: ["test/**/*.test.ts"],
     globalSetup: ["test/setup.ts"],
+    setupFiles: ["test/helpers/eachtest.ts"],
     pool: "forks",
     // Mounts, key derivation and compilers share the cores: more forks than this only make timings worse.
     maxWorkers: 4,

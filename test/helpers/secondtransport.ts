@@ -113,3 +113,11 @@ export const POSIX_RACES: Readonly<Record<string, string>> = {
   "rename: write-to-temporary-and-rename never shows an empty or a missing file":
     "between the kernel's lookup and its open, libfuse forgets the path of a file that is replaced: ENOENT",
 };
+
+/** Of test/mount, by the test's name. */
+export const MOUNT_EXCEPTIONS: Readonly<Record<string, string>> = {
+  "without allow_other nobody else may look, with it the modes decide":
+    "allow_other is refused: fuse-native does not tell who makes a file",
+  "an idle mount uses no processor, also while it waits to be idle long enough":
+    "nobody tells of the mount's end, so it is looked for five times a second",
+};

@@ -39,6 +39,13 @@ export const CLI = join(REPOSITORY, "dist/tools/cli.js");
 export const PASSWORD = `x'${"5e".repeat(32)}'`;
 export const IS_ROOT = process.geteuid?.() === 0;
 
+/**
+ * SQLFUSE_TEST_TRANSPORT=fuse-native runs the mount tests on the second transport; test/helpers/secondtransport.ts
+ * says which do not hold there.
+ */
+const TRANSPORT = process.env.SQLFUSE_TEST_TRANSPORT;
+export const TRANSPORT_ARGS: readonly string[] = TRANSPORT === undefined ? [] : ["--transport", TRANSPORT];
+
 /** How long one guarded volume may live: longer means that a system call hangs. */
 const GUARD_SECONDS = process.env.SQLFUSE_LONG === "1" ? 3600 : 600;
 
@@ -296,7 +303,7 @@ export class TestVolume {
 
   /** Tries to mount in the background; the outcome is the command's own. */
   tryMount(args: readonly string[] = [], mountpoint = this.mountpoint): Outcome {
-    const done = this.cli(["mount", this.file, mountpoint, ...args]);
+    const done = this.cli(["mount", ...TRANSPORT_ARGS, this.file, mountpoint, ...args]);
     if (done.status === 0) this.#seen();
     return done;
   }

@@ -36,6 +36,7 @@ import {
   mountingImpossible,
   PASSWORD,
   TestVolume,
+  TRANSPORT_ARGS,
   until,
 } from "../helpers/volume.ts";
 
@@ -67,7 +68,7 @@ async function foreground(...args: string[]): Promise<ChildProcess> {
   const log = openSync(join(volume.home, "log"), "a");
   const child = spawn(
     process.execPath,
-    [CLI, "mount", volume.file, volume.mountpoint, "--foreground", ...args],
+    [CLI, "mount", volume.file, volume.mountpoint, "--foreground", ...TRANSPORT_ARGS, ...args],
     {
       stdio: ["ignore", log, log],
       env: { ...process.env, SQLFUSE_PASSWORD: PASSWORD, NODE_OPTIONS: "" },
