@@ -816,7 +816,8 @@ export class ModelRun {
   /** Where a directory is busy as long as something that was in it is open. */
   #letDirectoryGo(path: Names): void {
     const there = this.#all().some(
-      ([one, node]) => node.kind === "directory" && one.join("/") === path.join("/"),
+      ([one, node]) =>
+        node.kind === "directory" && node.children.size === 0 && one.join("/") === path.join("/"),
     );
     if (there && this.#lacks.has("busy directories")) this.#releaseAll();
   }

@@ -27,6 +27,7 @@ function refusal(...lists: string[]): ToolError {
 describe("mount options", () => {
   test("none gives: read and write, permissions checked where it matters, nosuid, nodev, exec, relatime, commit after a second", () => {
     expect(parse()).toEqual({
+      transport: "kernel",
       readOnly: false,
       allowOther: false,
       defaultPermissions: undefined,
@@ -77,6 +78,8 @@ describe("mount options", () => {
     ["cache_size=1048576", { cacheBytes: 2 ** 20 }],
     ["cache_size=1024k", { cacheBytes: 2 ** 20 }],
     ["cache_size=64G", { cacheBytes: 2 ** 36 }],
+    ["transport=fuse-native", { transport: "fuse-native" }],
+    ["transport=fuse-native,transport=kernel", { transport: "kernel" }],
     ["idle_timeout=90", { idleTimeoutMs: 90_000 }],
     ["idle_timeout=30s", { idleTimeoutMs: 30_000 }],
     ["idle_timeout=10m", { idleTimeoutMs: 600_000 }],
@@ -154,6 +157,7 @@ describe("mount options", () => {
   );
 
   test("a log level is one of four", () => {
+    expect(refusal("transport=nfs").message).toMatch(/not one of kernel, fuse-native/);
     expect(refusal("log_level=loud").message).toMatch(/not one of error, warn, info, debug/);
   });
 

@@ -1,6 +1,14 @@
 /** What `npm pack` would publish, installed as npm would lay it out, but without the network. */
 import { spawnSync } from "node:child_process";
-import { copyFileSync, mkdirSync, mkdtempSync, readdirSync, rmSync, symlinkSync } from "node:fs";
+import {
+  copyFileSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -53,6 +61,7 @@ describe("the package", () => {
       "dist/src/index.js",
       "dist/src/index.d.ts",
       "dist/src/host/worker.js",
+      "dist/src/host/detacher.js",
       "dist/tools/mounthelper.js",
       "tools/systemd/sqlfuse@.service",
       "dist/man/sqlfuse.1",
@@ -93,6 +102,31 @@ describe("the package", () => {
     expect(run(["vacuum", "plain.sqlite"], without)).toMatchObject({ status: 0 });
     symlinkSync(join(root, "node_modules/lz4-napi"), lz4);
     expect(run(["ls", "packed.sqlite"], without)).toMatchObject({ status: 0 });
+  });
+
+  test("without fuse-native, or with one that cannot be loaded, only --transport fuse-native is refused, with 19 and what to install", () => {
+    const binding = join(modules, "fuse-native");
+    const mountBy = (...transport: string[]): Outcome =>
+      run(["mount", "--log-file", "log", ...transport, "v.sqlite"]);
+    rmSync(binding, { force: true });
+    const missing = mountBy("--transport", "fuse-native");
+    expect(missing.stderr).toMatch(
+      /^sqlfuse: the npm package fuse-native is missing; .*npm install fuse-native@\d.*\n$/,
+    );
+    expect(missing.status).toBe(19);
+    expect(mountBy("--transport", "kernel")).toMatchObject({ status: 0, stderr: "" });
+    expect(run(["unmount", "v"])).toMatchObject({ status: 0, stderr: "" });
+    mkdirSync(join(binding, "prebuilds", `${process.platform}-${process.arch}`), { recursive: true });
+    writeFileSync(join(binding, "package.json"), '{ "name": "fuse-native", "main": "index.js" }');
+    writeFileSync(
+      join(binding, "prebuilds", `${process.platform}-${process.arch}`, "node.napi.node"),
+      "no library",
+    );
+    const broken = mountBy("--transport", "fuse-native");
+    expect(broken.stderr).toMatch(/^sqlfuse: fuse-native cannot be loaded \(.*\); it needs libfuse 2: .*\n$/);
+    expect(broken.status).toBe(19);
+    expect(readdirSync(directory)).not.toContain("v");
+    rmSync(binding, { recursive: true });
   });
 
   test("without a built engine every command that needs it ends with 19 and names the command that builds it", () => {

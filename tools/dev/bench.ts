@@ -29,7 +29,8 @@ const { values } = parseArgs({
 });
 
 const HELP = `npm run bench -- [options]
-  --peers a,b     sqlfuse, gocryptfs, securefs, encfs, cryfs, plain (default: all that are installed)
+  --peers a,b     sqlfuse, gocryptfs, securefs, encfs, cryfs, plain (default: all that are installed),
+                  and sqlfuse-fuse-native, the second transport
   --groups a,b    ${Object.keys(GROUPS).join(", ")} (default: all)
   --rounds N      samples of each figure (default: 3)
   --scale X       size of the work (default: 1; 0.05 to try the benchmark)
@@ -173,7 +174,7 @@ function cell(row: Row, peer: string): string {
 function lead(row: Row, peers: readonly Peer[]): string {
   const ours = row.samples.sqlfuse;
   const others = peers
-    .filter(({ name, flushes }) => name !== "sqlfuse" && name !== "plain" && flushes)
+    .filter(({ name, flushes }) => !name.startsWith("sqlfuse") && name !== "plain" && flushes)
     .flatMap(({ name }) => (row.samples[name]?.length ? [{ name, value: median(row.samples[name]) }] : []));
   if (ours === undefined || ours.length === 0 || others.length === 0) return "";
   const more = row.unit === "MB/s";

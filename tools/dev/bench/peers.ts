@@ -100,6 +100,20 @@ const sqlfuse: Peer = {
   stored: (directory) => join(directory, "volume.sqlite"),
 };
 
+/** The same by the second transport: measured where it is named, as it is no rival. */
+const sqlfuseByLibfuse: Peer = {
+  ...sqlfuse,
+  name: "sqlfuse-fuse-native",
+  mount: (directory) =>
+    run(process.execPath, [
+      CLI,
+      "mount",
+      "--transport=fuse-native",
+      join(directory, "volume.sqlite"),
+      mountOf(directory),
+    ]),
+};
+
 const gocryptfs: Peer = {
   name: "gocryptfs",
   needs: "gocryptfs",
@@ -171,13 +185,15 @@ const cryfs: Peer = {
   stored: store,
 };
 
-const PEERS: readonly Peer[] = [sqlfuse, gocryptfs, securefs, encfs, cryfs, plain];
+const PEERS: readonly Peer[] = [sqlfuse, sqlfuseByLibfuse, gocryptfs, securefs, encfs, cryfs, plain];
 
-/** The peers called `names` (all where none is named) that are installed, and those that are not. */
+/** The peers called `names` (where none is named all but the second transport) that are installed, and those that are not. */
 export function findPeers(names: readonly string[]): { found: Peer[]; missing: string[] } {
   const unknown = names.filter((name) => !PEERS.some((peer) => peer.name === name));
   if (unknown.length > 0) throw new Error(`no such peer: ${unknown.join(", ")}`);
-  const wanted = PEERS.filter((peer) => names.length === 0 || names.includes(peer.name));
+  const wanted = PEERS.filter((peer) =>
+    names.length === 0 ? peer !== sqlfuseByLibfuse : names.includes(peer.name),
+  );
   const paths = (process.env.PATH ?? "").split(":");
   const there = ({ needs }: Peer) =>
     needs === undefined || paths.some((path) => existsSync(join(path, needs)));
