@@ -50,7 +50,7 @@ export type OperationName = (typeof OPERATION_NAMES)[number];
 export const SLOTS = 35;
 
 /** Wakes the thread that waits: its locals, the result (a count or a negated errno), what the operation gives. */
-export type Signal = (locals: Buffer, result: number, ...given: readonly unknown[]) => void;
+type Signal = (locals: Buffer, result: number, ...given: readonly unknown[]) => void;
 export type NativeHandler = (locals: Buffer, op: number, ...args: readonly unknown[]) => void;
 
 type Native = Readonly<Record<`op_${OperationName}`, number>> &
