@@ -197,7 +197,7 @@ function settingsOf(flags: MountFlags): MountSettings {
   return settings;
 }
 
-/** What fuse-native cannot carry is refused, rather than done wrong: see D28. */
+/** What fuse-native cannot carry is refused, rather than done wrong: see D33. */
 function refuseContradictions(settings: MountSettings): void {
   if (settings.transport !== "fuse-native") return;
   const refuse = (word: string, why: string): never => {

@@ -107,6 +107,8 @@ export interface Mounted {
   status(): MountStatus;
   /** Commits everything durably. @throws HostError engine */
   sync(): Promise<void>;
+  /** Makes, lists, deletes or prunes snapshots. */
+  history(order: HistoryOrder): Promise<HistoryOutcome>;
   /** @throws HostError busy, not-mounted, not-permitted */
   unmount(lazy: boolean): Promise<void>;
   close(): Promise<void>;

@@ -10,6 +10,7 @@ import { Worker } from "node:worker_threads";
 import { assert } from "../base/assert.ts";
 import { DamageError } from "../base/errno.ts";
 import type { Log } from "../base/log.ts";
+import { type HistoryOrder, type HistoryOutcome, obeyHistory } from "../core/history.ts";
 import type { Ino } from "../core/types.ts";
 import { Volume } from "../core/volume.ts";
 import { Key } from "../db/key.ts";
@@ -92,6 +93,8 @@ export class NativeMount implements Mounted {
         onLog: (line) => log("warn", line),
         ...(options.cacheBytes === undefined ? {} : { cacheBytes: options.cacheBytes }),
         ...(options.headFile === undefined ? {} : { headFile: options.headFile }),
+        ...(options.at === undefined ? {} : { at: options.at }),
+        ...(options.historyMs === undefined ? {} : { historyMs: options.historyMs }),
       });
     } catch (error) {
       key.wipe();
@@ -224,12 +227,15 @@ export class NativeMount implements Mounted {
   }
 
   status(): MountStatus {
-    const { idleTimeoutMs } = this.#options;
+    const { idleTimeoutMs, historyMs } = this.#options;
+    const { at } = this.#volume;
     return {
       pid: process.pid,
       path: this.#options.path,
       mountpoint: this.mountpoint,
       readOnly: this.#volume.readOnly,
+      ...(at === undefined ? {} : { at: at.name }),
+      ...(historyMs === undefined ? {} : { historyMs }),
       since: this.#since.toISOString(),
       lastUse: new Date(this.#lastUse || this.#since.getTime()).toISOString(),
       ...(idleTimeoutMs === undefined ? {} : { idleTimeoutMs }),
@@ -258,6 +264,17 @@ export class NativeMount implements Mounted {
       throw new HostError("engine", `${this.#options.path}: cannot be committed: ${why}`);
     } finally {
       this.#lookForFailure();
+    }
+  }
+
+  async history(order: HistoryOrder): Promise<HistoryOutcome> {
+    if (this.#ended) return { ok: false, code: "EIO" };
+    try {
+      this.#server.operations?.settle();
+      return obeyHistory(this.#volume.history, order);
+    } finally {
+      this.#lookForFailure();
+      this.#turnSoon();
     }
   }
 
