@@ -27,7 +27,7 @@ interface Order {
 }
 /** To the parent: how it went. */
 type Report =
-  | { readonly type: "ready"; readonly mountpoint: string }
+  | { readonly type: "ready"; readonly mountpoint: string; readonly warning: string | undefined }
   | { readonly type: "error"; readonly message: string; readonly code: number };
 
 /** How long a busy mount's users get, after a signal, to let go of it. */
@@ -42,12 +42,12 @@ export interface DaemonOptions {
   readonly logLevel: LogLevel;
 }
 
-/** Zeroes `password`. Returns where it is mounted, and the pid of the process that serves it. */
+/** Zeroes `password`. Returns where it is mounted, the pid of the process that serves it, and its warning. */
 export async function startDaemon(
   options: MountOptions,
   password: Buffer,
   daemon: DaemonOptions,
-): Promise<{ pid: number; mountpoint: string }> {
+): Promise<{ pid: number; mountpoint: string; warning: string | undefined }> {
   const log = openLog(daemon.logFile, daemon.logFileGiven);
   const { inheritedFd } = await import("../src/host/mountpoint.ts");
   const inherited = inheritedFd(options.mountpoint);
@@ -93,7 +93,7 @@ export async function startDaemon(
     if (report?.type === "ready" && child.pid !== undefined) {
       if (child.connected) child.disconnect();
       child.unref();
-      return { pid: child.pid, mountpoint: report.mountpoint };
+      return { pid: child.pid, mountpoint: report.mountpoint, warning: report.warning };
     }
     const { code, signal } = await ended;
     if (report?.type === "error") throw new ToolError(report.code, report.message);
@@ -147,8 +147,8 @@ async function serveOrder(): Promise<never> {
   return serve(options, password, {
     removeMountpoint,
     log: filterLog(logLevel, (level, line) => logLine(2, level, `${options.mountpoint}: ${line}`)),
-    ready: (mountpoint) => {
-      void report({ type: "ready", mountpoint }).then(() => process.connected && process.disconnect());
+    ready: (mountpoint, warning) => {
+      void report({ type: "ready", mountpoint, warning }).then(() => process.connected && process.disconnect());
     },
   });
 }
@@ -181,7 +181,7 @@ export interface ServeOptions {
   readonly removeMountpoint: boolean;
   readonly log: Log;
   /** Called when the mount answers. */
-  readonly ready?: (mountpoint: string) => void;
+  readonly ready?: (mountpoint: string, warning: string | undefined) => void;
 }
 
 /**
@@ -214,7 +214,8 @@ export async function serve(options: MountOptions, password: Buffer, how: ServeO
       "info",
       `${options.path} is ${options.readOnly ? "mounted read-only" : "mounted"} at ${mount.mountpoint}`,
     );
-    how.ready?.(mount.mountpoint);
+    if (mount.warning !== undefined) log("warn", mount.warning);
+    how.ready?.(mount.mountpoint, mount.warning);
     notifyReady();
   }
 

@@ -154,6 +154,7 @@ async function mount(file: string, mountpoint: string | undefined, flags: MountF
       logFileGiven: logFile !== undefined,
       logLevel: settings.logLevel,
     });
+    if (mounted.warning !== undefined) warn(mounted.warning);
     const how = settings.readOnly ? "mounted read-only" : "mounted";
     const unmount = `unmount it with: sqlfuse unmount ${quote(mounted.mountpoint)}`;
     tell(flags, `${file}: ${how} at ${mounted.mountpoint} by pid ${mounted.pid}; ${unmount}`, {

@@ -3,6 +3,8 @@
  * whatever happens. One table is all operations.
  */
 import { DamageError, E, FsError } from "../base/errno.ts";
+import type { TimeChange } from "../core/types.ts";
+import { type SetTime, takeUtimens } from "../native/libfuse.ts";
 import {
   loadBinding,
   modificationMs,
@@ -95,7 +97,9 @@ const TABLE: Readonly<Record<Exclude<OperationName, "init">, Row>> = {
   ftruncate: done((to, call) => to.ftruncate(call.path(0), call.int(1), call.long(2))),
   utimens: done((to, call) => {
     const atimeMs = call.signed(1);
-    to.utimens(call.path(0), atimeMs, modificationMs(call.locals, atimeMs));
+    const mtimeMs = modificationMs(call.locals, atimeMs);
+    if (mtimeMs === undefined) throw new FsError("EOPNOTSUPP");
+    to.utimens(call.path(0), timeOf(atimeMs), timeOf(mtimeMs));
   }),
   readlink: { run: (to, call) => [0, to.readlink(call.path(0))], refused: () => [""] },
   chown: done((to, call) => to.chown(call.path(0), call.int(1), call.int(2))),
@@ -165,11 +169,20 @@ export interface Server {
 /** libfuse's threads point into it, and outlive the mount. */
 const FOREVER: unknown[] = [];
 
+export interface NativePlace {
+  readonly mountpoint: string;
+  /** What libfuse is told. */
+  readonly options: string;
+  /** What it is told in them of names. */
+  readonly entryTimeoutSec: number;
+}
+
 /**
- * Mounts, and has libfuse's threads call the operations of `server` from now on.
+ * Mounts, and has libfuse's threads call the operations of `server` from now on. False: libfuse will drop changes of one
+ * time alone, and say that they were made.
  * @throws BindingError; Error where libfuse cannot mount, which it has told on stderr
  */
-export function mountNative(mountpoint: string, options: string, server: Server, events: BridgeEvents): void {
+export function mountNative(place: NativePlace, server: Server, events: BridgeEvents): boolean {
   const native = loadBinding();
   const handlers: (NativeHandler | undefined)[] = new Array(SLOTS).fill(() => {});
   const implemented = new Uint32Array(SLOTS);
@@ -190,8 +203,27 @@ export function mountNative(mountpoint: string, options: string, server: Server,
     locals.push(buffer);
     return buffer;
   };
-  native.fuse_native_mount(mountpoint, options, thread, server, allocate, handlers, implemented);
+  native.fuse_native_mount(place.mountpoint, place.options, thread, server, allocate, handlers, implemented);
   FOREVER.push(thread, locals, handlers);
+  return takeUtimens(thread, place.mountpoint, place.entryTimeoutSec, (path, atime, mtime) => {
+    const run = (operations: Operations): Answer => {
+      bytesOf(path);
+      operations.utimens(path, changeOf(atime), changeOf(mtime));
+      return DONE;
+    };
+    const [result] = attempt("utimens", path, { run, refused: () => [] }, server, events);
+    events.onAnswered("utimens", result);
+    return result;
+  });
+}
+
+function changeOf(time: SetTime): TimeChange | undefined {
+  return time === "omit" ? undefined : time;
+}
+
+function timeOf(ms: bigint): TimeChange {
+  const rest = ((ms % 1000n) + 1000n) % 1000n;
+  return { sec: Number((ms - rest) / 1000n), nsec: Number(rest) * 1_000_000 };
 }
 
 function ready(events: BridgeEvents): Answer {
@@ -202,23 +234,33 @@ function ready(events: BridgeEvents): Answer {
 function answerTo(
   name: Exclude<OperationName, "init">,
   call: Call,
-  { operations }: Server,
+  server: Server,
   events: BridgeEvents,
 ): Answer {
   const row = TABLE[name];
-  let answer: Answer;
-  try {
-    answer = operations === undefined ? refusal(row, call, E.ENODEV) : row.run(operations, call);
-  } catch (error) {
-    if (!(error instanceof FsError)) events.onFault(name, error);
-    answer = refusal(row, call, errnoOf(error));
-  }
-  events.onTrace?.(`${name} ${JSON.stringify(call.text(0))}: ${answer[0]}`);
-  return answer;
+  const work = {
+    run: (operations: Operations) => row.run(operations, call),
+    refused: () => row.refused?.(call) ?? [],
+  };
+  return attempt(name, call.text(0), work, server, events);
 }
 
-function refusal(row: Row, call: Call, errno: number): Answer {
-  return [-errno, ...(row.refused?.(call) ?? [])];
+function attempt(
+  name: OperationName,
+  path: string,
+  work: { readonly run: (operations: Operations) => Answer; readonly refused: () => readonly unknown[] },
+  { operations }: Server,
+  events: BridgeEvents,
+): Answer {
+  let answer: Answer;
+  try {
+    answer = operations === undefined ? [-E.ENODEV, ...work.refused()] : work.run(operations);
+  } catch (error) {
+    if (!(error instanceof FsError)) events.onFault(name, error);
+    answer = [-errnoOf(error), ...work.refused()];
+  }
+  events.onTrace?.(`${name} ${JSON.stringify(path)}: ${answer[0]}`);
+  return answer;
 }
 
 /** What nobody foresaw is EIO, and never ENOSYS, which the kernel would remember. */

@@ -141,9 +141,11 @@ export class Operations {
     this.#volume.attributes.setattr(this.#ino(path, descriptor), { size });
   }
 
-  /** @throws FsError EOPNOTSUPP for a time before 1970, or unknown */
-  utimens(path: string, atimeMs: bigint, mtimeMs: bigint | undefined): void {
-    this.#setattr(path, { atime: timeOf(atimeMs), mtime: timeOf(mtimeMs) });
+  /** Undefined: as it is. @throws FsError EOPNOTSUPP for a time before 1970, which could not be shown */
+  utimens(path: string, atime: TimeChange | undefined, mtime: TimeChange | undefined): void {
+    for (const time of [atime, mtime])
+      if (typeof time === "object" && time.sec < 0) throw new FsError("EOPNOTSUPP");
+    this.#setattr(path, { ...(atime && { atime }), ...(mtime && { mtime }) });
   }
 
   #setattr(path: string, change: SetAttr): void {
@@ -367,9 +369,4 @@ function copied(value: Uint8Array, into: Buffer): number {
   if (into.length > 0 && value.length > into.length) throw new FsError("ERANGE");
   if (into.length > 0) into.set(value);
   return value.length;
-}
-
-function timeOf(ms: bigint | undefined): TimeChange {
-  if (ms === undefined || ms < 0n) throw new FsError("EOPNOTSUPP");
-  return { sec: Number(ms / 1000n), nsec: Number(ms % 1000n) * 1_000_000 };
 }

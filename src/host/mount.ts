@@ -104,6 +104,8 @@ export interface Mounted {
   /** Resolves when it is gone and its file is closed; `clean`: everything was committed. */
   readonly closed: Promise<{ clean: boolean }>;
   readonly mountpoint: string;
+  /** What is silently done wrong here, where that is so: whoever mounts must be told. */
+  readonly warning?: string | undefined;
   status(): MountStatus;
   /** Commits everything durably. @throws HostError engine */
   sync(): Promise<void>;

@@ -34,6 +34,11 @@ const RETRY_MS = 1000;
 /** What fuse-native has room for, in bytes. */
 const TEXT_MAX = 1000;
 const DEVICE = "/dev/fuse";
+/** For how long the kernel may know a name. */
+const ENTRY_TIMEOUT_SEC = 1;
+const DATES_LOST =
+  "this transport cannot set one time of a file alone with this libfuse: `tar -x` and `touch -m` lose dates without an " +
+  "error; see what fuse-native cannot do in README.md";
 
 export class NativeMount implements Mounted {
   readonly closed: Promise<{ clean: boolean }>;
@@ -52,6 +57,7 @@ export class NativeMount implements Mounted {
   #watch: NodeJS.Timeout | undefined;
   #idle: IdleWatch | undefined;
   #settle: (end: { clean: boolean }) => void = () => {};
+  #warning: string | undefined;
   #ended = false;
   #failed = false;
   #lastUse = 0;
@@ -111,9 +117,10 @@ export class NativeMount implements Mounted {
   async #start(): Promise<void> {
     const before = fuseDescriptors();
     const answers = new Promise<void>((resolve) => {
-      const words = libfuseWords({ ...this.#options, readOnly: this.#volume.readOnly });
+      const options = libfuseWords({ ...this.#options, readOnly: this.#volume.readOnly });
+      const place = { mountpoint: this.mountpoint, options, entryTimeoutSec: ENTRY_TIMEOUT_SEC };
       try {
-        mountNative(this.mountpoint, words, this.#server, {
+        const keepsDates = mountNative(place, this.#server, {
           onReady: resolve,
           onAnswered: (name, result) => {
             this.#requests++;
@@ -125,6 +132,7 @@ export class NativeMount implements Mounted {
           onFault: (name, error) => this.#onFault(name, error),
           onTrace: this.#options.trace ? (line) => this.#log("debug", line) : undefined,
         });
+        if (!keepsDates) this.#warning = DATES_LOST;
       } catch (error) {
         if (!(error instanceof Error && /^fuse failed/.test(error.message))) throw error;
         throw new HostError(
@@ -226,6 +234,10 @@ export class NativeMount implements Mounted {
     this.#settle({ clean });
   }
 
+  get warning(): string | undefined {
+    return this.#warning;
+  }
+
   status(): MountStatus {
     const { idleTimeoutMs, historyMs } = this.#options;
     const { at } = this.#volume;
@@ -323,7 +335,7 @@ function libfuseWords(options: MountOptions): string {
   const words = [
     // Inode numbers and link counts are the volume's; each path of a file has attributes and names of its own in the
     // kernel, so none may be kept for longer than one use.
-    ...["use_ino", "attr_timeout=0", "entry_timeout=1", "negative_timeout=0", "big_writes"],
+    ...["use_ino", "attr_timeout=0", `entry_timeout=${ENTRY_TIMEOUT_SEC}`, "negative_timeout=0", "big_writes"],
     options.readOnly ? "ro" : "rw",
     options.suid ? "suid" : "nosuid",
     options.dev ? "dev" : "nodev",

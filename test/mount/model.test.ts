@@ -175,13 +175,9 @@ class MountDriver implements Driver {
   }
 }
 
-/** fuse-native changes both times or none. */
 class SecondDriver extends MountDriver {
   override remount(): void {
     this.volume.remount("--transport", "fuse-native");
-  }
-  override setMtime(path: Names, ns: bigint): void {
-    sys.utimens(this.path(path), ns / 2n, ns);
   }
 }
 
