@@ -8,8 +8,11 @@
  */
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
+import { loadLibrary } from "../native/libfuse.ts";
 
 const PACKAGE = "fuse-native";
+/** Linux's; macOS has macFUSE's own or none. */
+const OWN_LIBRARY = "libfuse.so";
 
 /** As fuse-native numbers and names them. Those that it has and we leave out answer ENOSYS by libfuse. */
 export const OPERATION_NAMES = [
@@ -92,13 +95,29 @@ function load(): Native {
     throw new BindingError(`the npm package ${PACKAGE} is missing; ${how}`, { cause });
   }
   try {
-    const find = createRequire(join(directory, "index.js"))("node-gyp-build") as (place: string) => Native;
     return find(directory);
-  } catch (cause) {
-    const text = cause instanceof Error ? cause.message.replace(/\s*\n\s*/g, "; ") : String(cause);
+  } catch (first) {
+    const cause = withOwnLibrary(directory, first);
+    if (!(cause instanceof Error)) return cause;
+    const text = cause.message.replace(/\s*\n\s*/g, "; ");
     throw new BindingError(`${PACKAGE} cannot be loaded (${text}); ${adviceFor(process.platform)}`, {
       cause,
     });
+  }
+}
+
+function find(directory: string): Native {
+  const build = createRequire(join(directory, "index.js"))("node-gyp-build") as (place: string) => Native;
+  return build(directory);
+}
+
+/** Where the system has no libfuse 2, the one that the package brings will do; where that is no help, `first`. */
+function withOwnLibrary(directory: string, first: unknown): Native | Error {
+  try {
+    loadLibrary(join(directory, "prebuilds", `${process.platform}-${process.arch}`, OWN_LIBRARY));
+    return find(directory);
+  } catch {
+    return first instanceof Error ? first : new Error(String(first));
   }
 }
 

@@ -215,14 +215,21 @@ export class Operations {
     if (leaving?.directory === to.directory && leaving.name.equals(to.name)) this.#leaving = undefined;
     else this.settle();
     const moved = this.#volume.tree.lookup(from.directory, from.name);
-    this.#refuseHiding(this.#volume.tree.lookup(to.directory, to.name));
+    if (moved !== undefined && isDirectory(moved.mode))
+      this.#refuseHiding(this.#volume.tree.lookup(to.directory, to.name));
     this.#volume.tree.rename(from.directory, from.name, to.directory, to.name, 0);
     if (moved !== undefined && isDirectory(moved.mode)) this.#paths.forget();
   }
 
   #refuseHiding(attr: Attr | undefined): void {
-    if (attr !== undefined && isDirectory(attr.mode) && this.#paths.hidesIn(attr.ino))
-      throw new FsError("EBUSY");
+    if (attr === undefined || !isDirectory(attr.mode) || !this.#paths.hidesIn(attr.ino)) return;
+    let empty = true;
+    this.#volume.tree.readdir(attr.ino, 0, () => {
+      empty = false;
+      return false;
+    });
+    // Else the core has something to say that is true on any filesystem.
+    if (empty) throw new FsError("EBUSY");
   }
 
   readlink(path: string): string {

@@ -124,6 +124,8 @@ function ask(socket: Socket, request: ControlRequest): Promise<ControlReply | un
       resolve(JSON.parse(line) as ControlReply);
       socket.end();
     });
+    // What the socket suffers its lines suffer too.
+    lines.once("error", () => resolve(undefined));
     socket.once("error", () => resolve(undefined));
     socket.once("close", () => resolve(undefined));
     socket.write(`${JSON.stringify(request)}\n`);

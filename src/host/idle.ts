@@ -7,8 +7,18 @@
  * is inside, and once it is granted no request can come any more. So nothing is cut off.
  */
 
+import type { Log } from "../base/log.ts";
+import { HostError } from "./errors.ts";
+
 /** A mount that is held without being used is tried again at least this often. */
 const RETRY_MS = 60_000;
+
+/** What is asked of a mount by whoever ends it when it is idle. */
+export interface Unmountable {
+  readonly mountpoint: string;
+  /** @throws HostError busy, not-mounted, not-permitted */
+  unmount(lazy: boolean): Promise<void>;
+}
 
 export interface IdleMount {
   /** Wall-clock milliseconds of the last use. */
@@ -58,5 +68,42 @@ export class IdleWatch {
       return;
     }
     this.#wait(Math.min(this.#timeoutMs, RETRY_MS));
+  }
+}
+
+/** Unmounts what was idle, and says so; what holds a mount is told once for each last use. */
+export class IdleEnd implements IdleMount {
+  readonly #mount: Unmountable;
+  readonly #timeoutMs: number;
+  readonly #log: Log;
+  /** The last use after which it was said that the mount is held. */
+  #toldHeld: number | undefined;
+  readonly lastUse: () => number;
+
+  constructor(mount: Unmountable, lastUse: () => number, timeoutMs: number, log: Log) {
+    this.#mount = mount;
+    this.lastUse = lastUse;
+    this.#timeoutMs = timeoutMs;
+    this.#log = log;
+  }
+
+  /** False: something is open, or a working directory inside. */
+  async unmount(): Promise<boolean> {
+    const idle = `nobody used ${this.#mount.mountpoint} for ${this.#timeoutMs / 1000} s`;
+    try {
+      await this.#mount.unmount(false);
+      this.#log("info", `${idle}: unmounted`);
+      return true;
+    } catch (error) {
+      if (!(error instanceof HostError && error.reason === "busy")) {
+        this.#log("warn", `${idle}, but: ${error instanceof Error ? error.message : String(error)}`);
+        throw error;
+      }
+      const lastUse = this.lastUse();
+      if (this.#toldHeld !== lastUse)
+        this.#log("info", `${idle}, but it is held: it stays until it is let go`);
+      this.#toldHeld = lastUse;
+      return false;
+    }
   }
 }

@@ -16,7 +16,7 @@ import type { Lost } from "../fuse/session.ts";
 import { close, eventfd, forbidDump, syncfsAsync, write, writeAsync } from "../native/libc.ts";
 import { type Attachment, adopt, attach, detach, raiseReadahead } from "./attachment.ts";
 import { HostError } from "./errors.ts";
-import { IdleWatch } from "./idle.ts";
+import { IdleEnd, IdleWatch } from "./idle.ts";
 import type { FromWorker, Refusal, ToWorker, WorkerOrder } from "./messages.ts";
 import { inheritedFd } from "./mountpoint.ts";
 import { mountedAt } from "./mounts.ts";
@@ -138,8 +138,6 @@ export class Mount implements Mounted {
   #onStep: ((step: Step) => void) | undefined;
   #announced: Promise<void> = Promise.resolve();
   #idle: IdleWatch | undefined;
-  /** The last use after which it was said that the mount is held. */
-  #toldHeld: number | undefined;
 
   /**
    * Opens the volume and mounts it; resolves when the mount answers. The calling process keeps it: its working
@@ -232,8 +230,8 @@ export class Mount implements Mounted {
     await stat(this.mountpoint).catch(() => {});
     const { idleTimeoutMs } = this.#options;
     if (idleTimeoutMs === undefined || this.#ended) return;
-    const watched = { lastUse: () => this.#lastUse(), unmount: () => this.#unmountIdle(idleTimeoutMs) };
-    this.#idle = new IdleWatch(watched, idleTimeoutMs);
+    const end = new IdleEnd(this, () => this.#lastUse(), idleTimeoutMs, this.#log);
+    this.#idle = new IdleWatch(end, idleTimeoutMs);
   }
 
   #step(): Promise<Step> {
@@ -412,26 +410,6 @@ export class Mount implements Mounted {
 
   #lastUse(): number {
     return this.#counters[COUNTER.lastUse] || this.#since.getTime();
-  }
-
-  /** False: something is open, or a working directory inside. */
-  async #unmountIdle(timeoutMs: number): Promise<boolean> {
-    const idle = `nobody used ${this.mountpoint} for ${timeoutMs / 1000} s`;
-    try {
-      await this.unmount(false);
-      this.#log("info", `${idle}: unmounted`);
-      return true;
-    } catch (error) {
-      if (!(error instanceof HostError && error.reason === "busy")) {
-        this.#log("warn", `${idle}, but: ${error instanceof Error ? error.message : String(error)}`);
-        throw error;
-      }
-      const lastUse = this.#lastUse();
-      if (this.#toldHeld !== lastUse)
-        this.#log("info", `${idle}, but it is held: it stays until it is let go`);
-      this.#toldHeld = lastUse;
-      return false;
-    }
   }
 
   /** Stops serving at once, whoever still uses the mount; commits and closes the file. */

@@ -18,7 +18,7 @@ import { describeFault, mountNative } from "../fusenative/bridge.ts";
 import { Operations } from "../fusenative/operations.ts";
 import { forbidDump } from "../native/libc.ts";
 import { HostError } from "./errors.ts";
-import { IdleWatch } from "./idle.ts";
+import { IdleEnd, IdleWatch } from "./idle.ts";
 import type { DetachOrder, DetachReport } from "./messages.ts";
 import type { Mounted, MountOptions, MountStatus } from "./mount.ts";
 import { FS_TYPE, mountedAt } from "./mounts.ts";
@@ -150,7 +150,7 @@ export class NativeMount implements Mounted {
     const { idleTimeoutMs } = this.#options;
     if (idleTimeoutMs === undefined || this.#ended) return;
     const lastUse = (): number => this.#lastUse || this.#since.getTime();
-    this.#idle = new IdleWatch({ lastUse, unmount: () => this.#unmountIdle() }, idleTimeoutMs);
+    this.#idle = new IdleWatch(new IdleEnd(this, lastUse, idleTimeoutMs, this.#log), idleTimeoutMs);
   }
 
   // --- the volume's turns
@@ -299,18 +299,6 @@ export class NativeMount implements Mounted {
     return this.#device !== undefined && mountedAt(this.mountpoint)?.device === this.#device;
   }
 
-  /** False: something is open, or a working directory inside. */
-  async #unmountIdle(): Promise<boolean> {
-    try {
-      await this.unmount(false);
-      this.#log("info", `nobody used ${this.mountpoint} for so long: unmounted`);
-      return true;
-    } catch (error) {
-      if (error instanceof HostError && error.reason === "busy") return false;
-      throw error;
-    }
-  }
-
   async close(): Promise<void> {
     this.#end();
     await this.closed;
@@ -335,7 +323,13 @@ function libfuseWords(options: MountOptions): string {
   const words = [
     // Inode numbers and link counts are the volume's; each path of a file has attributes and names of its own in the
     // kernel, so none may be kept for longer than one use.
-    ...["use_ino", "attr_timeout=0", `entry_timeout=${ENTRY_TIMEOUT_SEC}`, "negative_timeout=0", "big_writes"],
+    ...[
+      "use_ino",
+      "attr_timeout=0",
+      `entry_timeout=${ENTRY_TIMEOUT_SEC}`,
+      "negative_timeout=0",
+      "big_writes",
+    ],
     options.readOnly ? "ro" : "rw",
     options.suid ? "suid" : "nosuid",
     options.dev ? "dev" : "nodev",

@@ -1,5 +1,7 @@
 /**
- * What fuse-native does not tell libfuse 2: that one time alone may be set. Without it libfuse drops such a change
+ * libfuse 2, as far as fuse-native leaves something to be done.
+ *
+ * What fuse-native does not tell it is that one time alone may be set. Without that libfuse drops such a change
  * and answers that it was made, so `tar -x` and `touch -m` lose their dates and nobody can know.
  *
  * It can be told in libfuse's own memory only: a flag of `struct fuse`, and our own `utimens` in its table, as that of
@@ -57,6 +59,11 @@ export function takeUtimens(
   koffi.encode(BigInt(fs), FS.utimens, "uint64_t", called);
   koffi.encode(fuse, FUSE.utimeOmitOk, "int", 1);
   return true;
+}
+
+/** Loads a libfuse 2 under its own name, for whoever is linked with it. @throws Error */
+export function loadLibrary(path: string): void {
+  koffi.load(path);
 }
 
 function isKnownLibrary(): boolean {

@@ -5,13 +5,13 @@
 import { BindingError, loadBinding } from "../../src/fusenative/binding.ts";
 import type { Lack } from "./model.ts";
 
-/** Why nothing can be mounted by fuse-native here. In CI that may not be. */
+/** Why nothing can be mounted by fuse-native here: it is optional, and has binaries for x64 alone. */
 export function fuseNativeImpossible(): string | undefined {
   try {
     loadBinding();
     return undefined;
   } catch (error) {
-    if (process.env.CI || !(error instanceof BindingError)) throw error;
+    if (!(error instanceof BindingError)) throw error;
     return error.message;
   }
 }
@@ -117,4 +117,15 @@ export const MOUNT_EXCEPTIONS: Readonly<Record<string, string>> = {
     "allow_other is refused: fuse-native does not tell who makes a file",
   "an idle mount uses no processor, also while it waits to be idle long enough":
     "nobody tells of the mount's end, so it is looked for five times a second",
+  "what a program encrypted and renamed is put back in place, and what it made goes by --delete": MS,
+  "links, devices, attributes, odd names and times, and a sparse file of 5 GiB": UTF8,
+};
+
+/** Of test/mount, whole files. */
+export const MOUNT_FILES_LEFT_OUT: Readonly<Record<string, string>> = {
+  "hidden.test.ts": "the past inside a mount goes by nodes, which libfuse's paths have no room for: ENOENT",
+  "model.test.ts": "it is for both transports as it stands",
+  "fusenative.test.ts": "it is for this transport as it stands",
+  "library.test.ts": "it mounts nothing",
+  "plaintext.test.ts": "it says by itself how it mounts",
 };

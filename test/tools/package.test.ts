@@ -5,6 +5,7 @@ import {
   mkdirSync,
   mkdtempSync,
   readdirSync,
+  readFileSync,
   rmSync,
   symlinkSync,
   writeFileSync,
@@ -13,6 +14,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { fuseNativeImpossible } from "../helpers/secondtransport.ts";
 import { PASSWORD } from "./run.ts";
 
 const root = fileURLToPath(new URL("../..", import.meta.url));
@@ -128,6 +130,33 @@ describe("the package", () => {
     expect(readdirSync(directory)).not.toContain("v");
     rmSync(binding, { recursive: true });
   });
+
+  test.skipIf(fuseNativeImpossible() !== undefined)(
+    "with a libfuse that it does not know a mount by fuse-native says that dates will be lost, on stderr and in its log",
+    () => {
+      const binding = join(modules, "fuse-native");
+      symlinkSync(join(root, "node_modules/fuse-native"), binding);
+      const file = join(installed, "dist/src/native/libfuse.js");
+      const text = readFileSync(file, "utf8");
+      writeFileSync(file, text.replace("const VERSION = 29;", "const VERSION = 28;"));
+      const { status, stderr } = run([
+        "mount",
+        "--log-file",
+        "log",
+        "--transport",
+        "fuse-native",
+        "v.sqlite",
+      ]);
+      writeFileSync(file, text);
+      rmSync(binding);
+      expect(stderr).toMatch(/^sqlfuse: this transport cannot set one time of a file alone .*README.md\n$/);
+      expect(readFileSync(join(directory, "log"), "utf8")).toMatch(
+        / warn .*: this transport cannot set one time/,
+      );
+      expect(status).toBe(0);
+      expect(run(["unmount", "v"])).toMatchObject({ status: 0, stderr: "" });
+    },
+  );
 
   test("without a built engine every command that needs it ends with 19 and names the command that builds it", () => {
     const engine = join(modules, "@journeyapps");

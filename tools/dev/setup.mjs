@@ -53,13 +53,6 @@ function onPath(program) {
   return places.some((place) => existsSync(join(place, program)));
 }
 
-function hasLibrary(name) {
-  const places = ["/lib", "/usr/lib", "/lib64", "/usr/lib64", "/usr/local/lib"];
-  for (const triplet of ["x86_64-linux-gnu", "aarch64-linux-gnu"])
-    places.push(`/usr/lib/${triplet}`, `/lib/${triplet}`);
-  return places.some((place) => existsSync(join(place, name)));
-}
-
 /** What is needed, how its presence shows, and the Debian package that brings it. */
 function wanted() {
   const list = [];
@@ -106,8 +99,6 @@ function wanted() {
       want(onPath(program), debian);
     }
     want(existsSync("/usr/include/stdio.h"), "libc6-dev");
-    // What fuse-native is linked with: the second transport.
-    if (process.platform === "linux") want(hasLibrary("libfuse.so.2"), "libfuse2");
   }
   return [...new Set(list)];
 }
