@@ -141,11 +141,21 @@ for at in range(0, 8 << 20, 4096): m[at] = 7
     writeFileSync(`${point}/f`, "now");
     expect(volume.cli(["snapshot", "list", point]).stdout).toContain("one");
     expect(volume.cli(["cat", "--at", "one", volume.file, "/f"]).stdout).toBe("then");
-    volume.remount("--transport", "fuse-native", "--at", "one");
+    volume.unmount();
+    const then = [
+      "mount",
+      "--transport",
+      "fuse-native",
+      "--at",
+      "one",
+      "--log-file",
+      join(volume.home, "log"),
+    ];
+    expect(volume.cli([...then, volume.file, point])).toMatchObject({ status: 0, stderr: "" });
     expect(readFileSync(`${point}/f`, "utf8")).toBe("then");
     expect(JSON.parse(volume.cli(["status", point, "--json"]).stdout)[0]).toMatchObject({ at: "one" });
     expect(() => writeFileSync(`${point}/g`, "")).toThrow(/EROFS/);
-    volume.unmount();
+    expect(volume.cli(["unmount", point])).toMatchObject({ status: 0, stderr: "" });
   });
 
   test.skipIf(!IS_ROOT)("works where the system has no libfuse 2 (needs root)", () => {
