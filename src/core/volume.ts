@@ -30,6 +30,7 @@ import { FileLock, lockHolder } from "./lock.ts";
 import { Names } from "./names.ts";
 import { Prune } from "./prune.ts";
 import { Purge } from "./purge.ts";
+import { Remotes } from "./remotes.ts";
 import { Restore } from "./restore.ts";
 import { sqlText } from "./sqltext.ts";
 import { Store } from "./store.ts";
@@ -40,6 +41,8 @@ import { Xattrs } from "./xattrs.ts";
 
 export interface VolumeOptions {
   readonly readOnly?: boolean;
+  /** A replica, which is else opened read-only, may be changed: for whoever keeps it a replica. */
+  readonly changesReplica?: boolean;
   /**
    * Read-only, also while another process has the volume mounted: then all that is read is one snapshot of what
    * was committed when it was opened. Let it go soon: until `close` that process's -wal cannot start over.
@@ -102,6 +105,8 @@ export class Volume {
   readonly xattrs: Xattrs;
   /** Snapshots. */
   readonly history: History;
+  /** Where its log is kept. */
+  readonly remotes: Remotes;
   /** The snapshot that is looked at; undefined: the present. */
   readonly at: Snapshot | undefined;
   /** References that keep unlinked inodes alive. */
@@ -161,8 +166,6 @@ export class Volume {
     lock: FileLock | undefined,
   ) {
     this.path = path;
-    this.readOnly = options.readOnly;
-    this.#historyMs = options.readOnly ? Infinity : (options.historyMs ?? Infinity);
     this.#lock = lock;
     const wal = statSync(`${path}-wal`, { throwIfNoEntry: false });
     const walWaits = wal !== undefined && wal.size > 0;
@@ -186,6 +189,7 @@ export class Volume {
       if (headFile !== undefined) refuseOlder(path, key, headFile, options.readOnly, walReplays);
       this.#store = new Store(path, key, {
         readOnly: options.readOnly,
+        changesReplica: options.changesReplica === true,
         immutable:
           options.readOnly && !walWaits && (!beside || (options.at !== undefined && cannotChange(path))),
         beside: beside ? (isWritable(path) ? "readwrite" : "readonly") : undefined,
@@ -201,11 +205,14 @@ export class Volume {
     } catch (error) {
       throw explain(error, path);
     }
+    this.readOnly = this.#store.readOnly;
+    this.#historyMs = this.readOnly ? Infinity : (options.historyMs ?? Infinity);
     try {
-      if (!options.readOnly) this.#prepare(walWaits, options.upgrades ?? UPGRADES, headFile, log);
+      if (!this.readOnly) this.#prepare(walWaits, options.upgrades ?? UPGRADES, headFile, log);
       this.volumeId = hexMeta(this.#store.writer, "volume_id");
       this.blockSize = blockSizeMeta(this.#store.writer);
       this.history = new History(this.#store, () => this.#prune.wake());
+      this.remotes = new Remotes(this.#store, () => this.#prune.wake());
       this.at = options.at && this.#lookAt(options.at);
       this.#rows = new Inodes(this.#store, this.blockSize, options.noatime !== true);
       this.inodes = this.#rows;

@@ -1,0 +1,66 @@
+/** A replica is its source, as of the last push that it pulled: whatever happened in between. */
+import { describe, expect, it } from "vitest";
+import { ROOT, inVolume, mkdir, noise, put, touch, b } from "../core/fixture.ts";
+import { BLOCK, operate } from "../core/operations.ts";
+import { Random } from "../core/random.ts";
+import { dump, type Dump } from "../core/dump.ts";
+import { inLog } from "./fixture.ts";
+
+describe("a replica", () => {
+  it("is made from what was pushed, and equals it", () =>
+    inLog(async (log, volume) => {
+      const directory = mkdir(volume, ROOT, "letters");
+      put(volume, directory, "to Ann", noise(100_000));
+      put(volume, directory, "again", noise(100_000));
+      volume.tree.symlink(ROOT, b("link"), b("letters/to Ann"), { uid: 1, gid: 2, umask: 0 });
+      const pushed = await log.push();
+      expect(pushed).toMatchObject({ segment: 1, segments: 1, epoch: 1 });
+      const cloned = await log.clone("replica");
+      expect(cloned).toMatchObject({ segment: 1, epoch: 1, hash: pushed.hash });
+      log.expectEqual("replica");
+    }));
+});
+
+describe("after many random operations", () => {
+  it.each(Array.from({ length: 6 }, (_, i) => i + 1))("a replica equals its source, and so does each snapshot of it (%d)", (seed) =>
+    inLog(
+      async (log, volume) => {
+        const random = new Random(seed);
+        const snapshots = new Map<number, Dump>();
+        const run = (count: number) => {
+          for (let i = 0; i < count; i++) {
+            operate(random, volume, () => {});
+            log.source.clock.advance(10);
+          }
+        };
+        run(100);
+        await log.push();
+        await log.clone("replica");
+        for (let round = 0; round < 15; round++) {
+          run(random.below(60));
+          if (random.below(3) === 0) {
+            const { epoch } = volume.history.create(`snapshot ${round}`);
+            snapshots.set(epoch, dump(volume));
+            run(random.below(30));
+          }
+          const list = volume.history.list().filter((one) => one.name.startsWith("snapshot"));
+          const [oldest] = list;
+          if (oldest !== undefined && random.below(4) === 0) {
+            volume.history.delete(oldest.name);
+            snapshots.delete(oldest.epoch);
+            volume.prune();
+          }
+          await log.push();
+          if (random.below(3) > 0) {
+            await log.pull("replica");
+            log.expectEqual("replica");
+            for (const [epoch, shown] of snapshots) expect(log.dumpEpoch("replica", epoch)).toEqual(shown);
+          }
+        }
+        await log.clone("another");
+        log.expectEqual("another");
+      },
+      { blockSize: BLOCK },
+    ),
+  );
+});
