@@ -191,7 +191,7 @@ export class Remotes {
     const remote = this.#existing(name);
     const last = (this.#store.epoch - 1) as Epoch;
     if (!this.#store.isChanged && this.#isPushed(last)) {
-      if (last !== remote.epoch) this.#set(remote, `pending_epoch = ${last}`);
+      this.#set(remote, `pending_epoch = ${last}`);
       return last;
     }
     const now = this.#store.clock.now();

@@ -22,7 +22,7 @@ import { type CreateOptions, createVolume } from "./create.ts";
 import { OpenError } from "./errors.ts";
 import { Extents } from "./extents.ts";
 import { Files } from "./files.ts";
-import { blockSizeMeta, compressionMeta, hexMeta, UPGRADES, upgradeFormat } from "./format.ts";
+import { blockSizeMeta, compressionMeta, hexMeta, isReplica, UPGRADES, upgradeFormat } from "./format.ts";
 import { HeadKeeper, refuseOlder } from "./head.ts";
 import { History, type Snapshot } from "./history.ts";
 import { Inodes } from "./inodes.ts";
@@ -260,6 +260,11 @@ export class Volume {
     }
     this.#store.lookAt(snapshot.epoch);
     return snapshot;
+  }
+
+  /** Whether this is a copy that is changed by what it pulls alone. */
+  get isReplica(): boolean {
+    return isReplica(this.#store.writer);
   }
 
   /** Number of inodes. */

@@ -34,6 +34,8 @@ export interface PushOptions {
   readonly onProgress?: (shipped: Shipped) => void;
   /** Called between two records; it throws where the work is to stop. */
   readonly breathe?: () => Promise<void> | undefined;
+  /** Ships everything that the volume keeps as if nothing had been pushed: what is there of it already is only named. */
+  readonly startOver?: boolean;
 }
 
 export interface PushResult extends Shipped {
@@ -63,12 +65,14 @@ export class Pusher {
   readonly #name: string;
   readonly #options: PushOptions;
   readonly #volume: Buffer;
+  #startsOver: boolean;
 
   constructor(site: PushSite, store: RemoteStore, name: string, options: PushOptions = {}) {
     this.#site = site;
     this.#store = store;
     this.#name = name;
     this.#options = options;
+    this.#startsOver = options.startOver === true;
     this.#volume = Buffer.from(hexMeta(site.db, "volume_id"), "hex");
   }
 
@@ -145,7 +149,7 @@ export class Pusher {
 
   /** The next segment: to the next snapshot that is kept, or to the end. */
   #nextStep(end: number): { readonly base: number; readonly epoch: number } | undefined {
-    const { epoch } = this.#remote;
+    const epoch = this.#startsOver ? 0 : this.#remote.epoch;
     if (epoch >= end) return undefined;
     // Where what was deleted since is not known any more, the log starts over.
     const base = epoch > 0 && isKept(this.#site.db, epoch) ? epoch : 0;
@@ -187,7 +191,7 @@ export class Pusher {
       diff.close();
     }
     if (!isKept(db, remote.pendingEpoch))
-      throw new LogError("incomplete", `the snapshot that was kept for this push was deleted meanwhile; push again`);
+      throw new LogError("incomplete", "the snapshot that was kept for this push was deleted meanwhile; push again");
     if (!isKept(db, epoch) || (base > 0 && !isKept(db, base))) return false;
     await this.#putSegment(sealer, {
       number: remote.segment + 1,
@@ -228,5 +232,6 @@ export class Pusher {
         `${this.#store.url}: segment ${number} is there already: another copy of this volume writes there`,
       );
     await this.#order({ do: "advance", name: this.#name, epoch, segment: number, hash });
+    this.#startsOver = false;
   }
 }

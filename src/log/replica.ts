@@ -149,7 +149,9 @@ export class Replica {
     const volume = Buffer.from(hexMeta(this.#db, "volume_id"), "hex");
     const chain = await readChain(store, sealer, { writer: origin.writer, volume }, origin);
     const follower = new Follower(this.#db, store, sealer, origin, options);
-    await follower.follow(chain);
+    // A log that is starting over has to come as far as this replica is first.
+    const end = chain.at(-1)?.segment.epoch ?? 0;
+    if (end >= origin.epoch) await follower.follow(chain);
     const { epoch, segment, hash } = originOf(this.#db);
     return { ...follower.fetched, epoch, segment, hash };
   }

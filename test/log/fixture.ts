@@ -26,8 +26,9 @@ export class LogFixture {
   readonly remotePath: string;
   readonly store: DirectoryStore;
 
-  constructor(options: FixtureOptions = {}) {
-    this.source = new Fixture(options);
+  /** `from`: a volume to copy, which is closed. */
+  constructor(options: FixtureOptions = {}, from?: Fixture) {
+    this.source = new Fixture(options, from);
     this.remotePath = join(this.source.directory, "remote");
     mkdirSync(this.remotePath);
     this.store = new DirectoryStore(this.remotePath);

@@ -1,6 +1,6 @@
 /** A replica is its source, as of the last push that it pulled: whatever happened in between. */
 import { describe, expect, it } from "vitest";
-import { ROOT, inVolume, mkdir, noise, put, touch, b } from "../core/fixture.ts";
+import { b, mkdir, noise, put, ROOT } from "../core/fixture.ts";
 import { BLOCK, operate } from "../core/operations.ts";
 import { Random } from "../core/random.ts";
 import { dump, type Dump } from "../core/dump.ts";
