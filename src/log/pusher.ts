@@ -14,9 +14,9 @@ import { readSegment, segmentNumbers } from "./chain.ts";
 import { Diff } from "./diff.ts";
 import { LogError } from "./errors.ts";
 import { encodeSegment, HASH_BYTES, type LoggedSnapshot, type Segment } from "./format.ts";
-import { putKeyFile } from "./keyfile.ts";
 import { numberName, type RemoteStore, segmentsOf } from "./remote.ts";
 import { hashOf, Sealer } from "./seal.ts";
+import { renewKeyFile } from "./setup.ts";
 import { Shipper, type Shipped } from "./shipper.ts";
 
 /** How a pusher comes to the volume, which this process or another one has open. */
@@ -89,7 +89,7 @@ export class Pusher {
   /** @throws LogError, DamageError, FsError, SqliteError */
   async run(): Promise<PushResult> {
     await this.#checkRemote();
-    await this.#checkKeyFile();
+    await renewKeyFile(this.#site, this.#store, this.#remote);
     const epoch = await this.#order({ do: "close", name: this.#name });
     const remote = this.#remote;
     const sealer = new Sealer(remote.log, remote.secret);
@@ -136,15 +136,6 @@ export class Pusher {
       "other-writer",
       `${url}: segment ${last} there was not pushed by this volume: another copy of it writes there, or this is an older copy`,
     );
-  }
-
-  /** After a rekey the key file there is of the old password. @throws LogError */
-  async #checkKeyFile(): Promise<void> {
-    const { key } = this.#site;
-    const { log, secret, writer, keySalt } = this.#remote;
-    if (key.salt.equals(keySalt)) return;
-    await putKeyFile(this.#store, { log, secret, writer, volume: this.#volume }, key);
-    await this.#order({ do: "keyed", name: this.#name, salt: key.salt.toString("hex") });
   }
 
   /** The next segment: to the next snapshot that is kept, or to the end. */

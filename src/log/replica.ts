@@ -74,9 +74,9 @@ async function fillDraft(
   adopt(db, store.url, logKey);
   const follower = new Follower(db, store, sealer, originOf(db), options);
   await follower.follow(chain);
-  if (options.restore === true) becomeWriter(db, originOf(db));
-  db.pragma("journal_mode = WAL"); // it is kept in the file
   const { epoch, segment, hash } = originOf(db);
+  if (options.restore === true) becomeWriter(db, epoch);
+  db.pragma("journal_mode = WAL"); // it is kept in the file
   return { ...follower.fetched, epoch, segment, hash };
 }
 
@@ -97,7 +97,7 @@ function adopt(db: Database, url: string, { log, secret, volume, writer }: LogKe
 }
 
 /** From now on this is the volume, and its next push goes on behind the last segment. */
-function becomeWriter(db: Database, { epoch }: Remote): void {
+function becomeWriter(db: Database, epoch: number): void {
   db.exec("CREATE INDEX IF NOT EXISTS inode_born ON inode (born)");
   db.exec(
     `UPDATE meta SET value = (SELECT json_group_array(value) FROM json_each(meta.value) WHERE value <> 'replica')
