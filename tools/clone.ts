@@ -25,7 +25,10 @@ export function addClone(program: Command): void {
     )
     .argument("<url>", "the directory that was given to sqlfuse remote add")
     .argument("<file>", "the database file to make")
-    .option("--restore", "FILE is the volume from now on, in the place of one that is lost, and pushes to URL")
+    .option(
+      "--restore",
+      "FILE is the volume from now on, in the place of one that is lost, and pushes to URL",
+    )
     .option("--until <segment>", "only as far as this segment, as where a later one is missing");
   addPasswordOptions(command);
   addOutputOptions(command).action(clone);
@@ -33,7 +36,10 @@ export function addClone(program: Command): void {
     notes: [
       "With --restore the volume that was lost must not be written again, should it turn up: what it pushes is refused.",
     ],
-    examples: ["sqlfuse clone /mnt/nas/vault replica.sqlite", "sqlfuse clone --restore /mnt/nas/vault vault.sqlite"],
+    examples: [
+      "sqlfuse clone /mnt/nas/vault replica.sqlite",
+      "sqlfuse clone --restore /mnt/nas/vault vault.sqlite",
+    ],
   });
 }
 

@@ -148,7 +148,9 @@ async function serveOrder(): Promise<never> {
     removeMountpoint,
     log: filterLog(logLevel, (level, line) => logLine(2, level, `${options.mountpoint}: ${line}`)),
     ready: (mountpoint, readOnly) => {
-      void report({ type: "ready", mountpoint, readOnly }).then(() => process.connected && process.disconnect());
+      void report({ type: "ready", mountpoint, readOnly }).then(
+        () => process.connected && process.disconnect(),
+      );
     },
   });
 }

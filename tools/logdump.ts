@@ -23,7 +23,10 @@ export function addLogDump(program: Command): void {
         "where their blocks are. The password of the volume is needed, and not the volume. What is printed is not encrypted.",
     )
     .argument("<url>", "the directory that was given to sqlfuse remote add")
-    .option("--segment <n>", "only the segment of this number, with its records; without it the segments alone")
+    .option(
+      "--segment <n>",
+      "only the segment of this number, with its records; without it the segments alone",
+    )
     .option("--json", "a JSON value per line");
   addPasswordOptions(command).action(logDump);
   addHelp(command, {
@@ -89,11 +92,13 @@ function recordFields(record: LogRecord): Record<string, string | number> {
   const fields: Record<string, string | number> = { type: record.type.replace(" ", "-") };
   for (const [name, value] of Object.entries(record) as [string, unknown][]) {
     if (name === "type") continue;
-    if (value instanceof Uint8Array) fields[name] = isText(name) ? quoted(value) : Buffer.from(value).toString("hex");
+    if (value instanceof Uint8Array)
+      fields[name] = isText(name) ? quoted(value) : Buffer.from(value).toString("hex");
     else if (Array.isArray(value)) fields[name] = value.map(elementText).join(",");
     else if (isId(value)) fields[name] = idText(value);
     else if (typeof value === "bigint") fields[name] = name.endsWith("Ns") ? timeText(value) : String(value);
-    else if (typeof value === "number" && (name === "mode" || name === "kind")) fields[name] = `0${value.toString(8)}`;
+    else if (typeof value === "number" && (name === "mode" || name === "kind"))
+      fields[name] = `0${value.toString(8)}`;
     else fields[name] = typeof value === "number" ? value : String(value);
   }
   // The name of an object is its hash, that of everything else is text.

@@ -33,7 +33,9 @@ export function addPull(program: Command): void {
   addPasswordOptions(command);
   addOutputOptions(command).action(pull);
   addHelp(command, {
-    notes: ["With --watch a pull that fails is tried again at the next interval; with --json each pull is a line."],
+    notes: [
+      "With --watch a pull that fails is tried again at the next interval; with --json each pull is a line.",
+    ],
     examples: ["sqlfuse pull replica.sqlite", "sqlfuse pull --watch replica.sqlite"],
   });
 }

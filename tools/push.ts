@@ -38,7 +38,9 @@ export function addPush(program: Command): void {
   addPasswordOptions(command);
   addOutputOptions(command).action(push);
   addHelp(command, {
-    notes: ["With --watch a push that fails is tried again at the next interval; with --json each push is a line."],
+    notes: [
+      "With --watch a push that fails is tried again at the next interval; with --json each push is a line.",
+    ],
     examples: ["sqlfuse push vault.sqlite", "sqlfuse push --watch --interval 60 ~/vault nas"],
   });
 }
@@ -117,7 +119,8 @@ async function pushAll(
         const result = await new Pusher(site, store, remote.name, { onProgress, breathe }).run();
         done.push({ remote: remote.name, ...result });
         progress.end();
-        if (!flags.json && !flags.quiet && (result.segments > 0 || !flags.watch)) say(lineOf(remote.name, result));
+        if (!flags.json && !flags.quiet && (result.segments > 0 || !flags.watch))
+          say(lineOf(remote.name, result));
       } catch (error) {
         signal.throwIfAborted();
         const { message, code } = describeError(error);
@@ -137,7 +140,8 @@ export function noRemote(target: string, name: string | undefined): ToolError {
 
 function lineOf(name: string, { segments, bytes, objects, segment }: PushResult): string {
   if (segments === 0) return `${name}: has everything (segment ${segment})`;
-  const shipped = objects === 0 ? "" : `, ${formatBytes(bytes)} in ${objects} object${objects === 1 ? "" : "s"}`;
+  const shipped =
+    objects === 0 ? "" : `, ${formatBytes(bytes)} in ${objects} object${objects === 1 ? "" : "s"}`;
   return `${name}: pushed to segment ${segment}${shipped}`;
 }
 

@@ -6,12 +6,21 @@ import type { PushSite } from "../src/log/pusher.ts";
 import { EXIT, ToolError } from "./exitcodes.ts";
 import { addHelp } from "./help.ts";
 import { type Breath, interruptible } from "./interrupt.ts";
-import { addOutputOptions, align, formatBytes, type OutputFlags, say, sayJson, tell, warn } from "./output.ts";
+import {
+  addOutputOptions,
+  align,
+  formatBytes,
+  type OutputFlags,
+  say,
+  sayJson,
+  tell,
+  warn,
+} from "./output.ts";
 import { addPasswordOptions, type PasswordOptions } from "./password.ts";
 import { Progress } from "./progress.ts";
 import { noRemote } from "./push.ts";
 import { passwordOf, withSite } from "./pushsite.ts";
-import { listed, maxAgeOf, statusOf, type RemoteStatus } from "./remotestatus.ts";
+import { listed, maxAgeOf, type RemoteStatus, statusOf } from "./remotestatus.ts";
 
 const ACTIONS = ["add", "list", "remove", "status", "verify", "gc"] as const;
 type Action = (typeof ACTIONS)[number];
@@ -35,8 +44,14 @@ export function addRemote(program: Command): void {
     .argument("<file|mountpoint>", "the database file, or where it is mounted")
     .argument("[name]", "of the remote: letters, digits, . _ and -")
     .argument("[url]", "add: the directory")
-    .option("--max-age <duration>", "status: exit with 1 where a remote lacks changes and had all longer ago (30m, 24h, 7d)")
-    .option("--read-data <percent>", "verify: read so many percent of the objects, picked at random (100: all)");
+    .option(
+      "--max-age <duration>",
+      "status: exit with 1 where a remote lacks changes and had all longer ago (30m, 24h, 7d)",
+    )
+    .option(
+      "--read-data <percent>",
+      "verify: read so many percent of the objects, picked at random (100: all)",
+    );
   addPasswordOptions(command);
   addOutputOptions(command).action(remote);
   addHelp(command, {
@@ -89,7 +104,12 @@ async function remote(
   }
 }
 
-function refuseArguments(action: Action, name: string | undefined, url: string | undefined, flags: RemoteFlags) {
+function refuseArguments(
+  action: Action,
+  name: string | undefined,
+  url: string | undefined,
+  flags: RemoteFlags,
+) {
   const wants = { add: 2, list: 0, remove: 1, status: 0, verify: 1, gc: 1 }[action];
   const given = [name, url].filter((one) => one !== undefined).length;
   const isOptional = (action === "verify" || action === "gc") && given === 0;
@@ -143,7 +163,10 @@ async function add(
   } catch (error) {
     const code = error instanceof Error && "code" in error ? error.code : undefined;
     if (code === "EEXIST")
-      throw new ToolError(EXIT.unusable, `${target}: it has a remote ${name} already; see: sqlfuse remote list`);
+      throw new ToolError(
+        EXIT.unusable,
+        `${target}: it has a remote ${name} already; see: sqlfuse remote list`,
+      );
     if (code === "EINVAL")
       throw new ToolError(EXIT.usage, `${name}: no name for a remote: 64 letters, digits, . _ and - at most`);
     throw error;
@@ -159,7 +182,12 @@ async function list(site: PushSite, flags: RemoteFlags): Promise<void> {
   else for (const line of align([["NAME", "URL"], ...remotes.map((one) => [one.name, one.url])])) say(line);
 }
 
-async function remove(site: PushSite, target: string, { name, url }: Remote, flags: RemoteFlags): Promise<void> {
+async function remove(
+  site: PushSite,
+  target: string,
+  { name, url }: Remote,
+  flags: RemoteFlags,
+): Promise<void> {
   await site.order({ do: "remove", name });
   tell(flags, `${name}: removed from ${target}; what is in ${url} stays there`, { name, url });
 }
@@ -168,7 +196,12 @@ async function status(site: PushSite, maxAgeMs: number, flags: RemoteFlags): Pro
   const all = await statusOf(site.db);
   if (flags.json) sayJson(all.map(({ line, ...rest }) => rest));
   else if (all.length === 0) say("no remotes");
-  else for (const line of align([["NAME", "SEGMENT", "HAD ALL", "LACKS", "URL"], ...all.map(({ line }) => line)])) say(line);
+  else
+    for (const line of align([
+      ["NAME", "SEGMENT", "HAD ALL", "LACKS", "URL"],
+      ...all.map(({ line }) => line),
+    ]))
+      say(line);
   const stale = all.filter((one: RemoteStatus) => one.behindMs > maxAgeMs);
   for (const one of stale) warn(`${one.name}: lacks changes, and had all of them ${one.hadAll} ago`);
   if (stale.length > 0) process.exitCode = EXIT.other;
@@ -206,7 +239,12 @@ async function verify(
   }
 }
 
-async function collect(site: PushSite, remote: Remote, flags: RemoteFlags, { breathe }: Breath): Promise<void> {
+async function collect(
+  site: PushSite,
+  remote: Remote,
+  flags: RemoteFlags,
+  { breathe }: Breath,
+): Promise<void> {
   const { collect: run } = await import("../src/log/gc.ts");
   const { openRemote } = await import("../src/log/remote.ts");
   const progress = new Progress(flags.quiet);
@@ -217,11 +255,15 @@ async function collect(site: PushSite, remote: Remote, flags: RemoteFlags, { bre
     });
     progress.end();
     const text = `${gone.segments} segments and ${gone.objects} objects removed, ${formatBytes(gone.bytes)}`;
-    tell(flags, `${remote.name}: ${text}; it starts over at segment ${pushed.segment - pushed.segments + 1}`, {
-      name: remote.name,
-      ...gone,
-      segment: pushed.segment,
-    });
+    tell(
+      flags,
+      `${remote.name}: ${text}; it starts over at segment ${pushed.segment - pushed.segments + 1}`,
+      {
+        name: remote.name,
+        ...gone,
+        segment: pushed.segment,
+      },
+    );
   } finally {
     progress.end();
   }

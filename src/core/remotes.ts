@@ -258,7 +258,9 @@ export class Remotes {
 
   #shipped(name: string, object: string, salt: string, blocks: readonly ShippedBlock[]): void {
     const { id } = this.#existing(name);
-    this.#change(false, (db) => noteShipped(db, id, Buffer.from(object, "hex"), Buffer.from(salt, "hex"), blocks));
+    this.#change(false, (db) =>
+      noteShipped(db, id, Buffer.from(object, "hex"), Buffer.from(salt, "hex"), blocks),
+    );
   }
 
   #dropped(name: string, objects: readonly string[]): void {
@@ -289,9 +291,7 @@ export class Remotes {
   }
 
   #change(frees: boolean, apply: (db: Database) => void): void {
-    this.#store.query(VOLUME, () =>
-      this.#store.change(VOLUME, 0, frees, () => apply(this.#store.writer)),
-    );
+    this.#store.query(VOLUME, () => this.#store.change(VOLUME, 0, frees, () => apply(this.#store.writer)));
     this.#store.commit();
   }
 }

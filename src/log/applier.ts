@@ -138,7 +138,18 @@ export class Applier {
        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19)`,
     );
     const { mode, nlink, uid, gid, rdev, size, blockSize, extents, generation, born } = node;
-    const numbers = [node.ino, mode, nlink, uid, gid, rdev, size, blockSize, extents, this.#inoOf(node.parent)];
+    const numbers = [
+      node.ino,
+      mode,
+      nlink,
+      uid,
+      gid,
+      rdev,
+      size,
+      blockSize,
+      extents,
+      this.#inoOf(node.parent),
+    ];
     for (const [i, value] of [...numbers, generation, born].entries()) row.bindInt(i + 1, value);
     row.bindBigInt(13, node.atimeNs).bindBigInt(14, node.mtimeNs);
     row.bindBigInt(15, node.ctimeNs).bindBigInt(16, node.btimeNs).bindBigInt(17, node.id.origin);
@@ -211,8 +222,14 @@ export class Applier {
     for (const [i, block] of blocks.entries()) {
       this.#dropExtent(this.#last, idx + i);
       this.#named.add(block);
-      row.bindInt(1, this.#last).bindInt(2, idx + i).bindInt(3, block);
-      row.bindInt(4, shared ? 1 : 0).bindInt(5, born).run();
+      row
+        .bindInt(1, this.#last)
+        .bindInt(2, idx + i)
+        .bindInt(3, block);
+      row
+        .bindInt(4, shared ? 1 : 0)
+        .bindInt(5, born)
+        .run();
     }
   }
 

@@ -83,7 +83,8 @@ export async function readChain(
       "rolled-back",
       `${url}: the log ends at segment ${last}, and segment ${from} of it was seen: it was cut off, or is an older copy`,
     );
-  if (seen === undefined && last === 0) throw new LogError("incomplete", `${url}: nothing was pushed there yet`);
+  if (seen === undefined && last === 0)
+    throw new LogError("incomplete", `${url}: nothing was pushed there yet`);
   if (seen !== undefined && last === from) {
     await checkLast(store, sealer, whose, seen);
     return [];
@@ -112,7 +113,7 @@ export async function readChain(
 async function checkLast(store: RemoteStore, sealer: Sealer, whose: Whose, seen: Seen): Promise<void> {
   if (seen.segment === 0) return;
   const link = await readSegment(store, sealer, whose, seen.segment);
-  if (link !== undefined && link.hash.equals(seen.hash)) return;
+  if (link?.hash.equals(seen.hash) === true) return;
   const message = `${store.url}: segment ${seen.segment} is not the one that was seen here: another log took its place`;
   throw new LogError("diverged", message);
 }
@@ -125,7 +126,10 @@ function checkFollows(url: string, { segment }: Link, hash: Buffer, epoch: numbe
       `${url}: segment ${number} does not follow segment ${number - 1}, which was replaced`,
     );
   if (base !== 0 && base !== epoch)
-    throw new LogError("foreign", `${url}: segment ${number} is of epoch ${base} on, and the one before ends at ${epoch}`);
+    throw new LogError(
+      "foreign",
+      `${url}: segment ${number} is of epoch ${base} on, and the one before ends at ${epoch}`,
+    );
 }
 
 /** Segment `missing` is gone: what follows holds only from one on that starts over. */

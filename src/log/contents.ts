@@ -1,7 +1,7 @@
 /** What a log names, for those who look at all of it: verify and gc. */
 import { type Link, segmentNumbers, type Whose } from "./chain.ts";
 import { readRecords } from "./follower.ts";
-import { type RemoteStore, objectName } from "./remote.ts";
+import { objectName, type RemoteStore } from "./remote.ts";
 import { type Sealer, TAG_BYTES } from "./seal.ts";
 
 /** Objects by their file names, with the bytes that each has at least. */
@@ -32,7 +32,11 @@ export async function namedObjects(
 }
 
 /** Numbers of the segments that are there before the chain, the oldest first. @throws LogError */
-export async function segmentsBefore(store: RemoteStore, whose: Whose, chain: readonly Link[]): Promise<number[]> {
+export async function segmentsBefore(
+  store: RemoteStore,
+  whose: Whose,
+  chain: readonly Link[],
+): Promise<number[]> {
   const first = chain[0]?.segment.number ?? 0;
   return (await segmentNumbers(store, whose.writer)).filter((number) => number < first);
 }

@@ -78,9 +78,7 @@ export class Diff {
       `SELECT origin, ifnull(serial, ino) FROM inode WHERE ino = ?1 AND origin <> 0
          UNION ALL SELECT origin, ifnull(serial, ino) FROM inode_past WHERE ino = ?1 AND origin <> 0 LIMIT 1`,
     );
-    this.#entries = prepare(
-      asOf("dirent", "name, id, ino, type, born", "parent = ?1 AND name > ?4", "name"),
-    );
+    this.#entries = prepare(asOf("dirent", "name, id, ino, type, born", "parent = ?1 AND name > ?4", "name"));
     this.#removed = prepare(lost("dirent", "parent", "name"));
     this.#xattrs = prepare(asOf("xattr", "name, value, born", "ino = ?1 AND name > ?4", "name"));
     this.#noXattrs = prepare(lost("xattr", "ino", "name"));
@@ -252,7 +250,13 @@ export class Diff {
     const directory = this.#idOf(ino);
     for (const page of pages)
       for (const { ino: named, ...entry } of page)
-        yield { type: "entry", directory, node: this.#idOf(named), version: this.#version(entry.born), ...entry };
+        yield {
+          type: "entry",
+          directory,
+          node: this.#idOf(named),
+          version: this.#version(entry.born),
+          ...entry,
+        };
   }
 
   *#attributes(ino: number, since: number): Generator<LogRecord, void> {
@@ -278,14 +282,19 @@ export class Diff {
       const idx = rows.int(0);
       return [idx, { idx, block: rows.int(1), shared: rows.int(2) !== 0, born: rows.int(3) }];
     })) {
-      yield* runsOf(page, (a, b) => a.shared === b.shared && a.born === b.born, (run, { idx, shared, born }) => ({
-        type: "extents",
-        idx,
-        shared,
-        born,
-        blocks: run.map(({ block }) => block),
-      }));
-      for (const { block, shared, idx } of page) if (shared && block > 0) yield* this.#alsoShared(ino, idx, block);
+      yield* runsOf(
+        page,
+        (a, b) => a.shared === b.shared && a.born === b.born,
+        (run, { idx, shared, born }) => ({
+          type: "extents",
+          idx,
+          shared,
+          born,
+          blocks: run.map(({ block }) => block),
+        }),
+      );
+      for (const { block, shared, idx } of page)
+        if (shared && block > 0) yield* this.#alsoShared(ino, idx, block);
     }
   }
 
@@ -295,7 +304,11 @@ export class Diff {
       const idx = rows.int(0);
       return [idx, { idx }];
     }))
-      yield* runsOf(page, () => true, (run, { idx }) => ({ type: "holes", idx, count: run.length }));
+      yield* runsOf(
+        page,
+        () => true,
+        (run, { idx }) => ({ type: "holes", idx, count: run.length }),
+      );
   }
 
   /** Other extents that name a shared block: they did not change, and may not have been shared before. */

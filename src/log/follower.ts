@@ -57,7 +57,9 @@ export async function readRecords(store: RemoteStore, sealer: Sealer, ref: Objec
   if (file === undefined) throw new LogError("incomplete", `${store.url}: ${name} is missing`);
   try {
     if (!hashOf(file).equals(ref.name)) throw new LogError("damaged", "it is not what its name says");
-    const content = brotliDecompressSync(sealer.open("records", file), { maxOutputLength: MOST_RECORD_BYTES });
+    const content = brotliDecompressSync(sealer.open("records", file), {
+      maxOutputLength: MOST_RECORD_BYTES,
+    });
     const reader = new ByteReader(content);
     const records: LogRecord[] = [];
     while (!reader.isAtEnd) records.push(decodeRecord(reader));
@@ -224,7 +226,10 @@ export class Follower {
       // What was not kept here when it was the present cannot be made up for.
       if (one.epoch !== epoch && !keptEpochs(this.#db).some((here) => here === one.epoch)) continue;
       put.bindInt(1, one.epoch).bindText(2, one.name).bindBigInt(3, one.createdNs);
-      put.bindInt(4, one.protected ? 1 : 0).bindInt(5, one.automatic ? 1 : 0).run();
+      put
+        .bindInt(4, one.protected ? 1 : 0)
+        .bindInt(5, one.automatic ? 1 : 0)
+        .run();
     }
     this.#db.release(put);
   }

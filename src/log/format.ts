@@ -53,7 +53,7 @@
 import type { ByteReader, ByteWriter } from "./bytes.ts";
 import { LogError } from "./errors.ts";
 
-export const LOG_VERSION = 1;
+const LOG_VERSION = 1;
 /** Of SHA-256, block ids and salts. */
 export const HASH_BYTES = 32;
 
@@ -151,7 +151,12 @@ export type LogRecord =
   | NodeRecord
   | { readonly type: "gone"; readonly id: NodeId; readonly version: Version }
   | EntryRecord
-  | { readonly type: "removed"; readonly directory: NodeId; readonly name: Uint8Array; readonly version: Version }
+  | {
+      readonly type: "removed";
+      readonly directory: NodeId;
+      readonly name: Uint8Array;
+      readonly version: Version;
+    }
   | { readonly type: "xattr"; readonly name: Uint8Array; readonly value: Uint8Array; readonly born: number }
   | { readonly type: "no xattr"; readonly name: Uint8Array }
   | ExtentsRecord
@@ -174,11 +179,6 @@ const TYPES = [
   "block",
 ] as const satisfies readonly LogRecord["type"][];
 
-/** The counter that a version gives the writer of the segment. */
-export function counterOf(version: Version): number {
-  return version.find(({ origin }) => origin === 0n)?.counter ?? 0;
-}
-
 export function encodeSegment(to: ByteWriter, segment: Segment): void {
   const { meta, snapshots, records } = segment;
   to.count(LOG_VERSION).count(segment.number).big(segment.writer);
@@ -200,7 +200,10 @@ export function encodeSegment(to: ByteWriter, segment: Segment): void {
 export function decodeSegment(from: ByteReader): Segment {
   const version = from.count();
   if (version !== LOG_VERSION)
-    throw new LogError("too-new", `its version is ${version}, this sqlfuse knows ${LOG_VERSION}; use a newer sqlfuse`);
+    throw new LogError(
+      "too-new",
+      `its version is ${version}, this sqlfuse knows ${LOG_VERSION}; use a newer sqlfuse`,
+    );
   const segment = {
     number: from.count(),
     writer: from.big(),
@@ -270,7 +273,10 @@ export function encodeRecord(to: ByteWriter, record: LogRecord): void {
       to.bytes(record.name);
       return;
     case "extents":
-      to.count(record.idx).byte(record.shared ? 1 : 0).count(record.born).count(record.blocks.length);
+      to.count(record.idx)
+        .byte(record.shared ? 1 : 0)
+        .count(record.born)
+        .count(record.blocks.length);
       for (const block of record.blocks) to.count(block);
       return;
     case "holes":

@@ -10,8 +10,8 @@ import { listRemotes } from "../core/remotes.ts";
 import { type Link, readChain } from "./chain.ts";
 import { namedObjects, segmentsBefore } from "./contents.ts";
 import { LogError } from "./errors.ts";
-import { type PushOptions, Pusher, type PushResult, type PushSite } from "./pusher.ts";
-import { numberName, type RemoteStore, segmentsOf, type StoredFile } from "./remote.ts";
+import { Pusher, type PushOptions, type PushResult, type PushSite } from "./pusher.ts";
+import { numberName, type RemoteStore, type StoredFile, segmentsOf } from "./remote.ts";
 import { Sealer } from "./seal.ts";
 
 export interface Collected {
@@ -34,14 +34,17 @@ export async function collect(
 ): Promise<Collected> {
   const pushed = await new Pusher(site, store, name, { ...options, startOver: true }).run();
   const remote = listRemotes(site.db).find((one) => one.name === name);
-  if (remote === undefined) throw new LogError("unreachable", `${name}: no such remote; see: sqlfuse remote list`);
+  if (remote === undefined)
+    throw new LogError("unreachable", `${name}: no such remote; see: sqlfuse remote list`);
   const sealer = new Sealer(remote.log, remote.secret);
   const whose = { writer: remote.writer, volume: Buffer.from(hexMeta(site.db, "volume_id"), "hex") };
   const chain = await readChain(store, sealer, whose, undefined);
   const old = await segmentsBefore(store, whose, chain);
   const needless = await needlessObjects(store, sealer, chain, options);
   for (let i = 0; i < needless.length; i += BATCH) {
-    const objects = needless.slice(i, i + BATCH).map((file) => file.name.slice(file.name.lastIndexOf("/") + 1));
+    const objects = needless
+      .slice(i, i + BATCH)
+      .map((file) => file.name.slice(file.name.lastIndexOf("/") + 1));
     await site.order({ do: "dropped", name, objects });
   }
   for (const number of old) await store.remove(segmentsOf(remote.writer) + numberName(number));
@@ -61,5 +64,7 @@ async function needlessObjects(
   options: PushOptions,
 ): Promise<StoredFile[]> {
   const named = await namedObjects(store, sealer, chain, options.breathe);
-  return (await store.list("data/")).filter((file) => !named.has(file.name) && /\/[0-9a-f]{64}$/.test(file.name));
+  return (await store.list("data/")).filter(
+    (file) => !named.has(file.name) && /\/[0-9a-f]{64}$/.test(file.name),
+  );
 }

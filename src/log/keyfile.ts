@@ -105,7 +105,8 @@ export async function putKeyFile(store: RemoteStore, logKey: LogKey, key: Key): 
 export async function getKeyFile(store: RemoteStore, password: Buffer): Promise<LogKey> {
   const name = (await keyFiles(store)).at(-1);
   const file = name === undefined ? undefined : await store.get(name);
-  if (file === undefined) throw new LogError("unreachable", `${store.url}: no log is there: it has no key file`);
+  if (file === undefined)
+    throw new LogError("unreachable", `${store.url}: no log is there: it has no key file`);
   try {
     return decodeKeyFile(file, password);
   } catch (error) {

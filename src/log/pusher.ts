@@ -17,7 +17,7 @@ import { encodeSegment, HASH_BYTES, type LoggedSnapshot, type Segment } from "./
 import { numberName, type RemoteStore, segmentsOf } from "./remote.ts";
 import { hashOf, Sealer } from "./seal.ts";
 import { renewKeyFile } from "./setup.ts";
-import { Shipper, type Shipped } from "./shipper.ts";
+import { type Shipped, Shipper } from "./shipper.ts";
 
 /** How a pusher comes to the volume, which this process or another one has open. */
 export interface PushSite {
@@ -78,7 +78,8 @@ export class Pusher {
 
   get #remote(): Remote {
     const found = listRemotes(this.#site.db).find(({ name }) => name === this.#name);
-    if (found === undefined) throw new LogError("unreachable", `${this.#name}: no such remote; see: sqlfuse remote list`);
+    if (found === undefined)
+      throw new LogError("unreachable", `${this.#name}: no such remote; see: sqlfuse remote list`);
     return found;
   }
 
@@ -93,7 +94,13 @@ export class Pusher {
     const epoch = await this.#order({ do: "close", name: this.#name });
     const remote = this.#remote;
     const sealer = new Sealer(remote.log, remote.secret);
-    const shipper = new Shipper(this.#site.db, this.#store, sealer, remote, this.#site.order.bind(this.#site));
+    const shipper = new Shipper(
+      this.#site.db,
+      this.#store,
+      sealer,
+      remote,
+      this.#site.order.bind(this.#site),
+    );
     let segments = 0;
     try {
       for (let step = this.#nextStep(epoch); step !== undefined; step = this.#nextStep(epoch)) {
@@ -158,7 +165,13 @@ export class Pusher {
     const found: LoggedSnapshot[] = [];
     while (rows.step()) {
       const [protect, automatic] = [rows.int(3) !== 0, rows.int(4) !== 0];
-      found.push({ epoch: rows.int(0), name: rows.text(1), createdNs: rows.bigint(2), protected: protect, automatic });
+      found.push({
+        epoch: rows.int(0),
+        name: rows.text(1),
+        createdNs: rows.bigint(2),
+        protected: protect,
+        automatic,
+      });
     }
     db.release(rows);
     return found.filter(({ name }) => !isForPush(name));
@@ -182,7 +195,10 @@ export class Pusher {
       diff.close();
     }
     if (!isKept(db, remote.pendingEpoch))
-      throw new LogError("incomplete", "the snapshot that was kept for this push was deleted meanwhile; push again");
+      throw new LogError(
+        "incomplete",
+        "the snapshot that was kept for this push was deleted meanwhile; push again",
+      );
     if (!isKept(db, epoch) || (base > 0 && !isKept(db, base))) return false;
     await this.#putSegment(sealer, {
       number: remote.segment + 1,

@@ -8,13 +8,13 @@ import { Database } from "../db/database.ts";
 import type { Key } from "../db/key.ts";
 import { type Link, readChain } from "./chain.ts";
 import { LogError } from "./errors.ts";
-import { Follower, type Fetched, type FollowOptions } from "./follower.ts";
+import { type Fetched, Follower, type FollowOptions } from "./follower.ts";
 import { getKeyFile, type LogKey } from "./keyfile.ts";
 import type { RemoteStore } from "./remote.ts";
 import { Sealer } from "./seal.ts";
 
 /** What a replica calls the log that it follows. */
-export const ORIGIN = "origin";
+const ORIGIN = "origin";
 
 export interface CloneOptions extends FollowOptions {
   /** To go on as the writer of the log, in the place of one that is lost. */

@@ -10,7 +10,10 @@ import { openRemote, type RemoteStore } from "./remote.ts";
 export async function addRemoteTo(site: PushSite, name: string, url: string): Promise<void> {
   const store = await openRemote(url);
   if (await hasLog(store))
-    throw new LogError("taken", `${url}: a log is there already; choose an empty directory, or: sqlfuse clone ${url} FILE`);
+    throw new LogError(
+      "taken",
+      `${url}: a log is there already; choose an empty directory, or: sqlfuse clone ${url} FILE`,
+    );
   await site.order({ do: "add", name, url });
   try {
     const remote = listRemotes(site.db).find((one) => one.name === name);

@@ -5,7 +5,7 @@
  * object is noted in the volume as soon as it is there: who stops on the way begins again without it. Objects whose way is
  * not over yet may be several; what was put is always whole.
  */
-import { constants, brotliCompressSync } from "node:zlib";
+import { brotliCompressSync, constants } from "node:zlib";
 import { DamageError } from "../base/errno.ts";
 import { decoded } from "../core/codec.ts";
 import type { RemoteOrder, ShippedBlock } from "../core/remotes.ts";
@@ -99,7 +99,8 @@ export class Shipper {
   /** Takes a record, and the blocks that it names. @throws DamageError, LogError, SqliteError */
   async add(record: LogRecord): Promise<void> {
     this.#put(record);
-    if (record.type === "extents") for (const number of record.blocks) if (number > 0) await this.#need(number);
+    if (record.type === "extents")
+      for (const number of record.blocks) if (number > 0) await this.#need(number);
     if (this.#records.length >= RECORDS_BYTES) await this.#sealRecords();
   }
 
@@ -164,7 +165,13 @@ export class Shipper {
   #find(id: Uint8Array, hex: string): Place | undefined {
     const row = this.#known.bindInt(1, this.#remote.id).bindBlob(2, id);
     if (!row.step()) return undefined;
-    const [place, length, codec, object, salt] = [row.int(0), row.int(1), row.int(2), row.blob(3), row.blob(4)];
+    const [place, length, codec, object, salt] = [
+      row.int(0),
+      row.int(1),
+      row.int(2),
+      row.blob(3),
+      row.blob(4),
+    ];
     row.reset();
     return { id: hex, place, length, codec, object, salt };
   }

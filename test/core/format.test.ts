@@ -54,8 +54,7 @@ describe("format 1.3", () => {
         extent_past: "ino idx block shared born died",
         block: "id codec hash data",
         snapshot: "epoch name created_ns protected automatic",
-        remote:
-          "id name url log secret writer epoch segment hash pending pending_epoch synced_ns key_salt",
+        remote: "id name url log secret writer epoch segment hash pending pending_epoch synced_ns key_salt",
         remote_object: "number remote name salt",
         remote_block: "remote id object place length codec",
       });

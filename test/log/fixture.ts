@@ -3,18 +3,18 @@ import { mkdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { expect } from "vitest";
 import { check } from "../../src/core/check.ts";
-import { listRemotes } from "../../src/core/remotes.ts";
+import type { listRemotes } from "../../src/core/remotes.ts";
 import { unlock } from "../../src/core/unlock.ts";
 import { Volume } from "../../src/core/volume.ts";
+import { Database } from "../../src/db/database.ts";
 import type { Key } from "../../src/db/key.ts";
 import { DirectoryStore } from "../../src/log/directory.ts";
 import { Pusher, type PushResult } from "../../src/log/pusher.ts";
 import type { RemoteStore } from "../../src/log/remote.ts";
 import { type CloneOptions, clone, type FollowResult, Replica } from "../../src/log/replica.ts";
 import { localSite } from "../../src/log/site.ts";
-import { dump, dumpEpoch, type Dump } from "../core/dump.ts";
+import { type Dump, dump, dumpEpoch } from "../core/dump.ts";
 import { Fixture, type FixtureOptions, PASSWORD } from "../core/fixture.ts";
-import { Database } from "../../src/db/database.ts";
 
 export const NAME = "nas";
 
@@ -56,7 +56,11 @@ export class LogFixture {
     return join(this.source.directory, name);
   }
 
-  async clone(name: string, options: CloneOptions = {}, store: RemoteStore = this.store): Promise<FollowResult> {
+  async clone(
+    name: string,
+    options: CloneOptions = {},
+    store: RemoteStore = this.store,
+  ): Promise<FollowResult> {
     return await clone(store, this.path(name), PASSWORD, options);
   }
 

@@ -114,12 +114,15 @@ function encoded(record: LogRecord): Buffer {
 }
 
 describe("a record", () => {
-  it.each(GOLDEN.map(([record, bytes]) => [record.type, record, bytes] as const))("%s is these bytes", (_, record, bytes) => {
-    expect(encoded(record).toString("hex")).toBe(hexOf(bytes));
-    const from = new ByteReader(Buffer.from(hexOf(bytes), "hex"));
-    expect(decodeRecord(from)).toEqual(record);
-    expect(from.isAtEnd).toBe(true);
-  });
+  it.each(GOLDEN.map(([record, bytes]) => [record.type, record, bytes] as const))(
+    "%s is these bytes",
+    (_, record, bytes) => {
+      expect(encoded(record).toString("hex")).toBe(hexOf(bytes));
+      const from = new ByteReader(Buffer.from(hexOf(bytes), "hex"));
+      expect(decodeRecord(from)).toEqual(record);
+      expect(from.isAtEnd).toBe(true);
+    },
+  );
 
   it("that is cut off anywhere is refused", () => {
     for (const [record] of GOLDEN) {
@@ -170,10 +173,15 @@ describe("a segment", () => {
 describe("a number", () => {
   it("is read as it was written", () => {
     fc.assert(
-      fc.property(fc.maxSafeNat(), fc.bigInt({ min: 0n, max: 2n ** 63n - 1n }), fc.bigInt({ min: -(2n ** 63n), max: 2n ** 63n - 1n }), (a, b, c) => {
-        const from = new ByteReader(new ByteWriter().count(a).big(b).time(c).take());
-        expect([from.count(), from.big(), from.time()]).toEqual([a, b, c]);
-      }),
+      fc.property(
+        fc.maxSafeNat(),
+        fc.bigInt({ min: 0n, max: 2n ** 63n - 1n }),
+        fc.bigInt({ min: -(2n ** 63n), max: 2n ** 63n - 1n }),
+        (a, b, c) => {
+          const from = new ByteReader(new ByteWriter().count(a).big(b).time(c).take());
+          expect([from.count(), from.big(), from.time()]).toEqual([a, b, c]);
+        },
+      ),
     );
   });
 

@@ -1,9 +1,9 @@
 /** A replica is its source, as of the last push that it pulled: whatever happened in between. */
 import { describe, expect, it } from "vitest";
+import { type Dump, dump } from "../core/dump.ts";
 import { b, mkdir, noise, put, ROOT } from "../core/fixture.ts";
 import { BLOCK, operate } from "../core/operations.ts";
 import { Random } from "../core/random.ts";
-import { dump, type Dump } from "../core/dump.ts";
 import { inLog } from "./fixture.ts";
 
 describe("a replica", () => {
@@ -22,45 +22,47 @@ describe("a replica", () => {
 });
 
 describe("after many random operations", () => {
-  it.each(Array.from({ length: 6 }, (_, i) => i + 1))("a replica equals its source, and so does each snapshot of it (%d)", (seed) =>
-    inLog(
-      async (log, volume) => {
-        const random = new Random(seed);
-        const snapshots = new Map<number, Dump>();
-        const run = (count: number) => {
-          for (let i = 0; i < count; i++) {
-            operate(random, volume, () => {});
-            log.source.clock.advance(10);
-          }
-        };
-        run(100);
-        await log.push();
-        await log.clone("replica");
-        for (let round = 0; round < 15; round++) {
-          run(random.below(60));
-          if (random.below(3) === 0) {
-            const { epoch } = volume.history.create(`snapshot ${round}`);
-            snapshots.set(epoch, dump(volume));
-            run(random.below(30));
-          }
-          const list = volume.history.list().filter((one) => one.name.startsWith("snapshot"));
-          const [oldest] = list;
-          if (oldest !== undefined && random.below(4) === 0) {
-            volume.history.delete(oldest.name);
-            snapshots.delete(oldest.epoch);
-            volume.prune();
-          }
+  it.each(Array.from({ length: 6 }, (_, i) => i + 1))(
+    "a replica equals its source, and so does each snapshot of it (%d)",
+    (seed) =>
+      inLog(
+        async (log, volume) => {
+          const random = new Random(seed);
+          const snapshots = new Map<number, Dump>();
+          const run = (count: number) => {
+            for (let i = 0; i < count; i++) {
+              operate(random, volume, () => {});
+              log.source.clock.advance(10);
+            }
+          };
+          run(100);
           await log.push();
-          if (random.below(3) > 0) {
-            await log.pull("replica");
-            log.expectEqual("replica");
-            for (const [epoch, shown] of snapshots) expect(log.dumpEpoch("replica", epoch)).toEqual(shown);
+          await log.clone("replica");
+          for (let round = 0; round < 15; round++) {
+            run(random.below(60));
+            if (random.below(3) === 0) {
+              const { epoch } = volume.history.create(`snapshot ${round}`);
+              snapshots.set(epoch, dump(volume));
+              run(random.below(30));
+            }
+            const list = volume.history.list().filter((one) => one.name.startsWith("snapshot"));
+            const [oldest] = list;
+            if (oldest !== undefined && random.below(4) === 0) {
+              volume.history.delete(oldest.name);
+              snapshots.delete(oldest.epoch);
+              volume.prune();
+            }
+            await log.push();
+            if (random.below(3) > 0) {
+              await log.pull("replica");
+              log.expectEqual("replica");
+              for (const [epoch, shown] of snapshots) expect(log.dumpEpoch("replica", epoch)).toEqual(shown);
+            }
           }
-        }
-        await log.clone("another");
-        log.expectEqual("another");
-      },
-      { blockSize: BLOCK },
-    ),
+          await log.clone("another");
+          log.expectEqual("another");
+        },
+        { blockSize: BLOCK },
+      ),
   );
 });

@@ -80,6 +80,8 @@ describe("the id of a block", () => {
     expect(sealer.blockId(content)).toEqual(new Sealer(LOG, SECRET).blockId(content));
     expect(sealer.blockId(content)).not.toEqual(new Sealer(LOG, randomBytes(32)).blockId(content));
     expect(sealer.blockId(content)).not.toEqual(sealer.blockId(Buffer.concat([content, Buffer.alloc(1)])));
-    expect(sealer.blockId(content).toString("hex")).toBe("784166ffb6132519188e7fd2a660577f84a4abfaa8d267ebaf2b281a30cc74f7");
+    expect(sealer.blockId(content).toString("hex")).toBe(
+      "784166ffb6132519188e7fd2a660577f84a4abfaa8d267ebaf2b281a30cc74f7",
+    );
   });
 });

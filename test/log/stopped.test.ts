@@ -52,27 +52,29 @@ function blockBytes(store: MemoryStore): number {
 }
 
 describe("a push", () => {
-  it.each([false, true])("that is stopped at each of its steps (after it: %s) ends as one that was not", (after) =>
-    inLog(async (log, volume) => {
-      const store = new MemoryStore();
-      let steps = 0;
-      for (let round = 0; round < 100; round++) {
-        change(volume, round);
-        // One that is stopped, and the one that goes on.
-        if (!(await stopped(log, store, steps, after, pushOf))) break;
-        steps++;
-        await log.push(store);
-        const [remote] = log.remotes();
-        expect(remote).toMatchObject({ pendingEpoch: 0 });
-        if (round % 4 !== 0) continue;
-        await log.clone(`clone ${round}`, {}, store);
-        log.expectEqual(`clone ${round}`);
-      }
-      expect(steps).toBeGreaterThan(12);
-      // All snapshots of pushes that are over are let go.
-      const kept = volume.history.list().filter(({ name }) => name.startsWith("pushed-"));
-      expect(kept).toHaveLength(1);
-    }),
+  it.each([false, true])(
+    "that is stopped at each of its steps (after it: %s) ends as one that was not",
+    (after) =>
+      inLog(async (log, volume) => {
+        const store = new MemoryStore();
+        let steps = 0;
+        for (let round = 0; round < 100; round++) {
+          change(volume, round);
+          // One that is stopped, and the one that goes on.
+          if (!(await stopped(log, store, steps, after, pushOf))) break;
+          steps++;
+          await log.push(store);
+          const [remote] = log.remotes();
+          expect(remote).toMatchObject({ pendingEpoch: 0 });
+          if (round % 4 !== 0) continue;
+          await log.clone(`clone ${round}`, {}, store);
+          log.expectEqual(`clone ${round}`);
+        }
+        expect(steps).toBeGreaterThan(12);
+        // All snapshots of pushes that are over are let go.
+        const kept = volume.history.list().filter(({ name }) => name.startsWith("pushed-"));
+        expect(kept).toHaveLength(1);
+      }),
   );
 
   it("that was stopped ships nothing again but what was on its way", () =>
@@ -87,7 +89,9 @@ describe("a push", () => {
       const store = new MemoryStore();
       let stops = 0;
       for (let steps = 3; ; steps += 3) {
-        const isStopped = await stopped(log, store, steps, true, (site, one) => new Pusher(site, one, "other").run());
+        const isStopped = await stopped(log, store, steps, true, (site, one) =>
+          new Pusher(site, one, "other").run(),
+        );
         if (!isStopped) break;
         stops++;
       }
@@ -125,31 +129,33 @@ describe("a gc", () => {
 });
 
 describe("a pull", () => {
-  it.each([false, true])("that is stopped at each of its steps (after it: %s) goes on where it was", (after) =>
-    inLog(async (log, volume) => {
-      const store = new MemoryStore();
-      change(volume, 0);
-      await log.push(store);
-      await log.clone("replica", {}, store);
-      for (let round = 1; round < 4; round++) {
-        change(volume, round);
+  it.each([false, true])(
+    "that is stopped at each of its steps (after it: %s) goes on where it was",
+    (after) =>
+      inLog(async (log, volume) => {
+        const store = new MemoryStore();
+        change(volume, 0);
         await log.push(store);
-      }
-      let steps = 0;
-      for (; ; steps++) {
-        const replica = new Replica(log.path("replica"), log.keyOf("replica"), () => {});
-        try {
-          await replica.pull(new StoppingStore(store, stopAt(steps, after)));
-          break;
-        } catch (error) {
-          expect(error).toBeInstanceOf(Stop);
-        } finally {
-          replica.close();
+        await log.clone("replica", {}, store);
+        for (let round = 1; round < 4; round++) {
+          change(volume, round);
+          await log.push(store);
         }
-      }
-      expect(steps).toBeGreaterThan(8);
-      log.expectEqual("replica");
-    }),
+        let steps = 0;
+        for (; ; steps++) {
+          const replica = new Replica(log.path("replica"), log.keyOf("replica"), () => {});
+          try {
+            await replica.pull(new StoppingStore(store, stopAt(steps, after)));
+            break;
+          } catch (error) {
+            expect(error).toBeInstanceOf(Stop);
+          } finally {
+            replica.close();
+          }
+        }
+        expect(steps).toBeGreaterThan(8);
+        log.expectEqual("replica");
+      }),
   );
 });
 

@@ -134,11 +134,26 @@ describe("a log that was tampered with", () => {
       expect(error.message).toContain("memory: ");
       seen.set(how, (seen.get(how) ?? 0) + 1);
     }
-    expect([...seen.keys()].sort()).toEqual(["append", "byte", "drop", "flip", "foreign", "swap", "truncate", "zero"]);
+    expect([...seen.keys()].sort()).toEqual([
+      "append",
+      "byte",
+      "drop",
+      "flip",
+      "foreign",
+      "swap",
+      "truncate",
+      "zero",
+    ]);
   }, 3_000_000);
 
   it("by a segment in the place of another is told as such, and nothing is applied", async () => {
-    for (const [from, to] of [[3, 4], [5, 4], [2, 3], [1, 7], [7, 6]] as const) {
+    for (const [from, to] of [
+      [3, 4],
+      [5, 4],
+      [2, 3],
+      [1, 7],
+      [7, 6],
+    ] as const) {
       const tampered = store.copy();
       tampered.files.set(segmentName(to), store.files.get(segmentName(from)) ?? Buffer.alloc(0));
       const before = hashOf(log.path("replica 2"));
@@ -195,7 +210,8 @@ describe("a log that was tampered with", () => {
 
   it("has no plaintext", () => {
     for (const [name, file] of store.files) {
-      for (const canary of ["CANARY", "canary", "file 1", "user."]) expect(file.includes(canary), name).toBe(false);
+      for (const canary of ["CANARY", "canary", "file 1", "user."])
+        expect(file.includes(canary), name).toBe(false);
       expect(file.subarray(0, 8).toString("latin1")).toBe("sqlfuse\0");
     }
   });
@@ -211,7 +227,9 @@ describe("without some of its segments a clone", () => {
         message: expect.stringContaining(`segment ${number} is missing`) as unknown,
       });
       if (number === 1) continue;
-      expect(await log.clone(`before ${number}`, { until: number - 1 }, tampered)).toMatchObject({ segment: 3 });
+      expect(await log.clone(`before ${number}`, { until: number - 1 }, tampered)).toMatchObject({
+        segment: 3,
+      });
     }
   });
 });

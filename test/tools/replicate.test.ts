@@ -1,6 +1,14 @@
 /** remote, push, clone, pull and log-dump, as a user runs them. */
 import { spawn } from "node:child_process";
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import {
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -68,21 +76,30 @@ describe("a volume with a remote", () => {
     ok("snapshot", "create", vault, "without");
     writeFileSync(at("tree/a.txt"), "changed");
     ok("put", vault, at("tree/a.txt"), "/tree");
-    expect(JSON.parse(ok("push", "--json", vault))).toMatchObject([{ remote: "nas", segments: 2, segment: 3 }]);
+    expect(JSON.parse(ok("push", "--json", vault))).toMatchObject([
+      { remote: "nas", segments: 2, segment: 3 },
+    ]);
     expect(ok("pull", replica)).toMatch(/: 2 segments applied, to 3, /);
     expectEqual(replica);
     expect(ok("snapshot", "list", replica)).toContain("without");
     expect(ok("cat", "--at", "without", replica, "tree/a.txt")).toContain("CANARY");
-    expect(JSON.parse(ok("pull", "--json", replica))).toMatchObject({ segments: 0, segment: 3, path: replica });
+    expect(JSON.parse(ok("pull", "--json", replica))).toMatchObject({
+      segments: 0,
+      segment: 3,
+      path: replica,
+    });
   });
 
   it("has nothing there that tells names or contents", () => {
     pushed();
-    const files = readdirSync(nas, { recursive: true, withFileTypes: true }).filter((entry) => entry.isFile());
+    const files = readdirSync(nas, { recursive: true, withFileTypes: true }).filter((entry) =>
+      entry.isFile(),
+    );
     expect(files.length).toBeGreaterThan(3);
     for (const entry of files) {
       const bytes = readFileSync(join(entry.parentPath, entry.name));
-      for (const word of ["CANARY", "a.txt", "tree", "below", PASSWORD]) expect(bytes.includes(word)).toBe(false);
+      for (const word of ["CANARY", "a.txt", "tree", "below", PASSWORD])
+        expect(bytes.includes(word)).toBe(false);
     }
   });
 
@@ -106,9 +123,11 @@ describe("a volume with a remote", () => {
 
   it("is verified, and what is wrong is named", () => {
     pushed();
-    expect(ok("remote", "verify", "--read-data", "100", vault)).toMatch(/^nas: all is there: 1 segments and 2 objects/);
-    const [object = ""] = readdirSync(join(nas, "data"), { recursive: true, encoding: "utf8" }).filter((name) =>
-      /[0-9a-f]{64}$/.test(name),
+    expect(ok("remote", "verify", "--read-data", "100", vault)).toMatch(
+      /^nas: all is there: 1 segments and 2 objects/,
+    );
+    const [object = ""] = readdirSync(join(nas, "data"), { recursive: true, encoding: "utf8" }).filter(
+      (name) => /[0-9a-f]{64}$/.test(name),
     );
     rmSync(join(nas, "data", object));
     fails(20, new RegExp(object), "remote", "verify", vault, "nas");
@@ -232,7 +251,9 @@ describe("log-dump", () => {
   it("shows segments, and the records of one, by the password alone", () => {
     pushed();
     rmSync(vault);
-    expect(ok("log-dump", nas)).toMatch(/^segment number=1 hash=[0-9a-f]{64} base=0 epoch=1 created=\S+ records=\d+ blocks=\d+/);
+    expect(ok("log-dump", nas)).toMatch(
+      /^segment number=1 hash=[0-9a-f]{64} base=0 epoch=1 created=\S+ records=\d+ blocks=\d+/,
+    );
     const lines = ok("log-dump", "--segment", "1", "--json", nas).trim().split("\n");
     const records = lines.map((line) => JSON.parse(line) as Record<string, unknown>);
     expect(records[0]).toMatchObject({ type: "segment", number: 1 });
@@ -248,7 +269,9 @@ describe("a push or pull that is killed", () => {
       env: { ...process.env, SQLFUSE_PASSWORD: PASSWORD },
       stdio: "ignore",
     });
-    const end = new Promise<NodeJS.Signals | null>((resolve) => child.once("exit", (_, signal) => resolve(signal)));
+    const end = new Promise<NodeJS.Signals | null>((resolve) =>
+      child.once("exit", (_, signal) => resolve(signal)),
+    );
     await sleep(ms);
     child.kill("SIGKILL");
     return (await end) === "SIGKILL";
