@@ -27,7 +27,7 @@ const MEANINGS: Record<keyof typeof EXIT, string> = {
   other: "another error; a mount that could not commit its last changes",
   usage: "the command line is wrong",
   skipped: "done, but without some items, each of which was named",
-  unusable: "the file, its head, the snapshot, the remote or the mount point is missing or cannot be used",
+  unusable: "the file, its head, snapshot, remote or mount point is missing or cannot be used",
   locked: "the file is mounted already, or used by another process",
   wrongPassword: "wrong password",
   tooNew: "the volume was made by a newer sqlfuse",

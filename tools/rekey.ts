@@ -4,6 +4,7 @@ import type { Command } from "commander";
 import { requireEngine } from "./engine.ts";
 import { describeError, EXIT, ToolError } from "./exitcodes.ts";
 import { addHelp } from "./help.ts";
+import { interruptible } from "./interrupt.ts";
 import { addKdfOption, parseKdf } from "./kdf.ts";
 import { addOutputOptions, type OutputFlags, tell, warn } from "./output.ts";
 import {
@@ -70,7 +71,9 @@ async function rekey(file: string, flags: RekeyFlags): Promise<void> {
       ...(iterations === undefined ? {} : { iterations }),
     });
     const result = await runRewrite(file, work, flags.quiet);
-    await renewKeyFiles(file, newPassword);
+    const renew = newPassword;
+    // It is short, and the new password opens FILE already: a signal does not stop it.
+    await interruptible("", () => renewKeyFiles(file, renew));
     const done = newPassword.equals(password)
       ? "encrypted anew under a new key; the new password is the same as the old one"
       : "encrypted anew; the new password opens it, the old one does not";
