@@ -65,6 +65,8 @@ CREATE TABLE inode (
 -- What a crash left unlinked, and what waits to be purged.
 CREATE INDEX inode_unlinked ON inode (ino) WHERE nlink = 0;
 CREATE UNIQUE INDEX inode_global ON inode (origin, serial) WHERE origin <> 0;
+-- A volume that was ever asked what changed since when has INDEX inode_born ON inode (born), dirent_ino ON dirent (ino)
+-- and dirent_past_ino ON dirent_past (ino) as well. Any reader may make or drop them.
 
 CREATE TABLE inode_past (
   ino        INTEGER NOT NULL,

@@ -6,7 +6,7 @@ export default defineConfig({
     globalSetup: ["test/setup.ts"],
     pool: "forks",
     // Mounts, key derivation and compilers share the cores: more forks than this only make timings worse.
-    maxWorkers: 2,
+    maxWorkers: 4,
     testTimeout: 60_000,
     hookTimeout: 60_000,
     teardownTimeout: 20_000,

@@ -19,8 +19,8 @@ function outputLost(error: NodeJS.ErrnoException): void {
 }
 
 async function run(argv: readonly string[]): Promise<number> {
-  const program = buildProgram();
   const first = argv[0];
+  const program = await buildProgram(first);
   if (first === undefined) {
     process.stderr.write(program.helpInformation());
     return EXIT.usage;

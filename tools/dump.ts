@@ -2,12 +2,13 @@
 import { isatty } from "node:tty";
 import type { Command } from "commander";
 import { latin1 } from "../src/archive/escape.ts";
+import { parseAt } from "../src/core/moment.ts";
 import type { Attr } from "../src/core/types.ts";
 import type { Volume } from "../src/core/volume.ts";
 import { EXIT, ToolError } from "./exitcodes.ts";
 import { addHelp } from "./help.ts";
 import { interruptible } from "./interrupt.ts";
-import { type AtFlags, addAtOption, parseAt } from "./moment.ts";
+import { type AtFlags, addAtOption } from "./moment.ts";
 import { addQuietOption, formatBytes, warn } from "./output.ts";
 import { addPasswordOptions, type PasswordOptions } from "./password.ts";
 import { Progress } from "./progress.ts";

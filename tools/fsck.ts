@@ -11,7 +11,7 @@ import { formatBytes, quote, say, warn } from "./output.ts";
 import { addPasswordOptions, canAsk, confirm, type PasswordOptions, readPassword } from "./password.ts";
 import { Progress } from "./progress.ts";
 import { describeHolder, type Holder, holderOf, refuseMissing } from "./rewrite.ts";
-import { runSteps } from "./steps.ts";
+import { runSteps, Signals } from "./steps.ts";
 
 interface FsckFlags extends PasswordOptions {
   readonly repair?: true;
@@ -81,9 +81,11 @@ async function run(file: string, flags: FsckFlags): Promise<number> {
   } finally {
     password.fill(0);
   }
+  const signals = new Signals();
   try {
-    return await checkAndRepair(file, key, flags, holder);
+    return await checkAndRepair(file, key, flags, holder, signals);
   } finally {
+    signals.end();
     key.wipe();
   }
 }
@@ -93,6 +95,7 @@ async function checkAndRepair(
   key: Key,
   flags: FsckFlags,
   holder: Holder | undefined,
+  signals: Signals,
 ): Promise<number> {
   const { inspect } = await import("../src/core/check.ts");
   const { pageSize } = key.cipher;
@@ -103,6 +106,7 @@ async function checkAndRepair(
     pageSize,
     `stopped; nothing of ${file} was changed`,
     flags.quiet,
+    signals,
   );
   const isClean = report.findings.length === 0;
   if (!flags.json) printReport(file, report, flags, holder, pageSize);
@@ -115,6 +119,7 @@ async function checkAndRepair(
     if (flags.json) printJson(file, report, undefined, FSCK_EXIT.left);
     return FSCK_EXIT.left;
   }
+  await signals.stopHere(`stopped; nothing of ${file} was changed`);
   const { systemClock } = await import("../src/base/clock.ts");
   const { repair } = await import("../src/core/repair.ts");
   const repaired = await show(
@@ -122,6 +127,7 @@ async function checkAndRepair(
     pageSize,
     `stopped; ${file} is as it was`,
     flags.quiet,
+    signals,
   );
   const code = repaired.left.length === 0 ? FSCK_EXIT.corrected : FSCK_EXIT.left;
   if (flags.json) printJson(file, report, repaired, code);
@@ -149,6 +155,7 @@ async function show<Result>(
   pageSize: number,
   undone: string,
   quiet: true | undefined,
+  signals: Signals,
 ): Promise<Result> {
   const progress = new Progress(quiet);
   try {
@@ -159,6 +166,7 @@ async function show<Result>(
         else progress.count(phase, done, total);
       },
       undone,
+      signals,
     );
   } finally {
     progress.end();

@@ -8,17 +8,19 @@ import { basename, dirname, extname, join, resolve } from "node:path";
 import type { Command } from "commander";
 import { Option } from "commander";
 import { LOG_LEVELS, type LogLevel } from "../src/base/log.ts";
+import { parseAt } from "../src/core/moment.ts";
 import type { MountOptions } from "../src/host/mount.ts";
 import { foregroundLog, serve, serveChild, startDaemon } from "./daemon.ts";
 import { requireEngine } from "./engine.ts";
 import { EXIT, EXIT_TABLE, ToolError } from "./exitcodes.ts";
 import { addHelp } from "./help.ts";
-import { type AtFlags, addAtOption, parseAt } from "./moment.ts";
+import { type AtFlags, addAtOption } from "./moment.ts";
 import {
   applyMountOptions,
   DEFAULT_SETTINGS,
   MOUNT_OPTION_HELP,
   type MountSettings,
+  parseCacheSize,
   parseCommit,
   parseDuration,
   parseInterval,
@@ -34,6 +36,7 @@ interface MountFlags extends PasswordOptions, OutputFlags, AtFlags {
   readonly sync?: true;
   readonly commit?: string;
   readonly idleTimeout?: string;
+  readonly cacheSize?: string;
   readonly logFile?: string;
   readonly headFile?: string;
   readonly history?: string;
@@ -76,6 +79,7 @@ export function addMount(program: Command): void {
       "--history <duration>",
       "make a snapshot so long after a change, and prune them: see sqlfuse snapshot; as -o history=",
     )
+    .option("--cache-size <bytes>", "page cache: 1M to 64G (default: 64M), as -o cache_size=")
     .option("--log-file <file>", "append messages to FILE")
     .addOption(
       new Option("--log-level <level>", "which messages; debug: as --trace (default: info)").choices(
@@ -175,6 +179,7 @@ function settingsOf(flags: MountFlags): MountSettings {
   if (flags.idleTimeout !== undefined) settings.idleTimeoutMs = parseDuration(flags.idleTimeout);
   if (flags.history !== undefined) settings.historyMs = parseInterval(flags.history);
   if (flags.at !== undefined) settings.at = flags.at;
+  if (flags.cacheSize !== undefined) settings.cacheBytes = parseCacheSize(flags.cacheSize);
   if (flags.logLevel !== undefined) settings.logLevel = flags.logLevel;
   if (flags.trace) settings.logLevel = "debug";
   return settings;
@@ -197,6 +202,7 @@ function mountOptions(path: string, mountpoint: string, settings: MountSettings)
     fsname: settings.fsname ?? (settings.at === undefined ? path : `${path}@${settings.at}`),
     ...(settings.at === undefined ? {} : { at: parseAt(settings.at) }),
     ...(settings.historyMs === 0 ? {} : { historyMs: settings.historyMs }),
+    ...(settings.cacheBytes === undefined ? {} : { cacheBytes: settings.cacheBytes }),
     ...(settings.headFile === undefined ? {} : { headFile: settings.headFile }),
     trace: settings.logLevel === "debug",
     // 0 switches it off, where a line of fstab has switched it on.

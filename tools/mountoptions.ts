@@ -21,9 +21,10 @@ export interface MountSettings {
   idleTimeoutMs: number;
   /** Between automatic snapshots; 0: none. */
   historyMs: number;
-  /** What snapshot to show: see tools/moment.ts. */
+  /** What snapshot to show: see src/core/moment.ts. */
   at?: string;
   logLevel: LogLevel;
+  cacheBytes?: number;
   uid?: number;
   gid?: number;
   fsname?: string;
@@ -80,6 +81,7 @@ const VALUES: Record<string, (value: string, word: string) => Partial<MountSetti
   idle_timeout: (value) => ({ idleTimeoutMs: parseDuration(value) }),
   history: (value) => ({ historyMs: parseInterval(value) }),
   at: (value) => ({ at: value }),
+  cache_size: (value) => ({ cacheBytes: parseCacheSize(value) }),
   password_file: (value) => ({ passwordFile: value }),
   password_command: (value) => ({ passwordCommand: value }),
   key_file: (value) => ({ keyFile: value }),
@@ -177,6 +179,23 @@ function milliseconds(value: string, what: string): number {
   return seconds * 1000;
 }
 
+const UNIT_BYTES: Record<string, number> = { "": 1, K: 2 ** 10, M: 2 ** 20, G: 2 ** 30 };
+const LEAST_CACHE_BYTES = 2 ** 20;
+const MOST_CACHE_BYTES = 64 * 2 ** 30;
+
+/** What --cache-size takes, as bytes. */
+export function parseCacheSize(value: string): number {
+  const [, digits, unit = ""] = /^(\d+)([KMG]?)$/i.exec(value) ?? [];
+  const bytes = Number(digits) * (UNIT_BYTES[unit.toUpperCase()] ?? Number.NaN);
+  if (!(bytes >= LEAST_CACHE_BYTES && bytes <= MOST_CACHE_BYTES)) {
+    throw new ToolError(
+      EXIT.usage,
+      `cache size "${value}": not a number of bytes from 1M to 64G, such as 32M`,
+    );
+  }
+  return bytes;
+}
+
 function parseLogLevel(value: string): LogLevel {
   const level = LOG_LEVELS.find((one) => one === value);
   if (level === undefined)
@@ -201,6 +220,7 @@ export const MOUNT_OPTION_HELP = `Mount options (-o, separated by commas; the la
   idle_timeout=DURATION   as --idle-timeout
   history=DURATION        as --history
   at=SNAPSHOT             as --at; in fstab \\040 for a space
+  cache_size=BYTES        as --cache-size
   fsname=NAME             shown in /proc/mounts (default: the file)
   password_file=FILE      as --password-file
   password_command=CMD    as --password-command; no commas, and in fstab \\040 for a space

@@ -1,35 +1,49 @@
 /** Which verbs there are. The definitions that commander gets here are also what completions and man pages are made of. */
 import { existsSync } from "node:fs";
 import { Command, CommanderError } from "commander";
-import { addCat } from "./cat.ts";
-import { addClone } from "./clone.ts";
-import { addCompletion } from "./completion.ts";
-import { addCreate } from "./create.ts";
-import { addDump } from "./dump.ts";
 import { EXIT, EXIT_TABLE, FSCK_EXIT, ToolError } from "./exitcodes.ts";
-import { addFsck } from "./fsck.ts";
-import { addGet } from "./get.ts";
 import { addHelp, helpWidth } from "./help.ts";
-import { addInfo } from "./info.ts";
-import { addLoad } from "./load.ts";
-import { addLogDump } from "./logdump.ts";
-import { addLs } from "./ls.ts";
-import { addMkdir } from "./mkdir.ts";
-import { addMount } from "./mount.ts";
-import { addPull } from "./pull.ts";
-import { addPush } from "./push.ts";
-import { addPut } from "./put.ts";
-import { addRekey } from "./rekey.ts";
-import { addRemote } from "./remote.ts";
-import { addRm } from "./rm.ts";
-import { addSnapshot } from "./snapshot.ts";
-import { addStatus } from "./status.ts";
-import { addSync } from "./sync.ts";
-import { addUnmount } from "./unmount.ts";
-import { addVacuum } from "./vacuum.ts";
 
-/** What is wrong with a command line is thrown by its `parseAsync` as a ToolError; nothing is printed, no process ended. */
-export function buildProgram(): Command {
+/**
+ * What adds each command, in the order of the help. A file is loaded when it is asked for: to load all of them takes a
+ * fifth of the time of a short command.
+ */
+const COMMANDS: Readonly<Record<string, () => Promise<(program: Command) => void>>> = {
+  create: async () => (await import("./create.ts")).addCreate,
+  mount: async () => (await import("./mount.ts")).addMount,
+  unmount: async () => (await import("./unmount.ts")).addUnmount,
+  sync: async () => (await import("./sync.ts")).addSync,
+  status: async () => (await import("./status.ts")).addStatus,
+  info: async () => (await import("./info.ts")).addInfo,
+  snapshot: async () => (await import("./snapshot.ts")).addSnapshot,
+  diff: async () => (await import("./diff.ts")).addDiff,
+  log: async () => (await import("./log.ts")).addLog,
+  restore: async () => (await import("./restore.ts")).addRestore,
+  undelete: async () => (await import("./restore.ts")).addUndelete,
+  remote: async () => (await import("./remote.ts")).addRemote,
+  push: async () => (await import("./push.ts")).addPush,
+  clone: async () => (await import("./clone.ts")).addClone,
+  pull: async () => (await import("./pull.ts")).addPull,
+  "log-dump": async () => (await import("./logdump.ts")).addLogDump,
+  fsck: async () => (await import("./fsck.ts")).addFsck,
+  rekey: async () => (await import("./rekey.ts")).addRekey,
+  vacuum: async () => (await import("./vacuum.ts")).addVacuum,
+  dump: async () => (await import("./dump.ts")).addDump,
+  load: async () => (await import("./load.ts")).addLoad,
+  ls: async () => (await import("./ls.ts")).addLs,
+  cat: async () => (await import("./cat.ts")).addCat,
+  get: async () => (await import("./get.ts")).addGet,
+  put: async () => (await import("./put.ts")).addPut,
+  rm: async () => (await import("./rm.ts")).addRm,
+  mkdir: async () => (await import("./mkdir.ts")).addMkdir,
+  completion: async () => (await import("./completion.ts")).addCompletion,
+};
+
+/**
+ * The program with all commands; or with `verb` alone, if that is one, which is enough to run it. What is wrong with a
+ * command line is thrown by its `parseAsync` as a ToolError; nothing is printed, no process ended.
+ */
+export async function buildProgram(verb?: string): Promise<Command> {
   const program = new Command("sqlfuse");
   program
     .description("An encrypted POSIX filesystem in one SQLCipher database file.")
@@ -49,30 +63,10 @@ export function buildProgram(): Command {
       "sqlfuse unmount ~/vault",
     ],
   });
-  addCreate(program);
-  addMount(program);
-  addUnmount(program);
-  addSync(program);
-  addStatus(program);
-  addInfo(program);
-  addSnapshot(program);
-  addRemote(program);
-  addPush(program);
-  addClone(program);
-  addPull(program);
-  addLogDump(program);
-  addFsck(program);
-  addRekey(program);
-  addVacuum(program);
-  addDump(program);
-  addLoad(program);
-  addLs(program);
-  addCat(program);
-  addGet(program);
-  addPut(program);
-  addRm(program);
-  addMkdir(program);
-  addCompletion(program);
+  // Completions are of all commands.
+  const isEnough = verb !== undefined && verb !== "completion" && Object.hasOwn(COMMANDS, verb);
+  const wanted = Object.entries(COMMANDS).filter(([name]) => !isEnough || name === verb);
+  for (const add of await Promise.all(wanted.map(([, load]) => load()))) add(program);
   for (const command of [program, ...program.commands]) {
     command.helpOption("-h, --help", "show this");
     // Commander would print its errors and exit by itself.

@@ -59,6 +59,8 @@ export function addSnapshot(program: Command): void {
   addOutputOptions(command).action(snapshot);
   addHelp(command, {
     notes: [
+      "In a mount each directory has its past in .sqlfuse/at/SNAPSHOT, which no listing shows, and the topmost one " +
+        ".sqlfuse/snapshots, where mkdir makes a snapshot and rmdir deletes it.",
       "prune deletes automatic snapshots only, those of mounts with --history, and none that is protected. Without " +
         "a rule it takes those that were saved, else: --keep-within 24h --keep-hourly 168 --keep-daily 30 --keep-weekly 52.",
       "The space of a snapshot that is deleted is free for other files soon after; sqlfuse vacuum gives it back to the disk.",

@@ -7,7 +7,31 @@ import { setImmediate as turn } from "node:timers/promises";
 import { ToolError } from "./exitcodes.ts";
 import { ignoreBrokenPipes } from "./output.ts";
 
-const SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
+const NAMES = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
+
+/** The first signal that came. A command that has several pieces of work keeps one, for what comes between them. */
+export class Signals {
+  #caught: (typeof NAMES)[number] | undefined;
+  readonly #note = (signal: NodeJS.Signals): void => {
+    this.#caught ??= NAMES.find((known) => known === signal);
+  };
+
+  constructor() {
+    for (const name of NAMES) process.on(name, this.#note);
+  }
+
+  /** `undone` says what it means to be stopped now. @throws ToolError 128+N where signal N came */
+  async stopHere(undone: string): Promise<void> {
+    await turn();
+    const signal = this.#caught;
+    if (signal !== undefined) throw new ToolError(128 + constants.signals[signal], `${signal}: ${undone}`);
+  }
+
+  /** From now on signals end the process. */
+  end(): void {
+    for (const name of NAMES) process.removeListener(name, this.#note);
+  }
+}
 
 /**
  * Shows each step and gives what the work gives. The work must clean up when it is stopped by `return`.
@@ -17,24 +41,19 @@ export async function runSteps<Step, Result>(
   work: Generator<Step, Result>,
   show: (step: Step) => void,
   undone: string,
+  given?: Signals,
 ): Promise<Result> {
   ignoreBrokenPipes();
-  let caught: (typeof SIGNALS)[number] | undefined;
-  const note = (signal: NodeJS.Signals): void => {
-    caught ??= SIGNALS.find((known) => known === signal);
-  };
-  for (const signal of SIGNALS) process.on(signal, note);
+  const signals = given ?? new Signals();
   try {
     for (;;) {
       const { done, value } = work.next();
       if (done) return value;
       show(value);
-      await turn();
-      if (caught === undefined) continue;
-      work.return(undefined as never);
-      throw new ToolError(128 + constants.signals[caught], `${caught}: ${undone}`);
+      await signals.stopHere(undone);
     }
   } finally {
-    for (const signal of SIGNALS) process.removeListener(signal, note);
+    work.return(undefined as never); // nothing where it is done
+    if (given === undefined) signals.end();
   }
 }

@@ -1,5 +1,6 @@
 /** `sqlfuse sync MOUNTPOINT`: what sync(1) cannot do, as it never reaches a FUSE server. */
 import { spawnSync } from "node:child_process";
+import { statfs } from "node:fs/promises";
 import type { Command } from "commander";
 import type { MountedVolume } from "../src/host/mounts.ts";
 import { EXIT, ToolError } from "./exitcodes.ts";
@@ -30,6 +31,8 @@ export async function syncMount({ mountpoint, pid }: MountedVolume): Promise<voi
     const text = (flushed.error?.message ?? flushed.stderr).trim();
     throw new ToolError(EXIT.other, `${mountpoint}: the kernel cannot write back: ${text}`);
   }
+  // That returns when the writes are sent. They come before what is asked after them.
+  await statfs(mountpoint);
   await askControl(pid, { cmd: "sync" });
 }
 

@@ -5,11 +5,13 @@
  */
 import { accessSync, constants, realpathSync } from "node:fs";
 import type { Place } from "../src/archive/place.ts";
+import { parseAt } from "../src/core/moment.ts";
 import type { Volume, VolumeOptions } from "../src/core/volume.ts";
+import type { Key } from "../src/db/key.ts";
 import type { MountedVolume } from "../src/host/mounts.ts";
 import { requireEngine } from "./engine.ts";
 import { EXIT, ToolError } from "./exitcodes.ts";
-import { type AtFlags, parseAt } from "./moment.ts";
+import type { AtFlags } from "./moment.ts";
 import { warn } from "./output.ts";
 import { type PasswordOptions, readPassword } from "./password.ts";
 import { describeHolder, holderOf, refuseMissing } from "./rewrite.ts";
@@ -37,22 +39,23 @@ export async function withVolume<T>(
   options: VolumeOptions,
   run: (volume: Volume) => Promise<T>,
 ): Promise<T> {
+  return await withKey(file, flags, (key) => openVolume(file, key, options, run));
+}
+
+/** Gives the key of FILE to one who opens it more than once. */
+export async function withKey<T>(
+  file: string,
+  flags: PasswordOptions,
+  run: (key: Key) => Promise<T>,
+): Promise<T> {
   refuseMissing(file);
   await requireEngine();
   const { unlock } = await import("../src/core/unlock.ts");
-  const { Volume } = await import("../src/core/volume.ts");
   const password = await readPassword(flags, { path: file, confirm: false, warn });
   try {
     const key = unlock(file, password);
     try {
-      const volume = Volume.open(file, key, { onLog: warn, ...options });
-      try {
-        const result = await run(volume);
-        if (!volume.readOnly) volume.commit();
-        return result;
-      } finally {
-        volume.close();
-      }
+      return await run(key);
     } finally {
       key.wipe();
     }
@@ -60,6 +63,23 @@ export async function withVolume<T>(
     throw explainDamage(error, file);
   } finally {
     password.fill(0);
+  }
+}
+
+export async function openVolume<T>(
+  file: string,
+  key: Key,
+  options: VolumeOptions,
+  run: (volume: Volume) => Promise<T>,
+): Promise<T> {
+  const { Volume } = await import("../src/core/volume.ts");
+  const volume = Volume.open(file, key, { onLog: warn, ...options });
+  try {
+    const result = await run(volume);
+    if (!volume.readOnly) volume.commit();
+    return result;
+  } finally {
+    volume.close();
   }
 }
 
@@ -123,7 +143,7 @@ async function onMount<T>(
 }
 
 /** Mounts of other users let nobody in, not even root. */
-function isReachable(mountpoint: string): boolean {
+export function isReachable(mountpoint: string): boolean {
   try {
     accessSync(mountpoint, constants.R_OK | constants.X_OK);
     return true;

@@ -183,6 +183,10 @@ export class HostPlace implements Place {
     rmdirSync(this.#bytes(path));
   }
 
+  removeXattr(path: string, name: string): void {
+    checked(lremovexattr(this.#bytes(path), Buffer.from(name, "latin1")));
+  }
+
   finish(path: string, stat: Stat, xattrs: readonly Attribute[], chown: boolean): string[] {
     const bytes = this.#bytes(path);
     if (chown) lchownSync(bytes, stat.uid, stat.gid);

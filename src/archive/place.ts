@@ -48,6 +48,7 @@ export interface Place {
   /** Removes what is no directory. */
   unlink(path: string): void;
   rmdir(path: string): void;
+  removeXattr(path: string, name: string): void;
   /**
    * Gives what was made its owner (`chown`), attributes, permissions and times, in the order in which they stay.
    * Tells the attributes that could not be kept, and why.

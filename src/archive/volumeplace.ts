@@ -191,6 +191,10 @@ export class VolumePlace implements Place {
     this.#volume.tree.rmdir(...this.#entry(path));
   }
 
+  removeXattr(path: string, name: string): void {
+    this.#volume.xattrs.remove(this.#existing(path).ino, bytesOf(name));
+  }
+
   finish(path: string, stat: Stat, xattrs: readonly Attribute[], chown: boolean): string[] {
     const { ino, mode } = this.#existing(path);
     if (chown) this.#volume.attributes.setattr(ino, { uid: stat.uid, gid: stat.gid });

@@ -15,16 +15,14 @@ import { LONGEST } from "./codec.ts";
 import type { BlockNo } from "./types.ts";
 import { Unpacker } from "./unpacker.ts";
 
-const CACHE_BYTES = 8 * 2 ** 20;
-
 export class Aide {
   readonly #db: Database;
   readonly #data: Statement;
   readonly #unpacker = new Unpacker();
 
-  /** @throws SqliteError */
-  constructor(path: string, key: Key) {
-    this.#db = new Database(path, key, { mode: "copier", cacheBytes: CACHE_BYTES });
+  /** `cacheBytes`: of its own page cache. @throws SqliteError */
+  constructor(path: string, key: Key, cacheBytes: number) {
+    this.#db = new Database(path, key, { mode: "copier", cacheBytes });
     this.#data = this.#db.prepare("SELECT codec, data FROM block WHERE id = ?1");
   }
 

@@ -7,6 +7,7 @@
 import type { Time } from "../base/clock.ts";
 import { type ErrnoName, FsError } from "../base/errno.ts";
 import type { Statement } from "../db/statement.ts";
+import { INDEXES, isIndexed } from "./changes.ts";
 import { readMeta } from "./format.ts";
 import { hasSnapshots } from "./past.ts";
 import { DEFAULT_RETENTION, type Retention, readRetention, surplus } from "./retention.ts";
@@ -26,7 +27,7 @@ export interface Snapshot {
 
 /** What somebody elsewhere wants of the history of a volume: plain objects, for one who carries them. */
 export type HistoryOrder =
-  | { readonly do: "list" }
+  | { readonly do: "list" | "index" }
   | { readonly do: "create" | "delete"; readonly name: string }
   | { readonly do: "protect"; readonly name: string; readonly protect: boolean }
   /** Without `retention`: the volume's own. */
@@ -46,6 +47,8 @@ export type HistoryOutcome =
 const SNAPSHOT_NAME_MAX = 255;
 const NS = 1_000_000_000;
 const VOLUME = 0 as Ino;
+/** A row of each index that `index` makes, generously. */
+const INDEX_ROW_BYTES = 64;
 const COLUMNS = `epoch, name, created_ns / ${NS}, created_ns % ${NS}, protected, automatic`;
 
 export class History {
@@ -53,6 +56,7 @@ export class History {
   /** Undefined in a volume of format 1.0 or 1.1 that is only read. */
   readonly #list: Statement | undefined;
   readonly #onDelete: () => void;
+  #first: Statement | undefined;
   #changes: Record<"insert" | "protect" | "drop" | "retention", Statement> | undefined;
 
   /** `onDelete`: there is something to prune. */
@@ -84,6 +88,20 @@ export class History {
     const named = all.find(({ name }) => name === at.name) ?? all.find(({ epoch }) => epoch === at.epoch);
     const { time } = at;
     return named ?? (time && all.findLast(({ created }) => isBefore(created, time)));
+  }
+
+  /** The first epoch of which it is known that an inode was in it; that of one that is not there comes after all. */
+  firstEpochOf(ino: Ino): number {
+    return this.#store.query(VOLUME, () => {
+      this.#first ??= this.#store.writer.prepare(
+        `SELECT min(born) FROM (SELECT born FROM main.inode WHERE ino = ?1
+           UNION ALL SELECT born FROM main.inode_past WHERE ino = ?1)`,
+      );
+      const row = this.#first.bindInt(1, ino);
+      const born = row.step() && !row.isNull(0) ? row.int(0) : Number.POSITIVE_INFINITY;
+      row.reset();
+      return born;
+    });
   }
 
   /**
@@ -133,6 +151,26 @@ export class History {
         .run(),
     );
     return { ...snapshot, protected: protect };
+  }
+
+  /** Whether `index` was ever done. */
+  get isIndexed(): boolean {
+    return isIndexed(this.#store.writer);
+  }
+
+  /** Makes what finds changes without reading everything: see D5. @throws FsError EROFS, ENOSPC, EIO */
+  index(): void {
+    const db = this.#store.writer;
+    if (isIndexed(db)) return;
+    const rows = db.prepare("SELECT (SELECT count(*) FROM inode) + (SELECT count(*) FROM dirent_past)");
+    const bytes = rows.step() ? rows.int(0) * INDEX_ROW_BYTES : 0;
+    db.release(rows);
+    this.#store.query(VOLUME, () =>
+      this.#store.change(VOLUME, bytes, true, () => {
+        for (const sql of INDEXES) db.exec(sql);
+      }),
+    );
+    this.#store.commit();
   }
 
   /** Which automatic snapshots stay. */
@@ -220,6 +258,9 @@ function obey(history: History, order: HistoryOrder): Snapshot[] {
   switch (order.do) {
     case "list":
       return history.list();
+    case "index":
+      history.index();
+      return [];
     case "create":
       return [history.create(order.name)];
     case "delete":

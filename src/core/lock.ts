@@ -65,8 +65,8 @@ function locked(path: string, pid: number | undefined): OpenError {
   return new OpenError("locked", path, message, pid === undefined ? {} : { pid });
 }
 
-/** The processes that hold a flock on `path`, as /proc/locks tells; readers can be several. */
-export function lockHolders(path: string): number[] {
+/** The processes that hold a flock on `path`, as /proc/locks tells, or such a one; readers can be several. */
+export function lockHolders(path: string, kind: "READ" | "WRITE" | undefined = undefined): number[] {
   const stat = statSync(path, { throwIfNoEntry: false });
   if (stat === undefined) return [];
   let table: string;
@@ -78,9 +78,10 @@ export function lockHolders(path: string): number[] {
   const holders: number[] = [];
   for (const line of table.split("\n")) {
     // "1: FLOCK  ADVISORY  WRITE 1234 fe:00:5678 0 EOF"; the device is major:minor in hex
-    const match = /FLOCK\s+\S+\s+\S+\s+(\d+)\s+([0-9a-f]+):([0-9a-f]+):(\d+)\s/.exec(line);
+    const match = /FLOCK\s+\S+\s+(\S+)\s+(\d+)\s+([0-9a-f]+):([0-9a-f]+):(\d+)\s/.exec(line);
     if (match === null || line.includes("->")) continue;
-    const [, pid, major, minor, ino] = match;
+    const [, held, pid, major, minor, ino] = match;
+    if (kind !== undefined && held !== kind) continue;
     const device = (Number.parseInt(major ?? "", 16) << 8) | Number.parseInt(minor ?? "", 16);
     const ours = (((stat.dev >> 8) & 0xfff) << 8) | (stat.dev & 0xff);
     if (Number(ino) === stat.ino && device === ours) holders.push(Number(pid));

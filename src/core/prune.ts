@@ -107,11 +107,12 @@ export class Prune {
       this.#tables = [];
       return;
     }
+    // Inodes last: at no moment, which may be that of a crash, is there a row of an inode that was not there.
     this.#tables = [
-      new PastTable(store, "inode", ["ino"]),
-      new PastTable(store, "dirent", ["parent", "name"]),
-      new PastTable(store, "xattr", ["ino", "name"]),
       new PastTable(store, "extent", ["ino", "idx"]),
+      new PastTable(store, "xattr", ["ino", "name"]),
+      new PastTable(store, "dirent", ["parent", "name"]),
+      new PastTable(store, "inode", ["ino"]),
     ];
     const kept = (what: string) => `(SELECT ${what} AND name IS NOT NULL)`;
     this.#deleted = store.writer.prepare(

@@ -23,10 +23,12 @@ import { Database } from "../db/database.ts";
 import { SqliteError } from "../db/errors.ts";
 import type { Key } from "../db/key.ts";
 import type { Statement } from "../db/statement.ts";
-import { checkFormat, isReplica, numberMeta, readMeta } from "./format.ts";
+import { Counters } from "./counters.ts";
+import { checkFormat, isReplica, numberMeta } from "./format.ts";
 import type { HeadKeeper } from "./head.ts";
 import { keptEpochs, PastView } from "./past.ts";
 import { Space } from "./space.ts";
+import { Spill } from "./spill.ts";
 import type { BlockNo, Epoch, Ino } from "./types.ts";
 import { type WalCopier, WalKeeper } from "./walkeeper.ts";
 
@@ -58,8 +60,7 @@ export interface StoreOptions {
 const GROUP_BYTES = 2 * 2 ** 20;
 /** One with more is committed anyway. */
 const GROUP_MOST_BYTES = 4 * 2 ** 20;
-/** Numbers of inodes, entries and blocks that a commit sets aside, so that most commits need not say which is next. */
-const NUMBERS_AHEAD = 4096;
+
 export class Store {
   readonly writer: Database;
   readonly clock: Clock;
@@ -71,7 +72,7 @@ export class Store {
   readonly #pageSize: number;
   readonly #begin: Statement;
   readonly #commit: Statement;
-  readonly #saveCounter: Statement;
+  readonly #counters: Counters;
   #reader: Database | undefined;
   #head: HeadKeeper | undefined;
   /** Monotonic time at which the open group began. */
@@ -83,21 +84,16 @@ export class Store {
   /** Inodes that the open group changed. */
   readonly #changed = new Set<Ino>();
   readonly #wal: WalKeeper;
+  readonly #spill: Spill;
   /** Inodes of a lost group whose fsync has not been told yet. */
   readonly #lost = new Set<Ino>();
   #epoch: Epoch;
   /** The closed epochs that are kept, the oldest first. */
   #kept: readonly Epoch[];
-  /** The last epoch in which anything was changed, as meta says. */
-  #savedChanged: number;
   /** Whether anything was changed in this epoch since the volume was opened. */
   #isTouched = false;
   /** Set where the past is looked at. */
   #past: PastView | undefined;
-  #nextSerial: number;
-  #savedSerial: number;
-  #savedBlock: number;
-  #nextBlock: number;
   readonly #onGroupEnd: (() => void)[] = [];
   readonly #onGroupLost: (() => void)[] = [];
   #makeRoom = () => false;
@@ -129,6 +125,7 @@ export class Store {
       cacheBytes,
     });
     const { copier, clock, onLog } = options;
+    this.#spill = new Spill(this.writer);
     this.#wal = new WalKeeper(this.writer, copier, clock, onLog, () => this.#head?.publish());
     try {
       checkFormat(this.writer);
@@ -136,12 +133,9 @@ export class Store {
       this.#configureWriter();
       this.#epoch = numberMeta(this.writer, "epoch") as Epoch;
       this.#kept = keptEpochs(this.writer);
-      this.#savedChanged = Number(readMeta(this.writer, "changed") ?? this.#epoch);
-      this.#nextSerial = this.#savedSerial = numberMeta(this.writer, "next_serial");
-      this.#nextBlock = this.#savedBlock = numberMeta(this.writer, "next_block");
+      this.#counters = new Counters(this.writer, this.#epoch);
       this.#begin = this.writer.prepare("BEGIN IMMEDIATE");
       this.#commit = this.writer.prepare("COMMIT");
-      this.#saveCounter = this.writer.prepare("UPDATE meta SET value = ?2 WHERE key = ?1");
       this.#space = new Space(this.writer, this.#pageSize, cacheBytes, options.clock);
     } catch (error) {
       this.#end();
@@ -188,11 +182,11 @@ export class Store {
 
   /** Next unused number for an inode or an entry. */
   takeSerial(): number {
-    return this.#nextSerial++;
+    return this.#counters.takeSerial();
   }
 
   takeBlock(): BlockNo {
-    return this.#nextBlock++ as BlockNo;
+    return this.#counters.takeBlock();
   }
 
   /** Says that the open group changes `ino`. */
@@ -291,6 +285,7 @@ export class Store {
     let result: T;
     try {
       result = apply();
+      this.#spill.add(ino, bytes);
     } catch (error) {
       const untouched = this.writer.totalChanges + this.#touches === before;
       if (error instanceof FsError && untouched) throw error;
@@ -300,7 +295,7 @@ export class Store {
       throw this.#translate(error, ino);
     }
     if (this.#options.sync) this.commit();
-    else if (this.#isLarge) this.#commitGroup(NUMBERS_AHEAD);
+    else if (this.#isLarge) this.#commitGroup();
     return result;
   }
 
@@ -334,13 +329,14 @@ export class Store {
     this.#groupBytes += owed.bytes;
     try {
       owed.apply();
+      this.#spill.add(owed.inos[0], owed.bytes);
     } catch (error) {
       for (const ino of owed.inos) if (ino !== undefined) this.touch(ino);
       this.#lose(error);
       this.#translate(error, owed.inos[0]);
       return;
     }
-    if (this.#isLarge) this.#quietly(() => this.#commitGroup(NUMBERS_AHEAD));
+    if (this.#isLarge) this.#quietly(() => this.#commitGroup());
   }
 
   /** Whether the open group is to be committed for its size. */
@@ -407,13 +403,13 @@ export class Store {
    * @throws FsError EIO; the group is lost
    */
   commit(): void {
-    this.#writeGroup(NUMBERS_AHEAD);
+    this.#writeGroup();
     this.#sync();
   }
 
   /** Commits the open group; when it is on the disk nobody waits for. @throws FsError EIO; the group is lost */
-  #commitGroup(ahead: number): void {
-    this.#writeGroup(ahead);
+  #commitGroup(): void {
+    this.#writeGroup();
     this.#synced(() => this.#wal.beginSync());
   }
 
@@ -434,37 +430,25 @@ export class Store {
     }
   }
 
-  /** `ahead`: how many numbers to set aside where those that are have run out; 0 gives them back. */
-  #writeGroup(ahead: number): void {
+  /** `last`: before the volume is closed. */
+  #writeGroup(last = false): void {
     this.finish();
     if (this.#groupSinceMs === undefined) return;
     this.#synced(() => this.#wal.settle());
-    const meta = (next: number, saved: number): number =>
-      next > saved || ahead === 0 ? next + ahead : saved;
-    const serial = meta(this.#nextSerial, this.#savedSerial);
-    const block = meta(this.#nextBlock, this.#savedBlock);
     try {
       for (const write of this.#beforeCommit) write();
-      if (serial !== this.#savedSerial) this.#save("next_serial", serial);
-      if (block !== this.#savedBlock) this.#save("next_block", block);
-      if (this.isChanged && this.#savedChanged !== this.#epoch) this.#save("changed", this.#epoch);
+      this.#counters.write(this.isChanged ? this.#epoch : this.#counters.changed, last);
       this.#head?.advance();
       this.#commit.run();
     } catch (error) {
       this.#lose(error);
       throw new FsError("EIO", "commit failed");
     }
-    this.#savedSerial = serial;
-    this.#savedBlock = block;
-    if (this.isChanged) this.#savedChanged = this.#epoch;
+    this.#counters.committed();
     const changed = [...this.#changed];
     this.#changed.clear();
     this.#groupEnded();
     this.#wal.committed(changed);
-  }
-
-  #save(counter: string, value: number): void {
-    this.#saveCounter.bindText(1, counter).bindInt(2, value).run();
   }
 
   /**
@@ -494,7 +478,7 @@ export class Store {
     this.#isSyncing();
     if (this.#groupSinceMs === undefined) this.#wal.work(nowMs);
     else if (nowMs - this.#groupSinceMs >= this.#options.commitIntervalMs)
-      this.#quietly(() => this.#commitGroup(NUMBERS_AHEAD));
+      this.#quietly(() => this.#commitGroup());
   }
 
   /** Milliseconds since the oldest uncommitted change, 0 where there is none. */
@@ -515,6 +499,7 @@ export class Store {
   #groupEnded(): void {
     this.#groupSinceMs = undefined;
     this.#groupBytes = 0;
+    this.#spill.end();
     this.#space.groupEnded();
     for (const then of this.#onGroupEnd) then();
   }
@@ -576,7 +561,7 @@ export class Store {
 
   /** Whether anything was changed in the current epoch. */
   get isChanged(): boolean {
-    return this.#isTouched || this.#savedChanged >= this.#epoch;
+    return this.#isTouched || this.#counters.changed >= this.#epoch;
   }
 
   /**
@@ -618,7 +603,7 @@ export class Store {
     this.#closed = true;
     if (!this.#failed)
       this.#quietly(() => {
-        this.#writeGroup(0);
+        this.#writeGroup(true);
         this.#sync();
       });
     this.#reader?.close();

@@ -18,6 +18,7 @@ import { scanWal } from "../db/wal.ts";
 import { SQLITE_BUSY } from "../native/sqlite3.ts";
 import { Attributes } from "./attributes.ts";
 import { Blocks } from "./blocks.ts";
+import { Changes } from "./changes.ts";
 import { type CreateOptions, createVolume } from "./create.ts";
 import { OpenError } from "./errors.ts";
 import { Extents } from "./extents.ts";
@@ -26,7 +27,7 @@ import { blockSizeMeta, compressionMeta, hexMeta, isReplica, UPGRADES, upgradeFo
 import { HeadKeeper, refuseOlder } from "./head.ts";
 import { History, type Snapshot } from "./history.ts";
 import { Inodes } from "./inodes.ts";
-import { FileLock, lockHolder } from "./lock.ts";
+import { FileLock, lockHolder, lockHolders } from "./lock.ts";
 import { Names } from "./names.ts";
 import { Prune } from "./prune.ts";
 import { Purge } from "./purge.ts";
@@ -35,7 +36,7 @@ import { Restore } from "./restore.ts";
 import { sqlText } from "./sqltext.ts";
 import { Store } from "./store.ts";
 import { Tree } from "./tree.ts";
-import { type At, type Ino, NAME_MAX, ROOT_INO, type StatFs } from "./types.ts";
+import { type At, type Epoch, type Ino, NAME_MAX, ROOT_INO, type StatFs } from "./types.ts";
 import type { WalCopier } from "./walkeeper.ts";
 import { Xattrs } from "./xattrs.ts";
 
@@ -71,7 +72,7 @@ export interface VolumeOptions {
   readonly copier?: WalCopier;
   /** READ, READDIR and READLINK leave atime alone. */
   readonly noatime?: boolean;
-  /** Bytes of page caches, together. */
+  /** Bytes of page caches, together; default: DEFAULT_CACHE_BYTES. */
   readonly cacheBytes?: number;
   /**
    * A file, best on another disk, that each commit is told to: a volume that is older than it is refused. Made where
@@ -85,7 +86,7 @@ export interface VolumeOptions {
   readonly onLog?: (line: string) => void;
 }
 
-const DEFAULT_CACHE_BYTES = 64 * 2 ** 20;
+export const DEFAULT_CACHE_BYTES = 64 * 2 ** 20;
 const DEFAULT_COMMIT_INTERVAL_MS = 1000;
 /** One slice of purging in `idle`. */
 const PURGE_SLICE_MS = 1;
@@ -277,6 +278,18 @@ export class Volume {
     return sqlText(this.#store.writer);
   }
 
+  /** What changed since when, as of the last commit; what is open is committed. Not of a view of the past. */
+  changes(): Changes {
+    assert(this.at === undefined, "the past has no changes of its own");
+    if (!this.readOnly) this.commit();
+    return new Changes(this.#store.writer, this.#store.epoch);
+  }
+
+  /** The current epoch, which stands for the present. */
+  get epoch(): Epoch {
+    return this.#store.epoch;
+  }
+
   /** The disk's own figures, with what this volume may still take, and the volume's files. */
   statfs(): StatFs {
     const { blockSize, blocks, availableBytes } = this.#store.spaceFigures();
@@ -396,7 +409,7 @@ export class Volume {
 
 /** Whether nobody has the file open for writing, or can open it so from here. */
 function cannotChange(path: string): boolean {
-  return !isWritable(path) && !existsSync(`${path}-wal`) && lockHolder(path) === undefined;
+  return !isWritable(path) && !existsSync(`${path}-wal`) && lockHolders(path, "WRITE").length === 0;
 }
 
 /** Does some work that waits, and tells after how many milliseconds there is more to do. */

@@ -22,11 +22,11 @@ export interface WalCopier {
 }
 
 /** A longer -wal is copied to the main file, elsewhere if somebody does that. */
-const WAL_BYTES = 8 * 2 ** 20;
+const WAL_BYTES = 24 * 2 ** 20;
 /** Where nobody does, or it grows faster than it is copied, a longer one is copied right after a commit. */
 const WAL_MOST_BYTES = 64 * 2 ** 20;
 /** What is left over is copied after a commit when it is no more than this: then the next commit starts the -wal over. */
-const REST_BYTES = 2 * 2 ** 20;
+const REST_BYTES = 3 * 2 ** 20;
 /** A quiet volume copies its -wal after this long. */
 const QUIET_MS = 2000;
 /** How often it is asked whether a sync is done that nobody waits for. */

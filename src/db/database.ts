@@ -248,6 +248,12 @@ export class Database {
     return this.#pointer === 0n ? 0 : this.#api.total_changes(this.#pointer);
   }
 
+  /** Writes the pages that the open transaction changed to the -wal, except those in use: COMMIT need not then. @throws SqliteError */
+  spill(): void {
+    if (this.#pointer === 0n) throw closedError("spill");
+    if (this.#api.db_cacheflush(this.#pointer) !== SQLITE_OK) throw this.error("spill");
+  }
+
   /** Rows that the last INSERT, UPDATE or DELETE changed. */
   get changes(): number {
     return this.#api.changes(this.#pointer);

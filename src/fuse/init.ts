@@ -17,8 +17,10 @@ export interface Wishes {
   readonly writeback: boolean;
   /** POSIX ACLs. The kernel checks permissions itself then, so without default_permissions there are none. */
   readonly acl: boolean;
-  /** Largest READ and WRITE in bytes; a multiple of the page size. */
+  /** Largest READ in bytes; a multiple of the page size. */
   readonly maxTransfer: number;
+  /** Largest WRITE in bytes; the same. */
+  readonly maxWrite: number;
   /** Bytes in a page of memory. */
   readonly pageSize: number;
 }
@@ -28,6 +30,7 @@ export interface Agreement {
   readonly minor: number;
   readonly maxReadahead: number;
   readonly maxTransfer: number;
+  readonly maxWrite: number;
   readonly maxPages: number;
   readonly flags: number;
   readonly flags2: number;
@@ -101,6 +104,7 @@ export function negotiate(offer: Offer, wishes: Wishes): Agreement | undefined {
     minor,
     maxReadahead: Math.min(offer.maxReadahead, MAX_READAHEAD),
     maxTransfer: Math.min(wishes.maxTransfer, maxPages * wishes.pageSize),
+    maxWrite: Math.min(wishes.maxWrite, maxPages * wishes.pageSize),
     maxPages,
     flags: flags >>> 0,
     flags2: flags2 >>> 0,

@@ -10,7 +10,7 @@ import { isRegular } from "../core/mode.ts";
 import type { Caller, Ino, SetAttr, Attr as Stat } from "../core/types.ts";
 import * as k from "./kernel.ts";
 import type { Reply, Request } from "./message.ts";
-import { COUNTER, ELSEWHERE, type Server } from "./server.ts";
+import { COUNTER, ELSEWHERE, FIRST_HIDDEN, type Server } from "./server.ts";
 
 /** st_blksize: a power of two, as the kernel takes its logarithm. Larger steps than a block are faster. */
 const PREFERRED_IO_BYTES = 65_536;
@@ -40,7 +40,7 @@ export function init(server: Server, request: Request, reply: Reply): number {
   // caller who does wait is not behind a long queue.
   reply.u16(k.InitOut.at.max_background, 64);
   reply.u16(k.InitOut.at.congestion_threshold, 48);
-  reply.u32(k.InitOut.at.max_write, agreed.maxTransfer);
+  reply.u32(k.InitOut.at.max_write, agreed.maxWrite);
   reply.u32(k.InitOut.at.time_gran, 1);
   reply.u16(k.InitOut.at.max_pages, agreed.maxPages);
   return k.InitOut.size;
@@ -191,6 +191,8 @@ function time(request: Request, sec: number, nsec: number): { sec: number; nsec:
 export function lookup(server: Server, request: Request, reply: Reply): number {
   const stat = server.volume.tree.lookup(request.nodeid, request.name(0));
   if (stat !== undefined) return entryReply(server, reply, stat);
+  const hidden = server.hiddenAt(request.nodeid, request.name(0));
+  if (hidden !== undefined) return entryReply(hidden.server, reply, hidden.stat);
   // Node 0 with a timeout lets the kernel remember the absence. It is the only one that makes names, so it
   // knows when that ends.
   reply.zero(0, k.EntryOut.size);
@@ -199,8 +201,7 @@ export function lookup(server: Server, request: Request, reply: Reply): number {
 }
 
 export function forget(server: Server, request: Request): number {
-  server.forgotten(request.nodeid);
-  server.volume.inodes.unref(request.nodeid, request.u64(k.ForgetIn.at.nlookup));
+  server.forgotten(request.nodeid, request.u64(k.ForgetIn.at.nlookup));
   return 0;
 }
 
@@ -208,8 +209,7 @@ export function batchForget(server: Server, request: Request): number {
   const count = request.u32(k.BatchForgetIn.at.count);
   for (let i = 0, at = k.BatchForgetIn.size; i < count; i++, at += k.ForgetOne.size) {
     const nodeid = request.ino(at + k.ForgetOne.at.nodeid);
-    server.forgotten(nodeid);
-    server.volume.inodes.unref(nodeid, request.u64(at + k.ForgetOne.at.nlookup));
+    server.forgotten(nodeid, request.u64(at + k.ForgetOne.at.nlookup));
   }
   return 0;
 }
@@ -256,9 +256,16 @@ export function tmpfile(server: Server, request: Request, reply: Reply): number 
   return k.CreateOut.size;
 }
 
+/** Another node that a request is about. The past and the present are two filesystems. @throws FsError ESTALE, EXDEV */
+function other(request: Request, at: number): Ino {
+  const nodeid = request.ino(at);
+  if (nodeid >= FIRST_HIDDEN && request.nodeid < FIRST_HIDDEN) throw new FsError("EXDEV");
+  return nodeid;
+}
+
 export function link(server: Server, request: Request, reply: Reply): number {
   const name = request.name(k.LinkIn.size);
-  const stat = server.volume.tree.link(request.ino(k.LinkIn.at.oldnodeid), request.nodeid, name);
+  const stat = server.volume.tree.link(other(request, k.LinkIn.at.oldnodeid), request.nodeid, name);
   server.touch(request.nodeid, name);
   return entryReply(server, reply, stat);
 }
@@ -278,12 +285,12 @@ export function rmdir(server: Server, request: Request): number {
 }
 
 export function rename(server: Server, request: Request): number {
-  const newParent = request.ino(k.RenameIn.at.newdir);
+  const newParent = other(request, k.RenameIn.at.newdir);
   return move(server, request, k.RenameIn.size, newParent, 0);
 }
 
 export function rename2(server: Server, request: Request): number {
-  const newParent = request.ino(k.Rename2In.at.newdir);
+  const newParent = other(request, k.Rename2In.at.newdir);
   return move(server, request, k.Rename2In.size, newParent, request.u32(k.Rename2In.at.flags));
 }
 
@@ -382,7 +389,8 @@ export function readdirplus(server: Server, request: Request, reply: Reply): num
     const cookie = entry.cookie + DOTS;
     const next = encodeDirent(reply, used + direntAt, limit, entry.ino, cookie, entry.type, entry.name);
     if (next < 0) return false;
-    encodeEntry(server, reply, used, stat);
+    if (stat === undefined) reply.zero(used, k.EntryOut.size);
+    else encodeEntry(server, reply, used, stat);
     used = next;
     return true;
   });
@@ -451,7 +459,7 @@ export function lseek(server: Server, request: Request, reply: Reply): number {
 function copy(server: Server, request: Request): number {
   const { at } = k.CopyFileRangeIn;
   if (request.u64(at.flags) !== 0) throw new FsError("EINVAL", "unknown copy flags");
-  const to = request.ino(at.nodeid_out);
+  const to = other(request, at.nodeid_out);
   const length = request.u64(at.len);
   const fromOffset = request.u64(at.off_in);
   const toOffset = request.u64(at.off_out);

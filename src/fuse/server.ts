@@ -1,22 +1,42 @@
 /** What a handler may reach: the volume, what INIT agreed on, and how this mount shows things. */
 import type { ReadPlan } from "../core/files.ts";
-import type { Ino } from "../core/types.ts";
+import type { Attr, Entry, Ino } from "../core/types.ts";
 import type { Volume } from "../core/volume.ts";
 import type { Agreement, Offer } from "./init.ts";
 import type { Reply, Request } from "./message.ts";
 
-type Face<T> = Pick<T, keyof T>;
+type Tree = Pick<
+  Volume["tree"],
+  | "lookup"
+  | "parentOf"
+  | "mknod"
+  | "mkdir"
+  | "symlink"
+  | "tmpfile"
+  | "link"
+  | "unlink"
+  | "rmdir"
+  | "rename"
+  | "readlink"
+  | "readdir"
+>;
 
-/** What is used of a volume, without its private parts: a test may stand in for it. */
+/** What the handlers use of a volume. */
+export interface HandledVolume extends Pick<Volume, "statfs" | "fsync" | "commit"> {
+  readonly tree: Tree & {
+    /** An entry without attributes is only listed. */
+    readdirplus(ino: Ino, cookie: number, visit: (entry: Entry, attr: Attr | undefined) => boolean): void;
+  };
+  readonly attributes: Pick<Volume["attributes"], "getattr" | "setattr">;
+  readonly files: Pick<Volume["files"], "read" | "plan" | "write" | "fallocate" | "lseek" | "copyFileRange">;
+  readonly xattrs: Pick<Volume["xattrs"], "get" | "list" | "set" | "remove">;
+  readonly inodes: Pick<Volume["inodes"], "ref">;
+}
+
+/** What is used of a mounted volume, without its private parts: a test may stand in for it. */
 export interface ServedVolume
-  extends Pick<
-    Volume,
-    "statfs" | "fsync" | "commit" | "finish" | "failed" | "uncommittedMs" | "idle" | "pathOf"
-  > {
-  readonly tree: Face<Volume["tree"]>;
-  readonly attributes: Face<Volume["attributes"]>;
-  readonly files: Face<Volume["files"]>;
-  readonly xattrs: Face<Volume["xattrs"]>;
+  extends HandledVolume,
+    Pick<Volume, "finish" | "failed" | "uncommittedMs" | "idle" | "pathOf"> {
   readonly inodes: Pick<Volume["inodes"], "ref" | "unref" | "references" | "referenced">;
 }
 
@@ -34,11 +54,23 @@ export interface SecondReader {
   takeBack(): boolean;
 }
 
+/** Node ids from here on are no inodes of the volume: see src/fuse/hidden.ts. */
+export const FIRST_HIDDEN = 2 ** 52;
+
 /** What a handler gives when another thread answers. */
 export const ELSEWHERE = Number.MIN_SAFE_INTEGER;
 
+/** What stands behind a name that no directory has: see src/fuse/hidden.ts. */
+export interface HiddenName {
+  /** Who answers for it. */
+  readonly server: Server;
+  readonly stat: Attr;
+}
+
 export interface Server {
-  readonly volume: ServedVolume;
+  readonly volume: HandledVolume;
+  /** What a name that is not in a directory stands for, if anything. */
+  hiddenAt(parent: Ino, name: Uint8Array): HiddenName | undefined;
   /** Hands a READ to another thread; false: answer it here. */
   delegate(request: Request, plan: ReadPlan): boolean;
   /** Whether `delegate` may succeed. */
@@ -59,8 +91,8 @@ export interface Server {
   listingChanged(directory: Ino): boolean;
   /** Makes the kernel ask for the attributes of an inode before it uses them again. */
   attributesChanged(ino: Ino): void;
-  /** The kernel has forgotten an inode, its listing included. */
-  forgotten(ino: Ino): void;
+  /** The kernel gives `count` references back: it has forgotten the inode, its listing included, or is about to. */
+  forgotten(ino: Ino, count: number): void;
   /** A name was made or removed. Remembers a name whose cached entry is wrong if the open group is lost. */
   touch(parent: Ino, name: Uint8Array): void;
   /** Everything so far is durable. */

@@ -14,6 +14,7 @@ import type { ReadPlan } from "../core/files.ts";
 import type { Ino } from "../core/types.ts";
 import { COST_SLOTS, Costs } from "./costs.ts";
 import type { Device } from "./device.ts";
+import { Hidden, type PastSource } from "./hidden.ts";
 import { type Agreement, negotiate, type Offer, type Wishes } from "./init.ts";
 import { InHeader, OutHeader, ReadIn, WriteIn } from "./kernel.ts";
 import { Reply, Request } from "./message.ts";
@@ -23,6 +24,8 @@ import {
   COUNTER,
   COUNTERS,
   ELSEWHERE,
+  FIRST_HIDDEN,
+  type HiddenName,
   type SecondReader,
   type ServedVolume,
   type Server,
@@ -30,8 +33,10 @@ import {
 } from "./server.ts";
 import { traceReply, traceRequest } from "./trace.ts";
 
-/** Largest READ and WRITE in bytes. */
+/** Largest READ, and largest request, in bytes. */
 export const MAX_TRANSFER = 1024 * 1024;
+/** Largest WRITE in bytes: nobody else is served meanwhile, as it is spilled at once (src/core/spill.ts). */
+const MAX_WRITE = 256 * 1024;
 /** Looks at an empty device before sleeping: together about 35 us. */
 const SPINS = 100;
 /** Requests after which the volume gets its turn even though the next one waits. */
@@ -59,6 +64,10 @@ export interface SessionOptions {
   /** `COUNTERS` slots; shared with whoever shows them. */
   readonly counters?: Float64Array;
   readonly secondReader?: SecondReader | undefined;
+  /** Where the past is to be had: shows it in directories that no listing shows. */
+  readonly past?: PastSource | undefined;
+  /** A snapshot is about to be made: have the kernel write back what is stored in mapped files, then call `writtenBack`. */
+  readonly onWriteBack?: (() => void) | undefined;
   /** `COST_SLOTS` slots; shared with whoever shows them. */
   readonly costs?: Float64Array;
   /** Damage and bugs, a line each. */
@@ -85,6 +94,7 @@ const NOTHING_AGREED: Agreement = {
   minor: 0,
   maxReadahead: 0,
   maxTransfer: MAX_TRANSFER,
+  maxWrite: MAX_WRITE,
   maxPages: 0,
   flags: 0,
   flags2: 0,
@@ -115,6 +125,10 @@ export class Session implements Server {
   readonly #secondReader: SecondReader | undefined;
   /** A copy of the READ that another thread has. */
   readonly #delegated = new Uint8Array(InHeader.size + ReadIn.size);
+  readonly #hidden: Hidden | undefined;
+  /** Requests that wait until the kernel has written back. */
+  #postponed: Uint8Array[] = [];
+  #isWrittenBack = false;
   #touched: TouchedName[] = [];
   /** Inodes whose damage was logged. */
   readonly #damaged = new Set<Ino>();
@@ -140,11 +154,13 @@ export class Session implements Server {
     this.#onLog = options.onLog ?? (() => {});
     this.#onTrace = options.onTrace;
     this.#secondReader = options.secondReader;
+    this.#hidden = options.past && new Hidden(this, options.past);
     this.#costs = new Costs(options.costs ?? new Float64Array(COST_SLOTS));
     this.#wishes = {
       writeback: options.writeback ?? false,
       acl: options.defaultPermissions ?? true,
       maxTransfer: MAX_TRANSFER,
+      maxWrite: MAX_WRITE,
       pageSize,
     };
     // The kernel refuses to fill a buffer that could not take its largest WRITE.
@@ -241,7 +257,8 @@ export class Session implements Server {
       result = -E.EINVAL;
     } else {
       try {
-        result = row.handler(this, request, reply);
+        const server = request.nodeid < FIRST_HIDDEN ? this : this.#serverOf(request);
+        result = server === undefined ? ELSEWHERE : row.handler(server, request, reply);
       } catch (error) {
         result = -this.#errnoOf(error, row.name);
       }
@@ -257,6 +274,43 @@ export class Session implements Server {
     this.volume.finish();
     if (written < 0) this.#undelivered(written);
     if (row?.name === "INIT" && result > 0) this.#options.onReady?.(this.agreed);
+  }
+
+  /** Who answers for a node that is hidden; undefined: the request was put off. @throws FsError ESTALE */
+  #serverOf(request: Request): Server | undefined {
+    if (this.#hidden === undefined) throw new FsError("ESTALE");
+    if (request.opcode === PROTOCOL.MKDIR.code && this.#postpones(request)) return undefined;
+    return this.#hidden.serverOf(request.nodeid);
+  }
+
+  /** Whether a snapshot waits for what only another thread can ask of the kernel, as that needs this one's answers. */
+  #postpones(request: Request): boolean {
+    const { onWriteBack } = this.#options;
+    if (onWriteBack === undefined || this.#isWrittenBack) return false;
+    this.#postponed.push(request.bytes.slice(0, request.len));
+    onWriteBack();
+    return true;
+  }
+
+  /** Answers what waited for that. Called from `onWake`. */
+  writtenBack(): void {
+    const waiting = this.#postponed;
+    this.#postponed = [];
+    this.#isWrittenBack = true;
+    for (const message of waiting) {
+      this.#request.bytes.set(message);
+      this.handle(message.length);
+    }
+    this.#isWrittenBack = false;
+  }
+
+  hiddenAt(parent: Ino, name: Uint8Array): HiddenName | undefined {
+    return this.#hidden?.find(parent, name);
+  }
+
+  /** Lets go of the views of the past. */
+  close(): void {
+    this.#hidden?.close();
   }
 
   get delegates(): boolean {
@@ -279,7 +333,7 @@ export class Session implements Server {
 
   /** The kernel did not take the reply (its connection is gone): then it counts no references for it either. */
   #undelivered(error: number): void {
-    for (const ino of this.granted) this.volume.inodes.unref(ino, 1);
+    for (const ino of this.granted) this.forgotten(ino, 1);
     if (error !== -E.ENOENT && error !== -E.ENODEV) this.#onLog(`a reply was not taken: errno ${-error}`);
   }
 
@@ -348,8 +402,13 @@ export class Session implements Server {
     return this.#changedListings.delete(directory);
   }
 
-  forgotten(ino: Ino): void {
+  forgotten(ino: Ino, count: number): void {
+    if (ino >= FIRST_HIDDEN) {
+      this.#hidden?.forget(ino, count);
+      return;
+    }
     this.#changedListings.delete(ino);
+    this.volume.inodes.unref(ino, count);
   }
 
   touch(parent: Ino, name: Uint8Array): void {

@@ -10,6 +10,7 @@ import { Mailbox, STATE } from "./mailbox.ts";
 export interface AideOrder {
   readonly path: string;
   readonly key: KeyMessage;
+  readonly cacheBytes: number;
   /** Of a Mailbox. */
   readonly memory: SharedArrayBuffer;
   /** /dev/fuse. */
@@ -28,8 +29,8 @@ export class AideThread implements WalCopier, SecondReader {
     this.#box.takeCopied();
   }
 
-  /** Before this it is busy. `path`: of the volume, which is open. */
-  start(path: string, key: Key, fd: number, wakeFd: number): void {
+  /** Before this it is busy. `path`: of the volume, which is open. `cacheBytes`: of the aide's own page cache. */
+  start(path: string, key: Key, cacheBytes: number, fd: number, wakeFd: number): void {
     const { bytes, salt, cipher } = key.toMessage();
     // Shared, not copied: whoever zeroes it zeroes the only one.
     const shared = new Uint8Array(new SharedArrayBuffer(bytes.length));
@@ -38,6 +39,7 @@ export class AideThread implements WalCopier, SecondReader {
     const order: AideOrder = {
       path,
       key: { bytes: shared, salt, cipher },
+      cacheBytes,
       memory: this.#box.memory,
       fd,
       wakeFd,

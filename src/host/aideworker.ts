@@ -68,7 +68,7 @@ function run(aide: Aide): void {
 /** Opens the volume, unless it is closed by now. */
 function live(): void {
   if (!box.move(STATE.starting, STATE.opening)) return;
-  const aide = new Aide(order.path, key);
+  const aide = new Aide(order.path, key, order.cacheBytes);
   try {
     run(aide);
   } finally {

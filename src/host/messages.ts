@@ -3,7 +3,7 @@ import type { LogLevel } from "../base/log.ts";
 import type { OpenReason } from "../core/errors.ts";
 import type { HistoryOrder, HistoryOutcome, Snapshot } from "../core/history.ts";
 import type { RemoteOrder, RemoteOutcome } from "../core/remotes.ts";
-import type { At } from "../core/types.ts";
+import type { At, Ino } from "../core/types.ts";
 import type { KeyMessage } from "../db/key.ts";
 import type { Lost } from "../fuse/session.ts";
 
@@ -15,6 +15,7 @@ export interface WorkerOrder {
   readonly noatime: boolean;
   readonly sync: boolean;
   readonly commitIntervalMs: number;
+  /** Undefined: as a volume has by default. */
   readonly cacheBytes: number | undefined;
   readonly headFile: string | undefined;
   readonly at: At | undefined;
@@ -35,6 +36,7 @@ export interface WorkerOrder {
 export type ToWorker =
   | { readonly type: "serve"; readonly fd: number }
   | { readonly type: "sync"; readonly id: number }
+  | { readonly type: "writtenBack" }
   | { readonly type: "history"; readonly id: number; readonly order: HistoryOrder }
   | { readonly type: "remote"; readonly id: number; readonly order: RemoteOrder }
   /** Stop serving, although the kernel has not let go. */
@@ -46,6 +48,10 @@ export type FromWorker =
   | { readonly type: "ready" }
   | { readonly type: "log"; readonly level: LogLevel; readonly line: string }
   | { readonly type: "failed"; readonly lost: Lost }
+  /** Have the kernel write back what it holds, and say so. */
+  | { readonly type: "writeBack" }
+  /** The kernel holds what is not so of this node. */
+  | { readonly type: "tampered"; readonly node: Ino }
   | { readonly type: "synced"; readonly id: number; readonly error?: string }
   | { readonly type: "history"; readonly id: number; readonly outcome: HistoryOutcome }
   | { readonly type: "remote"; readonly id: number; readonly outcome: RemoteOutcome }

@@ -9,9 +9,10 @@ import type { LogLevel } from "../base/log.ts";
 import { OpenError } from "../core/errors.ts";
 import { obeyHistory } from "../core/history.ts";
 import { obeyRemotes } from "../core/remotes.ts";
-import { Volume } from "../core/volume.ts";
+import { DEFAULT_CACHE_BYTES, Volume } from "../core/volume.ts";
 import { Key } from "../db/key.ts";
 import { Connection } from "../fuse/device.ts";
+import type { PastSource } from "../fuse/hidden.ts";
 import { Session } from "../fuse/session.ts";
 import { pageSize } from "../native/libc.ts";
 import { AideThread } from "./aide.ts";
@@ -20,6 +21,12 @@ import type { FromWorker, Refusal, ToWorker, WorkerOrder } from "./messages.ts";
 assert(parentPort !== null, "worker.ts runs as a worker");
 const port: MessagePort = parentPort;
 const order = workerData as WorkerOrder;
+const cacheBytes = order.cacheBytes ?? DEFAULT_CACHE_BYTES;
+/** The aide's page cache, beside the volume's: what it reads in long runs is read once. */
+const AIDE_SHARE = 1 / 8;
+
+/** Of each snapshot that is looked at inside the mount. */
+const VIEW_CACHE_BYTES = 8 * 2 ** 20;
 
 function tell(message: FromWorker): void {
   port.postMessage(message);
@@ -42,7 +49,7 @@ function refusalOf(error: unknown): Refusal {
 }
 
 function openVolume(key: Key): Volume | undefined {
-  const { path, readOnly, noatime, sync, commitIntervalMs, cacheBytes, headFile, at, historyMs } = order;
+  const { path, readOnly, noatime, sync, commitIntervalMs, headFile, at, historyMs } = order;
   try {
     return Volume.open(path, key, {
       readOnly,
@@ -52,7 +59,7 @@ function openVolume(key: Key): Volume | undefined {
       sync,
       commitIntervalMs,
       onLog: (line) => log("warn", line),
-      ...(cacheBytes === undefined ? {} : { cacheBytes }),
+      cacheBytes,
       ...(headFile === undefined ? {} : { headFile }),
       ...(at === undefined ? {} : { at }),
       ...(historyMs === undefined ? {} : { historyMs }),
@@ -65,7 +72,8 @@ function openVolume(key: Key): Volume | undefined {
 
 function serve(volume: Volume, fd: number): boolean {
   // Without a trace: it would miss what the aide answers.
-  if (!volume.readOnly && !order.trace) aide.start(volume.path, key, fd, order.wakeFd);
+  if (!volume.readOnly && !order.trace)
+    aide.start(volume.path, key, cacheBytes * AIDE_SHARE, fd, order.wakeFd);
   const session: Session = new Session(new Connection(fd, order.wakeFd), volume, {
     writeback: order.writeback,
     defaultPermissions: order.defaultPermissions,
@@ -74,6 +82,8 @@ function serve(volume: Volume, fd: number): boolean {
     timeoutSec: order.timeoutSec,
     pageSize: pageSize(),
     secondReader: aide,
+    past: volume.at === undefined ? pastOf(volume) : undefined,
+    onWriteBack: () => tell({ type: "writeBack" }),
     counters: new Float64Array(order.counters),
     costs: new Float64Array(order.costs),
     onLog: (line) => log("error", line),
@@ -91,6 +101,7 @@ function serve(volume: Volume, fd: number): boolean {
       tell({ type: "history", id: message.id, outcome: obeyHistory(volume.history, message.order) });
     if (message.type === "remote")
       tell({ type: "remote", id: message.id, outcome: obeyRemotes(volume.remotes, message.order) });
+    if (message.type === "writtenBack") session.writtenBack();
     if (message.type === "sync") tell({ type: "synced", id: message.id, ...commit(volume) });
   };
   try {
@@ -100,7 +111,26 @@ function serve(volume: Volume, fd: number): boolean {
   } catch (error) {
     log("error", textOf(error));
     return false;
+  } finally {
+    session.close();
   }
+}
+
+/** Views of the past, on connections of their own. */
+function pastOf({ path, history }: Volume): PastSource {
+  return {
+    history,
+    tampered: (node) => tell({ type: "tampered", node }),
+    open(epoch) {
+      try {
+        const onLog = (line: string): void => log("warn", line);
+        return Volume.open(path, key, { at: { epoch }, cacheBytes: VIEW_CACHE_BYTES, onLog });
+      } catch (error) {
+        if (error instanceof OpenError && error.reason === "no-snapshot") return undefined;
+        throw error;
+      }
+    },
+  };
 }
 
 function commit(volume: Volume): { error?: string } {

@@ -107,6 +107,7 @@ function load() {
     system_errno: lib.func("int sqlite3_system_errno(void *)") as (db: Pointer) => number,
     get_autocommit: lib.func("int sqlite3_get_autocommit(void *)") as (db: Pointer) => number,
     total_changes: lib.func("int64_t sqlite3_total_changes64(void *)") as (db: Pointer) => number,
+    db_cacheflush: lib.func("int sqlite3_db_cacheflush(void *)") as (db: Pointer) => number,
     changes: lib.func("int64_t sqlite3_changes64(void *)") as (db: Pointer) => number,
     busy_timeout: lib.func("int sqlite3_busy_timeout(void *, int)") as (db: Pointer, ms: number) => number,
     wal_hook: lib.func("void *sqlite3_wal_hook(void *, sqlfuse_wal_hook *, void *)") as (

@@ -11,7 +11,7 @@ const BLOCK = 16_256;
 
 function withAide(run: (fixture: Fixture, volume: Volume, aide: Aide) => void): void {
   inVolume((fixture, volume) => {
-    const aide = new Aide(fixture.path, fixture.key);
+    const aide = new Aide(fixture.path, fixture.key, 2 ** 20);
     try {
       run(fixture, volume, aide);
     } finally {
@@ -88,7 +88,7 @@ describe("a read elsewhere", () => {
       const garbage = (how: string) =>
         fixture.sql((db) => db.exec(`UPDATE block SET codec = codec ${how} 256 WHERE id = 1`));
       garbage("-");
-      const aide = new Aide(fixture.path, fixture.key);
+      const aide = new Aide(fixture.path, fixture.key, 2 ** 20);
       try {
         const opened = fixture.open();
         expect(files.map((file) => readByAide(opened, aide, file, 0, BLOCK)?.length)).toEqual([
@@ -141,7 +141,7 @@ describe("a read elsewhere", () => {
       const at = bytes.length - 3 * 16_384 + 100;
       bytes.writeUInt8(bytes.readUInt8(at) ^ 1, at);
       writeFileSync(fixture.path, bytes);
-      const aide = new Aide(fixture.path, fixture.key);
+      const aide = new Aide(fixture.path, fixture.key, 2 ** 20);
       const damaged = fixture.open();
       try {
         const answered = files.map((file) => readByAide(damaged, aide, file, 0, BLOCK) !== undefined);
@@ -184,10 +184,10 @@ describe("the -wal", () => {
     };
     inVolume(
       (_, volume) => {
-        const file = put(volume, ROOT, "a", noise(7 * 2 ** 20));
+        const file = put(volume, ROOT, "a", noise(22 * 2 ** 20));
         volume.commit();
         expect(asked).toEqual([]);
-        volume.files.write(file, 0, noise(2 * 2 ** 20).reverse(), false);
+        volume.files.write(file, 0, noise(4 * 2 ** 20).reverse(), false);
         volume.commit();
         expect(asked).toEqual(["copy"]);
         // All of it is copied: the rest, which is nothing, is copied here, and the -wal starts over.

@@ -2,7 +2,7 @@
  * A volume in a temporary directory with a clock that the test owns. `inVolume` runs a test in one, closes
  * it and demands that every invariant holds, that only the one file is left and that nothing was logged.
  *
- * Deriving a key takes 0.2 s, so one volume is made and unlocked once in a test run; each test gets a copy.
+ * One volume is made and unlocked once in a test run; each test gets a copy.
  */
 import { execFileSync } from "node:child_process";
 import {
@@ -24,13 +24,14 @@ import { type Attr, type Caller, type Ino, ROOT_INO } from "../../src/core/types
 import { unlock } from "../../src/core/unlock.ts";
 import { Volume, type VolumeOptions } from "../../src/core/volume.ts";
 import { Database } from "../../src/db/database.ts";
-import { type CipherSettings, Key } from "../../src/db/key.ts";
+import { type CipherSettings, Key, rawKeyPassword } from "../../src/db/key.ts";
 import { FRAME_HEADER_BYTES, scanWal, WAL_HEADER_BYTES } from "../../src/db/wal.ts";
 import { queryNumber } from "../db/query.ts";
 
 export { noise } from "./noise.ts";
 
-export const PASSWORD = Buffer.from("correct horse");
+/** The key itself, which is not derived. */
+export const PASSWORD = rawKeyPassword(Buffer.alloc(32, "correct horse"));
 export const UID = 1000;
 export const GID = 1001;
 export const CALLER: Caller = { uid: UID, gid: GID, umask: 0o022 };

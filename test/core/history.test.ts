@@ -6,6 +6,7 @@ import type { At } from "../../src/core/types.ts";
 import { Volume } from "../../src/core/volume.ts";
 import { type Dump, dump } from "./dump.ts";
 import {
+  afterCrash,
   b,
   contentOf,
   errnoOf,
@@ -338,6 +339,33 @@ describe("a snapshot that is deleted gives back", () => {
         crashed.remove();
       }
     }));
+});
+
+describe("a volume that is pruned", () => {
+  it("is clean at each step of it: a crash may come at any", () =>
+    inVolume((fixture, volume) => {
+      const directory = mkdir(volume, ROOT, "d");
+      for (const name of ["one", "two", "three"]) {
+        for (let i = 0; i < 20; i++) {
+          if (name === "one") put(volume, directory, `file ${i}`, noise(2 * BLOCK));
+          const { ino } = volume.tree.lookup(directory, b(`file ${i}`)) ?? { ino: ROOT };
+          volume.files.write(ino, 0, b(name), false);
+          volume.xattrs.set(ino, b("user.a"), b(name), 0, false);
+        }
+        volume.history.create(name);
+      }
+      for (let i = 0; i < 20; i += 2) volume.tree.unlink(directory, b(`file ${i}`));
+      settle(volume, fixture.clock);
+      const kept = dumpAt(fixture, "two");
+      volume.history.delete("one");
+      volume.history.delete("three");
+      for (let more = true; more; ) {
+        more = volume.prune(0);
+        volume.commit();
+        afterCrash(fixture, () => {});
+      }
+      expect(dumpAt(fixture, "two")).toEqual(kept);
+    }, SMALL));
 });
 
 describe("snapshots of random operations", () => {

@@ -6,7 +6,13 @@ import type { InitFlag } from "../../src/fuse/kernel.ts";
 import { Session } from "../../src/fuse/session.ts";
 import { answer, bytes, dump, frame, INIT, noting, ScriptedDevice } from "./frames.ts";
 
-const WISHES: Wishes = { writeback: false, acl: true, maxTransfer: 2 ** 20, pageSize: 4096 };
+const WISHES: Wishes = {
+  writeback: false,
+  acl: true,
+  maxTransfer: 2 ** 20,
+  maxWrite: 2 ** 18,
+  pageSize: 4096,
+};
 const KERNEL_6_18: Offer = { major: 7, minor: 45, maxReadahead: 131072, flags: 0x73fffffb, flags2: 0x7ff };
 /** Linux 5.10: no KILLPRIV_V2, no SETXATTR_EXT, no INIT_EXT. */
 const KERNEL_5_10: Offer = { major: 7, minor: 32, maxReadahead: 131072, flags: 0x0ffffffb, flags2: 0 };
@@ -29,7 +35,7 @@ describe("INIT", () => {
         71e0f670            | flags
         4000                | max_background
         3000                | congestion_threshold
-        00001000            | max_write 1 MiB
+        00000400            | max_write 256 KiB
         01000000            | time_gran
         0001                | max_pages
         0000                | map_alignment

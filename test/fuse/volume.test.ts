@@ -11,7 +11,7 @@ import type { Device } from "../../src/fuse/device.ts";
 import { Session } from "../../src/fuse/session.ts";
 import { bytes, frame, INIT } from "./frames.ts";
 
-const PASSWORD = "correct horse";
+const PASSWORD = `x'${"c3".repeat(32)}'`;
 let directory: string;
 let volume: Volume;
 let session: Session;

@@ -14,6 +14,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { describe, expect, test } from "vitest";
 import { check } from "../../src/core/check.ts";
 import { unlock } from "../../src/core/unlock.ts";
+import { isLong } from "../helpers/torture.ts";
 import {
   CLI,
   IS_ROOT,
@@ -67,7 +68,7 @@ describe.skipIf(impossible !== undefined)("beside a mount", () => {
       expect(succeed(volume.cli(["dump", volume.file]))).toBe(text);
     }));
 
-  test("dumps under writes are each one moment's state", () =>
+  test("dumps under writes are each one moment's state", { timeout: 240_000 }, () =>
     withVolume({}, async (volume) => {
       volume.mount("--commit", "0.05");
       const writer = spawn(
@@ -80,7 +81,7 @@ describe.skipIf(impossible !== undefined)("beside a mount", () => {
       );
       try {
         await sleep(300);
-        for (let i = 0; i < 4; i++) {
+        for (let i = 0; i < (isLong() ? 20 : 2); i++) {
           const file = join(volume.home, `dump-${i}`);
           const tar = join(volume.home, `tar-${i}`);
           succeed(volume.cli(["dump", volume.file, "-o", file]));
@@ -102,7 +103,8 @@ describe.skipIf(impossible !== undefined)("beside a mount", () => {
         await new Promise((resolve) => writer.on("close", resolve));
       }
       volume.unmount();
-    }));
+    }),
+  );
 
   test("files are read and written through the mount, without a password", () =>
     withVolume({}, (volume) => {

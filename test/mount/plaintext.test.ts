@@ -25,6 +25,7 @@ import { unlock } from "../../src/core/unlock.ts";
 import { Database } from "../../src/db/database.ts";
 import { filesBelow, Hunt, ofProcess } from "../helpers/hunt.ts";
 import { sys } from "../helpers/libc.ts";
+import { canTrace } from "../helpers/strace.ts";
 import { onTerminal } from "../helpers/terminal.ts";
 import {
   CLI,
@@ -381,9 +382,7 @@ function written(trace: string): string[] {
 }
 
 // A mount of an unprivileged user needs a setuid program, which cannot be traced.
-const untraceable =
-  impossible ??
-  (spawnSync("strace", ["-qq", "true"]).status === 0 && IS_ROOT ? undefined : "needs root and strace");
+const untraceable = impossible ?? (canTrace && IS_ROOT ? undefined : "needs root and strace");
 if (untraceable !== undefined) console.warn(`where files are made is not traced: ${untraceable}`);
 
 test.skipIf(untraceable !== undefined)(

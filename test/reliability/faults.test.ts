@@ -254,7 +254,7 @@ function failedOf(fixture: Fixture): boolean {
 
 /** What a single failure may say. */
 const EXPECTED =
-  /a commit failed|checkpoint failed|left alone; fsck can drop it|cannot purge|cannot tell which unlinked/;
+  /a commit failed|checkpoint failed|left alone; fsck can drop it|cannot purge|cannot prune|cannot tell which unlinked/;
 
 /** The volume as it is while the disk may still fail. */
 function lookAt(fixture: Fixture, fault: Fault, isOneOf: (state: string) => boolean, context: string): void {

@@ -1,7 +1,7 @@
 /**
  * A process that does 200 operations on a volume is killed at its first, second, third, ... system call that changes a
- * file: pwrite, fsync, fdatasync, ftruncate, unlink, rename. strace does the killing. SQLFUSE_LONG=1 takes every call instead
- * of some, SQLFUSE_CALLS=from-to those of each name from one number to another.
+ * file or a directory. SQLFUSE_LONG=1 takes every call instead of some, SQLFUSE_CALLS=from-to those of each name from one
+ * number to another.
  */
 import { execFileSync, spawnSync } from "node:child_process";
 import { randomBytes } from "node:crypto";
@@ -24,6 +24,7 @@ import { unlock } from "../../src/core/unlock.ts";
 import { Volume } from "../../src/core/volume.ts";
 import { type Key, rawKeyPassword } from "../../src/db/key.ts";
 import { seedOf } from "../helpers/model.ts";
+import { type Call, canTrace, countCalls, faulted, recorded, WRITES } from "../helpers/strace.ts";
 import { REPOSITORY } from "../helpers/volume.ts";
 import { scriptOf } from "./operations.ts";
 import { isLasting, type Operation, survivor, Tree } from "./survivor.ts";
@@ -33,22 +34,9 @@ const LONG = process.env.SQLFUSE_LONG === "1";
 const OPERATIONS = 200;
 /** Kills per name in a short run. */
 const SHORT_KILLS = 3;
-/** Which of them exist depends on the processor. */
-const CALLS = [
-  "pwrite64",
-  "pwritev",
-  "fsync",
-  "fdatasync",
-  "ftruncate",
-  "unlink",
-  "unlinkat",
-  "rename",
-  "renameat2",
-];
 const [FIRST = 1, LAST = Number.POSITIVE_INFINITY] = process.env.SQLFUSE_CALLS?.split("-").map(Number) ?? [];
 
 const RAW = randomBytes(32);
-const canTrace = spawnSync("strace", ["-qq", "true"]).status === 0;
 
 let directory: string;
 let work: string;
@@ -112,38 +100,27 @@ afterAll(() => {
   rmSync(directory, { recursive: true });
 });
 
-/** Runs the program from the beginning, under strace. */
-function run(...options: readonly string[]): number | null {
+/** Runs a command on the volume as it was in the beginning. */
+function run([command = "", ...args]: readonly string[]): number | null {
   rmSync(work, { recursive: true, force: true });
   rmSync(journal, { force: true });
   cpSync(join(directory, "seed"), work, { recursive: true });
-  const command = [...options, "-e", "signal=none", ...program];
-  return spawnSync("strace", ["-f", "-qq", ...command], {
+  return spawnSync(command, args, {
     cwd: compiled,
     stdio: ["ignore", "ignore", "inherit"],
     timeout: 50_000,
   }).status;
 }
 
-/** How often the main thread, which has the volume, makes each of the calls. */
-function countCalls(): [name: string, count: number][] {
-  const log = join(directory, "trace");
-  expect(run("-e", `trace=${CALLS.map((name) => `?${name}`).join()}`, "-o", log)).toBe(0);
-  const lines = readFileSync(log, "utf8").split("\n");
-  const main = lines.find((line) => line.includes("pwrite64("))?.split(" ")[0] ?? "";
-  // The last two, of stdout and stderr, are Node's own when it ends.
-  const isCall = (line: string, name: string) =>
-    new RegExp(`^${main} +${name}\\(`).test(line) && !/fsync\([12]\)/.test(line);
-  return CALLS.map((name): [string, number] => [name, lines.filter((line) => isCall(line, name)).length]);
-}
-
 /** Every call, or some of each name, each with how many there are. */
-function kills(): [name: string, when: number, count: number][] {
-  return countCalls().flatMap(([name, count]) => {
+function kills(): [call: Call, count: number][] {
+  const log = join(directory, "trace");
+  expect(run(recorded(program, WRITES, log))).toBe(0);
+  return countCalls(log, WRITES).flatMap(([name, count]) => {
     const step = LONG ? 1 : Math.max(1, Math.floor((count - 1) / (SHORT_KILLS - 1)));
     return Array.from({ length: count }, (_, index) => index + 1)
       .filter((when) => (when - 1) % step === 0 && when >= FIRST && when <= LAST)
-      .map((when): [string, number, number] => [name, when, count]);
+      .map((when): [Call, number] => [[name, when], count]);
   });
 }
 
@@ -166,15 +143,9 @@ test.skipIf(!canTrace)(
   () => {
     const lost: number[] = [];
     const names = new Map<string, number>();
-    for (const [name, when, count] of kills()) {
-      const status = run(
-        "-e",
-        `trace=${name}`,
-        "-e",
-        `inject=${name}:signal=SIGKILL:when=${when}`,
-        "-o",
-        "/dev/null",
-      );
+    for (const [call, count] of kills()) {
+      const [name, when] = call;
+      const status = run(faulted(program, call, "signal=SIGKILL"));
       const isKilled = status !== 0;
       // Not every run makes as many calls, since times take more bytes or fewer: the last ones may be missing.
       if (!isKilled) expect(count - when, `${name} ${when} of ${count}`).toBeLessThan(count / 10);

@@ -31,7 +31,7 @@ import { Volume } from "../../src/core/volume.ts";
 import { attach } from "../../src/host/attachment.ts";
 import { HostError } from "../../src/host/errors.ts";
 import { makeRunDirectory } from "../../src/host/rundir.ts";
-import { b, Fixture, noise, put, ROOT } from "../core/fixture.ts";
+import { b, Fixture, noise, put, ROOT, PASSWORD as VOLUME_PASSWORD } from "../core/fixture.ts";
 import { sys } from "../helpers/libc.ts";
 import { python } from "../helpers/programs.ts";
 import {
@@ -334,23 +334,19 @@ describe("a symbolic link that takes the place of a mount point", () => {
 
 describe("a wrong password", () => {
   test("gets the same message and code whatever it has in common with the right one", () => {
-    const fixture = new Fixture();
-    try {
-      fixture.close();
-      const messages = ["c", "correct hors", "correct horse "].map((wrong) => {
-        try {
-          unlock(fixture.path, b(wrong));
-          return "opened";
-        } catch (error) {
-          return (error as Error).message;
-        }
-      });
-      expect(new Set(messages)).toEqual(
-        new Set([expect.stringMatching(/^.*: wrong password \(or not a sqlfuse volume/)]),
-      );
-    } finally {
-      fixture.remove();
-    }
+    const path = join(directory, "v");
+    Volume.create(path, b("correct horse"));
+    const messages = ["c", "correct hors", "correct horse "].map((wrong) => {
+      try {
+        unlock(path, b(wrong));
+        return "opened";
+      } catch (error) {
+        return (error as Error).message;
+      }
+    });
+    expect(new Set(messages)).toEqual(
+      new Set([expect.stringMatching(/^.*: wrong password \(or not a sqlfuse volume/)]),
+    );
   });
 });
 
@@ -485,7 +481,7 @@ describe("whoever has the file and not its password", () => {
         return (bytes: Buffer, page: number): boolean => {
           if (foreign === undefined) {
             const path = join(directory, "foreign");
-            Volume.create(path, b("correct horse"));
+            Volume.create(path, VOLUME_PASSWORD);
             foreign = readFileSync(path);
           }
           if (page * PAGE > foreign.length) pageOf(foreign, 2).copy(pageOf(bytes, page));

@@ -51,6 +51,8 @@ export function digestOf(volume: Volume): string {
 const S_IFMT = 0o170000;
 const NAMES = [..."abcdef"];
 const MOST_BYTES = 150_000;
+/** As much goes to the -wal before its commit: see src/core/spill.ts. */
+const LONG_BYTES = 300_000;
 
 type Step = (volume: Volume) => unknown;
 
@@ -132,7 +134,7 @@ export class Workload {
       ...(manner.head ? { headFile: this.headPath } : {}),
       ...(manner.copier ? { copier: this.#copier() } : {}),
     });
-    if (manner.copier) this.#aide = new Aide(this.fixture.path, this.fixture.key);
+    if (manner.copier) this.#aide = new Aide(this.fixture.path, this.fixture.key, 2 ** 20);
   }
 
   #close(): void {
@@ -216,7 +218,8 @@ export class Workload {
     if (roll < 40) return (v) => v.tree.mknod(this.#directory(v), to, S_IFREG | 0o644, 0, CALLER);
     if (roll < 45) return (v) => v.tree.mkdir(this.#directory(v), to, 0o755, CALLER);
     if (roll < 60) return (v) => v.files.write(this.#file(v), offset, data, false);
-    if (roll < 67) return (v) => this.#append(v, data);
+    if (roll < 65) return (v) => this.#append(v, data);
+    if (roll < 67) return (v) => this.#append(v, noise(LONG_BYTES, random.below(1000)));
     if (roll < 75) return (v) => v.tree.unlink(this.#directory(v), to);
     if (roll < 77) return (v) => v.tree.rmdir(ROOT_INO, to);
     if (roll < 84) return (v) => v.tree.rename(this.#directory(v), from, this.#directory(v), to, 0);
@@ -226,7 +229,9 @@ export class Workload {
       return (v) => v.xattrs.set(this.#any(v).ino, b("user.x"), data.subarray(0, 9000), 0, false);
     if (roll < 95) return (v) => v.tree.symlink(this.#directory(v), to, from, CALLER);
     if (roll < 97) return (v) => v.files.fallocate(this.#file(v), 3, offset, 1 + random.below(50_000), false);
-    return (v) => v.files.copyFileRange(this.#file(v), 0, this.#file(v), 0, 65_536, false);
+    // What a copy shares and what it copies are changes of their own, between which the power may go.
+    const length = this.manner.volume.sync === true ? this.manner.blockSize : 65_536;
+    return (v) => v.files.copyFileRange(this.#file(v), 0, this.#file(v), 0, length, false);
   }
 
   #append(volume: Volume, data: Buffer): void {

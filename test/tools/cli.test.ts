@@ -56,6 +56,7 @@ describe("usage", () => {
     [["mount", "package.json", "-o", "foo"], /-o foo: unknown mount option/],
     [["package.json", "/mnt", "-o", "remount,ro"], /cannot be remounted/],
     [["mount", "package.json", "--commit", "never"], /from 0.01 to 3600/],
+    [["mount", "package.json", "--cache-size", "all"], /cache size "all": .*from 1M to 64G/],
     [
       ["create", "x", "--block-size", "1000"],
       /--block-size 1000: not a multiple of 128 from 4096 to 1048576/,

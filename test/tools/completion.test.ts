@@ -66,8 +66,8 @@ describe("completion", () => {
     expect(stderr).toMatch(/Allowed choices are bash, zsh, fish/);
   });
 
-  test("bash offers each command and each option of each, and hides what is for sqlfuse alone", () => {
-    const program = buildProgram();
+  test("bash offers each command and each option of each, and hides what is for sqlfuse alone", async () => {
+    const program = await buildProgram();
     const offered = bash("");
     for (const command of program.commands) {
       expect(offered).toContain(command.name());
@@ -117,6 +117,8 @@ describe("completion", () => {
     [["snapshot", "un"], ["unprotect"]],
     [["snapshot", "list", "x", "c"], []],
     [["snapshot", "prune", "v", "--when-full", "k"], ["keep"]],
+    [["diff", "one", "now", ""], ["-o default"]],
+    [["restore", ""], ["-o default"]],
     [
       ["completion", ""],
       ["bash", "zsh", "fish"],

@@ -1,5 +1,6 @@
 /** `ls`, `cat`, `get`, `put`, `rm` and `mkdir` on a volume that is not mounted. */
 import { spawn, spawnSync } from "node:child_process";
+import { once } from "node:events";
 import {
   chmodSync,
   chownSync,
@@ -286,7 +287,8 @@ describe("rm and mkdir", () => {
 
 describe("who else has the file", () => {
   test("a process that holds it: it can be read, and not changed", async () => {
-    const holder = spawn("flock", ["-x", at("v"), "sleep", "60"], { stdio: "ignore", detached: true });
+    const holder = spawn("flock", ["-xF", at("v"), "sleep", "60"], { stdio: "ignore" });
+    const ended = once(holder, "exit");
     try {
       for (let i = 0; i < 100 && run("mkdir", "x").code === 0; i++) {
         succeed("rm", "-r", "x");
@@ -296,7 +298,8 @@ describe("who else has the file", () => {
       expect(run("rm", "v").stderr).toContain("in use by process");
       expect(succeed("ls", "-la")).toBe("");
     } finally {
-      if (holder.pid !== undefined) process.kill(-holder.pid);
+      holder.kill();
+      await ended;
     }
   });
 

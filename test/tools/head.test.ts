@@ -23,6 +23,7 @@ import { unlock } from "../../src/core/unlock.ts";
 import { Volume } from "../../src/core/volume.ts";
 import type { Key } from "../../src/db/key.ts";
 import { namesOf, ROOT } from "../core/fixture.ts";
+import { canTrace, countCalls, faulted, recorded, WRITES } from "../helpers/strace.ts";
 import { mountingImpossible } from "../helpers/volume.ts";
 import { fingerprint, type Outcome, sqlfuse, sqlfuseOnTerminal } from "./run.ts";
 
@@ -152,40 +153,23 @@ const WRITER = `
     writeSync(1, ".");
   }
   volume.close();`;
-const WRITES = ["pwrite64", "fsync", "fdatasync", "ftruncate", "rename", "unlink"];
-const canTrace = spawnSync("strace", ["-qq", "true"]).status === 0;
 
 describe.skipIf(!canTrace)(
   `a volume whose process is killed${canTrace ? "" : " (there is no strace)"}`,
   { timeout: LONG ? 3_600_000 : 120_000 },
   () => {
-    function write(...trace: string[]): { stdout: string; status: number | null } {
-      const program = [
-        process.execPath,
-        "--input-type=module",
-        "-e",
-        WRITER,
-        file,
-        head,
-        PASSWORD.toString(),
-      ];
-      return spawnSync("strace", ["-f", "-qq", "-e", "signal=none", ...trace, ...program], {
-        encoding: "utf8",
-      });
-    }
+    const run = ([command = "", ...args]: readonly string[]) =>
+      spawnSync(command, args, { encoding: "utf8" });
+    const writer = () => {
+      const program = ["--input-type=module", "-e", WRITER, file, head, PASSWORD.toString()];
+      return [process.execPath, ...program];
+    };
 
     /** How often each of the calls is made. */
     function count(): [name: string, count: number][] {
       const log = join(directory, "trace");
-      expect(write("-e", `trace=${WRITES.join()}`, "-o", log)).toMatchObject({
-        stdout: ".".repeat(COMMITS),
-        status: 0,
-      });
-      const lines = readFileSync(log, "utf8").split("\n");
-      return WRITES.map((name): [string, number] => [
-        name,
-        lines.filter((line) => line.includes(` ${name}(`) && !/fsync\([12]\)/.test(line)).length,
-      ]);
+      expect(run(recorded(writer(), WRITES, log))).toMatchObject({ stdout: ".".repeat(COMMITS), status: 0 });
+      return countCalls(log, WRITES);
     }
 
     /** The volume and its head as before each run. */
@@ -205,7 +189,7 @@ describe.skipIf(!canTrace)(
     function killAt(name: string, when: number): number {
       fresh();
       const start = readHeadFile(head)?.no ?? 0;
-      const { stdout } = write("-e", `inject=${name}:signal=SIGKILL:when=${when}`, "-o", "/dev/null");
+      const { stdout } = run(faulted(writer(), [name, when], "signal=SIGKILL"));
       const durable = stdout.length;
       const where = `${name} ${when}`;
       const seen = readHeadFile(head)?.no ?? 0;

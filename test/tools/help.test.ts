@@ -6,7 +6,7 @@ import { exampleLines, helpOf } from "../../tools/help.ts";
 import { buildProgram } from "../../tools/program.ts";
 import { sqlfuse } from "./run.ts";
 
-const verbs = buildProgram().commands.map((command) => command.name());
+const verbs = (await buildProgram()).commands.map((command) => command.name());
 
 /** The calls of sqlfuse in a line for a shell, each as its words. */
 function callsIn(line: string): string[][] {
@@ -35,7 +35,7 @@ function typedLines(): string[] {
 
 /** Parses it as the command line does, and runs nothing. */
 async function accept(words: readonly string[]): Promise<void> {
-  const program = buildProgram();
+  const program = await buildProgram();
   const stub = (command: Command): void => {
     command.action(() => {});
   };
@@ -53,7 +53,7 @@ describe("the examples", () => {
   });
 
   test.each(verbs)("of %s stand in its --help, and are what it takes", async (verb) => {
-    const command = buildProgram().commands.find((one) => one.name() === verb);
+    const command = (await buildProgram()).commands.find((one) => one.name() === verb);
     const help = command === undefined ? undefined : helpOf(command);
     const { stdout } = sqlfuse([verb, "--help"], {});
     expect(help?.examples.length).toBeGreaterThan(0);

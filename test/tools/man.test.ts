@@ -11,7 +11,7 @@ import { hasProgram } from "../helpers/programs.ts";
 const root = fileURLToPath(new URL("../..", import.meta.url));
 const directory = join(root, "dist/man");
 const pages = readdirSync(directory).sort();
-const { commands } = buildProgram();
+const { commands } = await buildProgram();
 
 function source(page: string): string {
   return readFileSync(join(directory, page), "utf8");

@@ -240,6 +240,32 @@ describe("a mount in the background", () => {
   });
 });
 
+describe("--cache-size", () => {
+  /** Bytes of memory that a mount with `args` has when 96 MiB were written to it. */
+  function memoryOf(...args: string[]): number {
+    const pid = pidOf(mount(file, point, ...args));
+    const noise = randomBytes(2 ** 20);
+    for (let i = 0; i < 96; i++) {
+      noise.writeUInt32LE(i);
+      writeFileSync(join(point, `${i}`), noise);
+    }
+    expect(sqlfuse(["sync", point]).code).toBe(0);
+    const [, kib] = /^VmRSS:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${pid}/status`, "utf8")) ?? [];
+    expect(sqlfuse(["unmount", point]).code).toBe(0);
+    copyFileSync(template, file);
+    return Number(kib) * 2 ** 10;
+  }
+
+  test("bounds the memory that a mount takes, also as -o cache_size", () => {
+    const small = memoryOf("--cache-size", "1M");
+    const large = memoryOf("-o", "cache_size=256M");
+    expect(large - small).toBeGreaterThan(70 * 2 ** 20);
+    const ordinary = memoryOf();
+    expect(large - ordinary).toBeGreaterThan(25 * 2 ** 20);
+    expect(ordinary - small).toBeGreaterThan(20 * 2 ** 20);
+  }, 60_000);
+});
+
 describe("--log-level", () => {
   function loggedWith(...args: string[]): string {
     rmSync(join(directory, "log"), { force: true });

@@ -4,6 +4,7 @@ import {
   applyMountOptions,
   DEFAULT_SETTINGS,
   type MountSettings,
+  parseCacheSize,
   parseCommit,
   parseDuration,
 } from "../../tools/mountoptions.ts";
@@ -72,6 +73,10 @@ describe("mount options", () => {
     ["log_file=/var/log/v", { logFile: "/var/log/v" }],
     ["head_file=/media/stick/v", { headFile: "/media/stick/v" }],
     ["log_level=warn", { logLevel: "warn" }],
+    ["cache_size=32M", { cacheBytes: 2 ** 25 }],
+    ["cache_size=1048576", { cacheBytes: 2 ** 20 }],
+    ["cache_size=1024k", { cacheBytes: 2 ** 20 }],
+    ["cache_size=64G", { cacheBytes: 2 ** 36 }],
     ["idle_timeout=90", { idleTimeoutMs: 90_000 }],
     ["idle_timeout=30s", { idleTimeoutMs: 30_000 }],
     ["idle_timeout=10m", { idleTimeoutMs: 600_000 }],
@@ -138,6 +143,13 @@ describe("mount options", () => {
     "%j is no time to be idle",
     (value) => {
       expect(() => parseDuration(value)).toThrow(/such as 90, 30s, 10m or 2h/);
+    },
+  );
+
+  test.each(["", "0", "1048575", "1023K", "65G", "1.5M", "-1M", "32MB", "32 M", "M"])(
+    "%j is no size of a cache",
+    (value) => {
+      expect(() => parseCacheSize(value)).toThrow(/from 1M to 64G, such as 32M/);
     },
   );
 

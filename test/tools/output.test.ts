@@ -111,8 +111,8 @@ describe("--quiet", () => {
     },
   );
 
-  test("is -q for every command that has it", () => {
-    for (const { options } of buildProgram().commands) {
+  test("is -q for every command that has it", async () => {
+    for (const { options } of (await buildProgram()).commands) {
       const quiet = options.find(({ long }) => long === "--quiet");
       expect([undefined, "-q"]).toContain(quiet?.short);
     }

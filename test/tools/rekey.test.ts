@@ -251,7 +251,7 @@ describe("on a terminal", () => {
     expect(run("mount", "--key-file", key("key"), "--log-file", log, file, mountpoint)).toMatchObject({
       code: 0,
     });
-    execFileSync("sh", ["-c", `head -c 300000000 /dev/urandom > ${mountpoint}/big`]);
+    execFileSync("sh", ["-c", `head -c 100000000 /dev/urandom > ${mountpoint}/big`]);
     expect(run("unmount", mountpoint)).toMatchObject({ code: 0 });
     const args = ["rekey", "--key-file", key("key"), "--new-key-file", key("other"), file];
     const stopped = await sqlfuseOnTerminal(args, [["copying [##", "\x03"]]);

@@ -26,31 +26,10 @@ import { type Key, rawKeyPassword } from "../../src/db/key.ts";
 import { hmacKey, pageIsAuthentic } from "../../src/db/page.ts";
 import { b, mkdir, noise, put, ROOT } from "../core/fixture.ts";
 import { tablesOf } from "../core/tables.ts";
+import { type Call, canTrace, countCalls, faulted, recorded, WRITES } from "../helpers/strace.ts";
 import { CLI } from "./run.ts";
 
 const LONG = process.env.SQLFUSE_LONG === "1";
-/** Stops per kind of fault and command in a short run. */
-const SHORT_STOPS = 3;
-/** What changes a file or a directory; which of them exist depends on the processor. */
-const WRITES = [
-  "pwrite64",
-  "pwritev",
-  "ftruncate",
-  "fsync",
-  "fdatasync",
-  "rename",
-  "renameat",
-  "renameat2",
-  "link",
-  "linkat",
-  "unlink",
-  "unlinkat",
-  "fchmod",
-  "fchown",
-  "setxattr",
-  "removexattr",
-];
-
 /** Raw keys: no derivation slows a thousand runs down. */
 const RAW = { old: randomBytes(32), new: randomBytes(32) };
 type Which = keyof typeof RAW;
@@ -131,39 +110,21 @@ function run(argv: readonly string[]): { code: number | null; stderr: string } {
   return { code: status, stderr };
 }
 
-/** How often each of the calls is made in an undisturbed run. */
-function countWrites(verb: Verb): [name: string, count: number][] {
+/** Every call that is made, or the last of each name. */
+function stops(verb: Verb, names: readonly string[] = WRITES): Call[] {
   const log = join(directory, "trace");
-  const filter = ["-e", `trace=${WRITES.map((name) => `?${name}`).join()}`, "-e", "signal=none"];
-  expect(run(["strace", "-f", "-qq", ...filter, "-o", log, ...command(verb)])).toMatchObject({ code: 0 });
-  const lines = readFileSync(log, "utf8").split("\n");
-  const main = lines[0]?.split(" ")[0] ?? "";
-  // The last two, of stdout and stderr, are Node's own when it ends.
-  const counts = (line: string, name: string): boolean =>
-    new RegExp(`^${main} +${name}\\(`).test(line) && !/fsync\([12]\)/.test(line);
-  return WRITES.map((name): [string, number] => [
-    name,
-    lines.filter((line) => counts(line, name)).length,
-  ]).filter(([, count]) => count > 0);
-}
-
-/** Every call that is made, or some of each name with the first and the last. */
-function stops(verb: Verb, names: readonly string[] = WRITES): [name: string, when: number][] {
-  const counts = countWrites(verb).filter(([name]) => names.includes(name));
-  const total = counts.reduce((sum, [, count]) => sum + count, 0);
-  const every = LONG ? 1 : Math.ceil(total / SHORT_STOPS);
-  return counts.flatMap(([name, count]) =>
+  expect(run(recorded(command(verb), names, log))).toMatchObject({ code: 0 });
+  return countCalls(log, names).flatMap(([name, count]) =>
     Array.from({ length: count }, (_, i) => i + 1)
-      .filter((when) => when === count || (when - 1) % every === 0)
-      .map((when): [string, number] => [name, when]),
+      .filter((when) => LONG || when === count)
+      .map((when): Call => [name, when]),
   );
 }
 
-/** Runs it with `fault` at the call number `when` of this name. */
-function runWithFault(verb: Verb, [name, when]: [string, number], fault: string): ReturnType<typeof run> {
+/** Runs it with `fault` at this call. */
+function runWithFault(verb: Verb, call: Call, fault: string): ReturnType<typeof run> {
   fresh();
-  const inject = ["-e", `trace=${name}`, "-e", `inject=${name}:${fault}:when=${when}`, "-e", "signal=none"];
-  return run(["strace", "-f", "-qq", ...inject, "-o", "/dev/null", ...command(verb)]);
+  return run(faulted(command(verb), call, fault));
 }
 
 function keyOf(which: Which): Key | undefined {
@@ -212,8 +173,6 @@ function expectWhole(verb: Verb): Which {
   expect(tablesOf(volumeFile, keyOf(after) as Key)).toEqual(wanted);
   return now;
 }
-
-const canTrace = spawnSync("strace", ["-qq", "true"]).status === 0;
 
 describe.skipIf(!canTrace)("stopped at its writes", { timeout: LONG ? 3_600_000 : 120_000 }, () => {
   test.each(["rekey", "vacuum"] as const)("%s, killed: one password opens a whole volume", (verb) => {

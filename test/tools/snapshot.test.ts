@@ -12,6 +12,7 @@ import { Volume } from "../../src/core/volume.ts";
 import type { Key } from "../../src/db/key.ts";
 import { dump } from "../core/dump.ts";
 import { b, mkdir, noise, put, ROOT } from "../core/fixture.ts";
+import { canTrace, countCalls, faulted, recorded, WRITES } from "../helpers/strace.ts";
 import { type Outcome, sqlfuse } from "./run.ts";
 
 const LONG = process.env.SQLFUSE_LONG === "1";
@@ -217,19 +218,14 @@ const WRITER = `
   volume.history.delete("s0");
   say("gone s0");
   volume.close();`;
-const WRITES = ["pwrite64", "fdatasync", "fsync", "ftruncate", "unlink"];
-const canTrace = spawnSync("strace", ["-qq", "true"]).status === 0;
 
 describe.skipIf(!canTrace)(
   `snapshots whose process is killed${canTrace ? "" : " (there is no strace)"}`,
   { timeout: LONG ? 3_600_000 : 240_000 },
   () => {
-    function write(...trace: string[]): { stdout: string; status: number | null } {
-      const program = [process.execPath, "--input-type=module", "-e", WRITER, file, PASSWORD];
-      return spawnSync("strace", ["-f", "-qq", "-e", "signal=none", ...trace, ...program], {
-        encoding: "utf8",
-      });
-    }
+    const run = ([command = "", ...args]: readonly string[]) =>
+      spawnSync(command, args, { encoding: "utf8" });
+    const writer = () => [process.execPath, "--input-type=module", "-e", WRITER, file, PASSWORD];
 
     function show(name: string): unknown {
       const past = Volume.open(file, key, { at: { name } });
@@ -245,17 +241,15 @@ describe.skipIf(!canTrace)(
       const start = join(directory, "start");
       copyFileSync(file, start);
       const log = join(directory, "trace");
-      expect(write("-e", `trace=${WRITES.join()}`, "-o", log).status).toBe(0);
-      const calls = readFileSync(log, "utf8").split("\n");
+      expect(run(recorded(writer(), WRITES, log)).status).toBe(0);
       const kept = Object.keys(show("s2") as object).sort();
       expect(kept).toEqual(["", "/a", "/d0", "/d1", "/d2"]);
-      for (const name of WRITES) {
-        const count = calls.filter((line) => line.includes(` ${name}(`)).length;
+      for (const [name, count] of countCalls(log, WRITES)) {
         const step = LONG ? 1 : Math.max(1, Math.floor(count / 6));
         for (let when = 1; when <= count; when += step) {
           for (const end of ["-wal", "-shm"]) rmSync(file + end, { force: true });
           copyFileSync(start, file);
-          const { stdout } = write("-e", `inject=${name}:signal=SIGKILL:when=${when}`, "-o", "/dev/null");
+          const { stdout } = run(faulted(writer(), [name, when], "signal=SIGKILL"));
           const told = stdout.split("\n");
           inside(({ history }) => {
             const names = history.list().map((one) => one.name);

@@ -21,11 +21,14 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { unlock } from "../../src/core/unlock.ts";
 import { Database } from "../../src/db/database.ts";
+import { canTrace } from "../helpers/strace.ts";
 import { lineOnTerminal, onTerminal, type Seen, type Step } from "../helpers/terminal.ts";
 import { until } from "../helpers/volume.ts";
 import { CLI, fingerprint, sqlfuse } from "./run.ts";
 
 const PASSWORD = "Tr0ub4dor&3";
+/** Takes no time to be found wrong, as it is not derived. */
+const WRONG_KEY = `x'${"0".repeat(64)}'`;
 const CTRL_C = "\x03";
 const CTRL_D = "\x04";
 const CTRL_Z = "\x1a";
@@ -46,16 +49,31 @@ beforeAll(() => {
 });
 afterAll(() => rmSync(template, { recursive: true }));
 
-beforeEach(() => {
-  directory = mkdtempSync(join(tmpdir(), "terminal-"));
-  file = join(directory, "v");
-  for (const name of ["v", "dump"]) copyFileSync(join(template, name), join(directory, name));
-});
-afterEach(() => rmSync(directory, { recursive: true, force: true }));
+const made: string[] = [];
 
-/** Runs in the test's directory, in which "v" is the volume. */
+/** A directory in which "v" is the volume. What takes its time in waiting goes on at once in several. */
+function freshDirectory(): string {
+  const fresh = mkdtempSync(join(tmpdir(), "terminal-"));
+  made.push(fresh);
+  for (const name of ["v", "dump"]) copyFileSync(join(template, name), join(fresh, name));
+  return fresh;
+}
+
+beforeEach(() => {
+  directory = freshDirectory();
+  file = join(directory, "v");
+});
+afterEach(() => {
+  for (const one of made.splice(0)) rmSync(one, { recursive: true, force: true });
+});
+
+/** Runs in the test's directory, or another one. */
 function type(args: readonly string[], ...steps: Step[]): Promise<Seen> {
-  return onTerminal(args, steps, { cwd: directory });
+  return typeIn(directory, args, ...steps);
+}
+
+function typeIn(cwd: string, args: readonly string[], ...steps: Step[]): Promise<Seen> {
+  return onTerminal(args, steps, { cwd });
 }
 
 /** Commands that ask for the password of a volume that is there. */
@@ -88,9 +106,9 @@ function shell(line: string): { status: number | null; stdout: string; stderr: s
 }
 
 /** Nothing was made, changed or left. */
-function expectUntouched(): void {
-  expect(readdirSync(directory).sort()).toEqual(["dump", "v"]);
-  expect(fingerprint(file)).toBe(fingerprint(join(template, "v")));
+function expectUntouched(where = directory): void {
+  expect(readdirSync(where).sort()).toEqual(["dump", "v"]);
+  expect(fingerprint(join(where, "v"))).toBe(fingerprint(join(template, "v")));
 }
 
 describe("the prompt for a password", () => {
@@ -99,20 +117,23 @@ describe("the prompt for a password", () => {
     async (...words) => {
       const args = words.filter((word) => word !== undefined);
       const isFsck = args[0] === "fsck";
-      for (const [keys, code, message] of [
-        ["no\r", isFsck ? 8 : 12, /^sqlfuse: \S*v: wrong password \(or /],
+      const cases = [
+        [`${WRONG_KEY}\r`, isFsck ? 8 : 12, /^sqlfuse: \S*v: wrong password \(or /],
         [`${PASSWORD}${CTRL_C}`, isFsck ? 32 : 130, /^sqlfuse: interrupted$/],
         [CTRL_D, isFsck ? 32 : 130, /^sqlfuse: interrupted$/],
         ["\r", isFsck ? 8 : 22, /^sqlfuse: the password is empty: a volume needs one$/],
-      ] as const) {
-        const seen = await type(args, ["Password for v:", keys]);
+      ] as const;
+      const tries = cases.map(async ([keys, code, message]) => {
+        const where = freshDirectory();
+        const seen = await typeIn(where, args, ["Password for v:", keys]);
         expect(seen).toMatchObject({ code, restored: true });
         expect(seen.screen.filter((line) => line.startsWith("sqlfuse: "))).toEqual([
           expect.stringMatching(message),
         ]);
-        expect(seen.output).not.toContain(PASSWORD);
-        expectUntouched();
-      }
+        for (const secret of [PASSWORD, WRONG_KEY]) expect(seen.output).not.toContain(secret);
+        expectUntouched(where);
+      });
+      await Promise.all(tries);
     },
   );
 
@@ -121,16 +142,18 @@ describe("the prompt for a password", () => {
     ["load", ["load", "n", "dump"], ["Password for n:", "The same once more:"]],
     ["rekey", ["rekey", "v"], ["Password for v:", "New password for v:", "The same once more:"]],
   ] as const)("^C at each question of %s leaves everything as it was", async (_, args, questions) => {
-    for (let at = 0; at < questions.length; at++) {
+    const tries = questions.map(async (_question, at) => {
+      const where = freshDirectory();
       const steps = questions
         .slice(0, at + 1)
         .map((shown, i): Step => [shown, i === at ? CTRL_C : `${PASSWORD}\r`]);
-      const seen = await type(args, ...steps);
+      const seen = await typeIn(where, args, ...steps);
       expect(seen).toMatchObject({ code: 130, restored: true });
       expect(lastLine(seen)).toBe("sqlfuse: interrupted");
       expect(seen.output).not.toContain(PASSWORD);
-      expectUntouched();
-    }
+      expectUntouched(where);
+    });
+    await Promise.all(tries);
   });
 
   test.each(["load", "rekey"])("%s asks again where the two differ, three times", async (verb) => {
@@ -148,19 +171,22 @@ describe("the prompt for a password", () => {
   });
 
   test.each(["SIGTERM", "SIGHUP", "SIGINT"] as const)("%s gives the terminal back", async (signal) => {
-    for (const args of [
+    const commands = [
       ["info", "v"],
       ["get", "v", "/a", "new"],
       ["mount", "v"],
-    ]) {
-      const seen = await type(args, ["Password for v:", { signal }]);
+    ];
+    const tries = commands.map(async (args) => {
+      const where = freshDirectory();
+      const seen = await typeIn(where, args, ["Password for v:", { signal }]);
       expect(seen).toMatchObject({
         code: { SIGHUP: 129, SIGINT: 130, SIGTERM: 143 }[signal],
         restored: true,
       });
       expect(lastLine(seen)).toBe("sqlfuse: interrupted");
-      expectUntouched();
-    }
+      expectUntouched(where);
+    });
+    await Promise.all(tries);
   });
 
   test("^Z gives the shell its terminal, and fg goes on where it was", async () => {
@@ -218,22 +244,24 @@ describe("the prompt for a password", () => {
   });
 
   test("^C while a command or a pipe is waited for ends it, and leaves no mount point behind", async () => {
-    expect(spawnSync("mkfifo", ["-m", "600", join(directory, "pipe")]).status).toBe(0);
-    for (const args of [
+    const commands = [
       ["ls", "v"],
       ["get", "v", "/a", "new"],
       ["mount", "v"],
-    ]) {
-      const [verb = "", ...rest] = args;
+    ];
+    const tries = commands.map(async ([verb = "", ...rest]) => {
+      const where = freshDirectory();
+      expect(spawnSync("mkfifo", ["-m", "600", join(where, "pipe")]).status).toBe(0);
       const command = "echo waiting >&2; sleep 30";
-      const seen = await type([verb, "--password-command", command, ...rest], ["waiting", CTRL_C]);
+      const seen = await typeIn(where, [verb, "--password-command", command, ...rest], ["waiting", CTRL_C]);
       expect(seen).toMatchObject({ code: 130, restored: true });
       const writer = "{ exec 3>pipe; echo connected; sleep 3; } &";
       const line = `${writer} exec $sqlfuse ${verb} --password-file pipe ${rest.join(" ")}`;
-      const piped = await lineOnTerminal(line, [["connected", CTRL_C]], { cwd: directory });
+      const piped = await lineOnTerminal(line, [["connected", CTRL_C]], { cwd: where });
       expect(piped).toMatchObject({ code: 130, restored: true });
-      expect(readdirSync(directory).sort()).toEqual(["dump", "pipe", "v"]);
-    }
+      expect(readdirSync(where).sort()).toEqual(["dump", "pipe", "v"]);
+    });
+    await Promise.all(tries);
   });
 });
 
@@ -388,12 +416,11 @@ describe("^C in long work", () => {
   );
 });
 
-const canTrace = spawnSync("strace", ["-qq", "true"]).status === 0;
 if (!canTrace)
   console.warn("signals while a dump is synced are not tested: strace is missing or may not trace");
 
 test.skipIf(!canTrace)("a signal while a dump is synced leaves no draft", async () => {
-  const slow = ["-f", "-qq", "-e", "inject=fsync:delay_enter=2000000", "-o", "/dev/null"];
+  const slow = ["-f", "-qq", "-e", "inject=fsync:delay_enter=1000000", "-o", "/dev/null"];
   const line = 'echo $$ > pid; exec "$0" "$@"';
   const args = [...slow, "sh", "-c", line, process.execPath, CLI, "dump", "-o", "new", "v"];
   const env = { ...process.env, SQLFUSE_PASSWORD: PASSWORD };

@@ -178,7 +178,7 @@ function plain(text: string): string {
 
 rmSync(target, { recursive: true, force: true });
 mkdirSync(target, { recursive: true });
-const program = buildProgram();
+const program = await buildProgram();
 const pages = [
   ["sqlfuse.1", mainPage(program)] as const,
   ...program.commands.map((command) => [`sqlfuse-${command.name()}.1`, commandPage(command)] as const),

@@ -36,9 +36,9 @@ const SECTIONS: Readonly<Record<string, Section>> = {
     what: "every short sequence of operations, then a crash",
   },
   faults: {
-    files: ["test/reliability/faults.test.ts"],
+    files: ["test/reliability/faults.test.ts", "test/core/failures.test.ts"],
     minutes: 15,
-    what: "ENOSPC, EDQUOT and EIO at every system call",
+    what: "every system call and every step of a statement fails",
   },
   damage: { files: ["test/mount/damage.test.ts"], minutes: 2, what: "pages changed under a mount" },
   flips: {
@@ -68,7 +68,12 @@ const SECTIONS: Readonly<Record<string, Section>> = {
     minutes: 10,
     what: "random operations against a model",
   },
-  life: { files: ["test/mount/life.test.ts"], minutes: 15, what: "signals, every way to unmount" },
+  work: { files: ["test/mount/work.test.ts"], minutes: 2, what: "git, make, SQLite, rsync on real files" },
+  life: {
+    files: ["test/mount/life.test.ts", "test/mount/beside.test.ts"],
+    minutes: 15,
+    what: "signals, every way to unmount, work beside a mount",
+  },
   security: {
     files: ["test/reliability/security.test.ts"],
     minutes: 2,

@@ -45,6 +45,7 @@ const KIND_OF_NAME: Record<string, Kind> = {
   mountpoint: "directories",
   "mountpoint|file": "mounted",
   "file|mountpoint": "mounted",
+  "file|path": "files",
 };
 
 export function grammarOf(program: Command): Grammar {

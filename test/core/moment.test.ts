@@ -1,6 +1,6 @@
 /** What --at takes for a time. */
 import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
-import { parseAt } from "../../tools/moment.ts";
+import { parseAt } from "../../src/core/moment.ts";
 
 /** A Friday, half past three in Berlin. */
 const NOW = new Date("2026-11-20T14:30:45.500Z");
