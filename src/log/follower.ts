@@ -93,8 +93,7 @@ export class Follower {
   /** Applies what was proved, durably. @throws LogError, OpenError too-new, SqliteError: then nothing of that segment is applied */
   async follow(chain: readonly Link[]): Promise<void> {
     const [first] = chain;
-    const startsOver = first?.segment.base === 0 && this.#remote.epoch > 0;
-    if (startsOver) {
+    if (first?.segment.base === 0) {
       await this.#transaction(async () => {
         for (const table of TABLES) this.#db.exec(`DELETE FROM ${table}`);
         for (const link of chain) await this.#apply(link);

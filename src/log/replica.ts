@@ -147,7 +147,9 @@ export class Replica {
     const origin = originOf(this.#db);
     const sealer = new Sealer(origin.log, origin.secret);
     const volume = Buffer.from(hexMeta(this.#db, "volume_id"), "hex");
-    const chain = await readChain(store, sealer, { writer: origin.writer, volume }, origin);
+    // After a repair it has seen nothing that counts.
+    const seen = origin.segment === 0 ? undefined : origin;
+    const chain = await readChain(store, sealer, { writer: origin.writer, volume }, seen);
     const follower = new Follower(this.#db, store, sealer, origin, options);
     // A log that is starting over has to come as far as this replica is first.
     const end = chain.at(-1)?.segment.epoch ?? 0;

@@ -2,6 +2,7 @@
 import { describe, expect, it } from "vitest";
 import { type Dump, dump } from "../core/dump.ts";
 import { b, mkdir, noise, put, ROOT } from "../core/fixture.ts";
+import { repairFixture } from "../core/fsck.ts";
 import { BLOCK, operate } from "../core/operations.ts";
 import { Random } from "../core/random.ts";
 import { inLog } from "./fixture.ts";
@@ -17,6 +18,38 @@ describe("a replica", () => {
       expect(pushed).toMatchObject({ segment: 1, segments: 1, epoch: 1 });
       const cloned = await log.clone("replica");
       expect(cloned).toMatchObject({ segment: 1, epoch: 1, hash: pushed.hash });
+      log.expectEqual("replica");
+    }));
+});
+
+describe("after a repair", () => {
+  const SABOTAGE = `UPDATE inode SET nlink = 7 WHERE mode & 61440 = 32768;
+    DELETE FROM block WHERE id = (SELECT min(id) FROM block)`;
+
+  it("of the source the log starts over, and replicas are as the source is then", () =>
+    inLog(async (log, volume) => {
+      put(volume, ROOT, "a", noise(100_000));
+      put(volume, ROOT, "b", noise(100_000, 2));
+      await log.push();
+      await log.clone("replica");
+      log.source.close();
+      log.source.sql((db) => db.exec(SABOTAGE));
+      repairFixture(log.source);
+      put(log.volume, ROOT, "c", "after");
+      expect(await log.push()).toMatchObject({ segment: 2 });
+      await log.pull("replica");
+      log.expectEqual("replica");
+    }));
+
+  it("of a replica the next pull makes it what its source is", () =>
+    inLog(async (log, volume) => {
+      put(volume, ROOT, "a", noise(100_000));
+      await log.push();
+      await log.clone("replica");
+      log.sql("replica", (db) => db.exec(SABOTAGE));
+      repairFixture({ path: log.path("replica"), key: log.keyOf("replica"), clock: log.source.clock });
+      expect(log.dump("replica")).not.toEqual(dump(volume));
+      await log.pull("replica");
       log.expectEqual("replica");
     }));
 });
