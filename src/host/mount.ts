@@ -7,6 +7,7 @@ import { Worker } from "node:worker_threads";
 import type { Log } from "../base/log.ts";
 import { OpenError } from "../core/errors.ts";
 import type { HistoryOrder, HistoryOutcome, Snapshot } from "../core/history.ts";
+import type { RemoteOrder, RemoteOutcome } from "../core/remotes.ts";
 import type { At } from "../core/types.ts";
 import type { Key } from "../db/key.ts";
 import { COST_SLOTS, Costs, type OperationCost } from "../fuse/costs.ts";
@@ -108,6 +109,7 @@ export class Mount {
   readonly #since = new Date();
   readonly #syncs = new Map<number, (error: string | undefined) => void>();
   readonly #histories = new Map<number, (outcome: HistoryOutcome) => void>();
+  readonly #remotes = new Map<number, (outcome: RemoteOutcome) => void>();
   #attachment: Attachment | undefined;
   #at: Snapshot | undefined;
   #readOnly: boolean;
@@ -259,6 +261,10 @@ export class Mount {
         this.#histories.get(message.id)?.(message.outcome);
         this.#histories.delete(message.id);
         break;
+      case "remote":
+        this.#remotes.get(message.id)?.(message.outcome);
+        this.#remotes.delete(message.id);
+        break;
       case "closed":
         this.#clean = message.clean;
         this.#onStep?.(message);
@@ -378,6 +384,16 @@ export class Mount {
     return await new Promise((resolve) => {
       this.#histories.set(id, resolve);
       this.#post({ type: "history", id, order });
+    });
+  }
+
+  /** Notes what a push wants noted. */
+  async remote(order: RemoteOrder): Promise<RemoteOutcome> {
+    if (this.#ended || this.#clean !== undefined) return { ok: false, code: "EIO" };
+    const id = ++this.#lastSync;
+    return await new Promise((resolve) => {
+      this.#remotes.set(id, resolve);
+      this.#post({ type: "remote", id, order });
     });
   }
 
