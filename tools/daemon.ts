@@ -25,9 +25,16 @@ interface Order {
   readonly removeMountpoint: boolean;
   readonly logLevel: LogLevel;
 }
+/** A mount that answers. */
+interface Ready {
+  readonly mountpoint: string;
+  readonly readOnly: boolean;
+  /** What whoever mounts must be told. */
+  readonly warning: string | undefined;
+}
 /** To the parent: how it went. */
 type Report =
-  | { readonly type: "ready"; readonly mountpoint: string; readonly warning: string | undefined }
+  | ({ readonly type: "ready" } & Ready)
   | { readonly type: "error"; readonly message: string; readonly code: number };
 
 /** How long a busy mount's users get, after a signal, to let go of it. */
@@ -47,7 +54,7 @@ export async function startDaemon(
   options: MountOptions,
   password: Buffer,
   daemon: DaemonOptions,
-): Promise<{ pid: number; mountpoint: string; warning: string | undefined }> {
+): Promise<{ readonly pid: number } & Ready> {
   const log = openLog(daemon.logFile, daemon.logFileGiven);
   const { inheritedFd } = await import("../src/host/mountpoint.ts");
   const inherited = inheritedFd(options.mountpoint);
@@ -93,7 +100,8 @@ export async function startDaemon(
     if (report?.type === "ready" && child.pid !== undefined) {
       if (child.connected) child.disconnect();
       child.unref();
-      return { pid: child.pid, mountpoint: report.mountpoint, warning: report.warning };
+      const { mountpoint: place, readOnly, warning } = report;
+      return { pid: child.pid, mountpoint: place, readOnly, warning };
     }
     const { code, signal } = await ended;
     if (report?.type === "error") throw new ToolError(report.code, report.message);
@@ -147,10 +155,8 @@ async function serveOrder(): Promise<never> {
   return serve(options, password, {
     removeMountpoint,
     log: filterLog(logLevel, (level, line) => logLine(2, level, `${options.mountpoint}: ${line}`)),
-    ready: (mountpoint, warning) => {
-      void report({ type: "ready", mountpoint, warning }).then(
-        () => process.connected && process.disconnect(),
-      );
+    ready: (ready) => {
+      void report({ type: "ready", ...ready }).then(() => process.connected && process.disconnect());
     },
   });
 }
@@ -183,7 +189,7 @@ export interface ServeOptions {
   readonly removeMountpoint: boolean;
   readonly log: Log;
   /** Called when the mount answers. */
-  readonly ready?: (mountpoint: string, warning: string | undefined) => void;
+  readonly ready?: (ready: Ready) => void;
 }
 
 /**
@@ -212,12 +218,11 @@ export async function serve(options: MountOptions, password: Buffer, how: ServeO
   await stop.attach(mount);
   const control = stop.code === undefined ? await openControl(mount, log) : undefined;
   if (stop.code === undefined) {
-    log(
-      "info",
-      `${options.path} is ${options.readOnly ? "mounted read-only" : "mounted"} at ${mount.mountpoint}`,
-    );
-    if (mount.warning !== undefined) log("warn", mount.warning);
-    how.ready?.(mount.mountpoint, mount.warning);
+    const { mountpoint, warning } = mount;
+    const { readOnly } = mount.status();
+    log("info", `${options.path} is ${readOnly ? "mounted read-only" : "mounted"} at ${mountpoint}`);
+    if (warning !== undefined) log("warn", warning);
+    how.ready?.({ mountpoint, readOnly, warning });
     notifyReady();
   }
 

@@ -5,12 +5,12 @@
  * Nobody tells when the mount ends: it has ended when libfuse has closed its descriptor of /dev/fuse.
  */
 import { readdirSync, readlinkSync } from "node:fs";
-import { stat } from "node:fs/promises";
 import { Worker } from "node:worker_threads";
 import { assert } from "../base/assert.ts";
 import { DamageError } from "../base/errno.ts";
 import type { Log } from "../base/log.ts";
 import { type HistoryOrder, type HistoryOutcome, obeyHistory } from "../core/history.ts";
+import { obeyRemotes, type RemoteOrder, type RemoteOutcome } from "../core/remotes.ts";
 import type { Ino } from "../core/types.ts";
 import { Volume } from "../core/volume.ts";
 import { Key } from "../db/key.ts";
@@ -22,6 +22,7 @@ import { IdleEnd, IdleWatch } from "./idle.ts";
 import type { DetachOrder, DetachReport } from "./messages.ts";
 import type { Mounted, MountOptions, MountStatus } from "./mount.ts";
 import { FS_TYPE, mountedAt } from "./mounts.ts";
+import { visitRoot } from "./visitor.ts";
 
 /** How often it is looked whether the mount is still there. */
 const WATCH_MS = 200;
@@ -146,7 +147,7 @@ export class NativeMount implements Mounted {
     this.#device = mountedAt(this.mountpoint)?.device;
     this.#watch = setInterval(() => this.#look(), WATCH_MS);
     // So that the first who comes finds the true root.
-    await stat(this.mountpoint).catch(() => {});
+    await visitRoot(this.mountpoint).catch(() => {});
     const { idleTimeoutMs } = this.#options;
     if (idleTimeoutMs === undefined || this.#ended) return;
     const lastUse = (): number => this.#lastUse || this.#since.getTime();
@@ -280,10 +281,18 @@ export class NativeMount implements Mounted {
   }
 
   async history(order: HistoryOrder): Promise<HistoryOutcome> {
+    return this.#obey(() => obeyHistory(this.#volume.history, order));
+  }
+
+  async remote(order: RemoteOrder): Promise<RemoteOutcome> {
+    return this.#obey(() => obeyRemotes(this.#volume.remotes, order));
+  }
+
+  #obey<T>(work: () => T): T | { readonly ok: false; readonly code: "EIO" } {
     if (this.#ended) return { ok: false, code: "EIO" };
     try {
       this.#server.operations?.settle();
-      return obeyHistory(this.#volume.history, order);
+      return work();
     } finally {
       this.#lookForFailure();
       this.#turnSoon();
