@@ -1,4 +1,4 @@
--- The format of a sqlfuse volume, version 1.2. Executed verbatim to make one, and
+-- The format of a sqlfuse volume, version 1.3. Executed verbatim to make one, and
 -- the only place where a table is described.
 --
 -- Words: an EPOCH is the counter that snapshots and replication advance. A row says
@@ -31,6 +31,7 @@ PRAGMA user_version = 1;            -- major format version; meta.format has the
 --   features_incompatible  JSON list of names a reader must know, or refuse the volume:
 --                  compression: a block may have a codec other than 0 (since 1.1)
 --                  block-size: a block size may be other than a power of two (since 1.2)
+--                  replica: this copy is changed by what it pulls alone (since 1.3); its replica_id is its source's
 CREATE TABLE meta (
   key   TEXT PRIMARY KEY,
   value ANY NOT NULL
@@ -189,3 +190,42 @@ CREATE TABLE block (
   hash  BLOB,                -- keyed hash of the content, set when its epoch is closed and shipped; NULL after a change
   data  BLOB NOT NULL
 ) STRICT;
+
+-- Where the log of this volume is kept, and how far it is there (since 1.3; src/log/format.ts says what a log is). The
+-- epoch that was pushed last is kept as a snapshot named pushed-EPOCH: by it the next push finds what was changed and
+-- deleted since. A replica has one row, of where it pulls from. Who first adds one makes the index inode_born as well.
+CREATE TABLE remote (
+  id         INTEGER PRIMARY KEY,
+  name       TEXT NOT NULL UNIQUE,
+  url        TEXT NOT NULL,    -- a path
+  log        BLOB NOT NULL,    -- 16 random bytes that name the log
+  secret     BLOB NOT NULL,    -- 32 random bytes: all keys of the log are derived from them
+  writer     INTEGER NOT NULL, -- replica_id of who writes the log
+  epoch      INTEGER NOT NULL, -- the last that is there; of a replica, that is here. 0: none
+  segment    INTEGER NOT NULL, -- number of the segment that brought it; 0: none
+  hash       BLOB NOT NULL,    -- SHA-256 of that segment; empty: none
+  pending    BLOB NOT NULL,    -- SHA-256 of the next segment, while it is being put there; else empty
+  pending_epoch INTEGER NOT NULL, -- the epoch that is being pushed; 0: none
+  synced_ns  INTEGER NOT NULL, -- when it was last found to have everything; 0: never
+  key_salt   BLOB NOT NULL     -- salt of this volume when the key file there was written; another one now: a rekey
+) STRICT;
+
+-- The objects there that hold blocks.
+CREATE TABLE remote_object (
+  number INTEGER PRIMARY KEY,
+  remote INTEGER NOT NULL, -- remote.id
+  name   BLOB NOT NULL,    -- SHA-256 of the object, which is its name
+  salt   BLOB NOT NULL     -- 32 bytes: of its key
+) STRICT;
+CREATE UNIQUE INDEX remote_object_name ON remote_object (remote, name);
+
+-- Which content is there, and where in which object.
+CREATE TABLE remote_block (
+  remote INTEGER NOT NULL, -- remote.id
+  id     BLOB NOT NULL,    -- keyed hash of the content
+  object INTEGER NOT NULL, -- remote_object.number
+  place  INTEGER NOT NULL, -- byte of the object at which it begins
+  length INTEGER NOT NULL, -- bytes of the block as it is stored, before it was sealed
+  codec  INTEGER NOT NULL, -- as block.codec
+  PRIMARY KEY (remote, id)
+) STRICT, WITHOUT ROWID;

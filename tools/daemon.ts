@@ -27,7 +27,7 @@ interface Order {
 }
 /** To the parent: how it went. */
 type Report =
-  | { readonly type: "ready"; readonly mountpoint: string }
+  | { readonly type: "ready"; readonly mountpoint: string; readonly readOnly: boolean }
   | { readonly type: "error"; readonly message: string; readonly code: number };
 
 /** How long a busy mount's users get, after a signal, to let go of it. */
@@ -47,7 +47,7 @@ export async function startDaemon(
   options: MountOptions,
   password: Buffer,
   daemon: DaemonOptions,
-): Promise<{ pid: number; mountpoint: string }> {
+): Promise<{ pid: number; mountpoint: string; readOnly: boolean }> {
   const log = openLog(daemon.logFile, daemon.logFileGiven);
   const { inheritedFd } = await import("../src/host/mountpoint.ts");
   const inherited = inheritedFd(options.mountpoint);
@@ -93,7 +93,7 @@ export async function startDaemon(
     if (report?.type === "ready" && child.pid !== undefined) {
       if (child.connected) child.disconnect();
       child.unref();
-      return { pid: child.pid, mountpoint: report.mountpoint };
+      return { pid: child.pid, mountpoint: report.mountpoint, readOnly: report.readOnly };
     }
     const { code, signal } = await ended;
     if (report?.type === "error") throw new ToolError(report.code, report.message);
@@ -147,8 +147,10 @@ async function serveOrder(): Promise<never> {
   return serve(options, password, {
     removeMountpoint,
     log: filterLog(logLevel, (level, line) => logLine(2, level, `${options.mountpoint}: ${line}`)),
-    ready: (mountpoint) => {
-      void report({ type: "ready", mountpoint }).then(() => process.connected && process.disconnect());
+    ready: (mountpoint, readOnly) => {
+      void report({ type: "ready", mountpoint, readOnly }).then(
+        () => process.connected && process.disconnect(),
+      );
     },
   });
 }
@@ -181,7 +183,7 @@ export interface ServeOptions {
   readonly removeMountpoint: boolean;
   readonly log: Log;
   /** Called when the mount answers. */
-  readonly ready?: (mountpoint: string) => void;
+  readonly ready?: (mountpoint: string, readOnly: boolean) => void;
 }
 
 /**
@@ -211,11 +213,9 @@ export async function serve(options: MountOptions, password: Buffer, how: ServeO
   await stop.attach(mount);
   const control = stop.code === undefined ? await openControl(mount, log) : undefined;
   if (stop.code === undefined) {
-    log(
-      "info",
-      `${options.path} is ${options.readOnly ? "mounted read-only" : "mounted"} at ${mount.mountpoint}`,
-    );
-    how.ready?.(mount.mountpoint);
+    const { readOnly } = mount.status();
+    log("info", `${options.path} is ${readOnly ? "mounted read-only" : "mounted"} at ${mount.mountpoint}`);
+    how.ready?.(mount.mountpoint, readOnly);
     notifyReady();
   }
 

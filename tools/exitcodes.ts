@@ -27,14 +27,14 @@ const MEANINGS: Record<keyof typeof EXIT, string> = {
   other: "another error; a mount that could not commit its last changes",
   usage: "the command line is wrong",
   skipped: "done, but without some items, each of which was named",
-  unusable: "the file, its head, the snapshot or the mount point is missing or cannot be used",
+  unusable: "the file, its head, snapshot, remote or mount point is missing or cannot be used",
   locked: "the file is mounted already, or used by another process",
   wrongPassword: "wrong password",
   tooNew: "the volume was made by a newer sqlfuse",
   needsUpgrade: "the volume needs an upgrade of its format first",
   busy: "the mount is in use",
   unavailable: "FUSE, the database engine or LZ4 is not available here",
-  damaged: "the volume is damaged, or older than its head",
+  damaged: "the volume or its log is damaged, or older than what was seen of it",
   noPassword: "no password, an empty one, or its source cannot be read",
   noSpace: "no space left on the disk",
 };
@@ -92,7 +92,7 @@ export class ToolError extends Error {
   }
 }
 
-/** By `reason` of OpenError and HostError, whose messages are complete lines already. */
+/** By `reason` of OpenError, HostError and LogError, whose messages are complete lines already. */
 const CODE_OF_REASON: Record<string, ExitCode> = {
   missing: EXIT.unusable,
   unreadable: EXIT.unusable,
@@ -120,6 +120,13 @@ const CODE_OF_REASON: Record<string, ExitCode> = {
   "not-mounted": EXIT.unusable,
   "not-permitted": EXIT.other,
   engine: EXIT.unavailable,
+  foreign: EXIT.damaged,
+  incomplete: EXIT.damaged,
+  "rolled-back": EXIT.damaged,
+  diverged: EXIT.damaged,
+  "other-writer": EXIT.unusable,
+  unreachable: EXIT.unusable,
+  taken: EXIT.unusable,
 };
 
 /** What the process that met `error` prints and exits with. */

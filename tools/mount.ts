@@ -144,13 +144,13 @@ async function mount(file: string, mountpoint: string | undefined, flags: MountF
       logFileGiven: logFile !== undefined,
       logLevel: settings.logLevel,
     });
-    const how = settings.readOnly ? "mounted read-only" : "mounted";
+    const how = mounted.readOnly ? "mounted read-only" : "mounted";
     const unmount = `unmount it with: sqlfuse unmount ${quote(mounted.mountpoint)}`;
     tell(flags, `${file}: ${how} at ${mounted.mountpoint} by pid ${mounted.pid}; ${unmount}`, {
       path,
       mountpoint: mounted.mountpoint,
       pid: mounted.pid,
-      readOnly: settings.readOnly,
+      readOnly: mounted.readOnly,
     });
   } catch (error) {
     // Nothing was mounted, so nothing is left: but a directory that is not empty is somebody's, and stays.

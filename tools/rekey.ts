@@ -2,8 +2,9 @@
 import { realpathSync } from "node:fs";
 import type { Command } from "commander";
 import { requireEngine } from "./engine.ts";
-import { EXIT, ToolError } from "./exitcodes.ts";
+import { describeError, EXIT, ToolError } from "./exitcodes.ts";
 import { addHelp } from "./help.ts";
+import { interruptible } from "./interrupt.ts";
 import { addKdfOption, parseKdf } from "./kdf.ts";
 import { addOutputOptions, type OutputFlags, tell, warn } from "./output.ts";
 import {
@@ -14,6 +15,7 @@ import {
   readNewPassword,
   readPassword,
 } from "./password.ts";
+import { withReader, withSite } from "./pushsite.ts";
 import { describeHolder, holderOf, refuseMissing, runRewrite } from "./rewrite.ts";
 
 interface RekeyFlags extends PasswordOptions, NewPasswordOptions, OutputFlags {
@@ -69,6 +71,9 @@ async function rekey(file: string, flags: RekeyFlags): Promise<void> {
       ...(iterations === undefined ? {} : { iterations }),
     });
     const result = await runRewrite(file, work, flags.quiet);
+    const renew = newPassword;
+    // It is short, and the new password opens FILE already: a signal does not stop it.
+    await interruptible("", () => renewKeyFiles(file, renew));
     const done = newPassword.equals(password)
       ? "encrypted anew under a new key; the new password is the same as the old one"
       : "encrypted anew; the new password opens it, the old one does not";
@@ -77,6 +82,26 @@ async function rekey(file: string, flags: RekeyFlags): Promise<void> {
     password.fill(0);
     newPassword?.fill(0);
   }
+}
+
+/** So that the new password opens the volume's logs as well. What cannot be reached now gets it with the next push. */
+async function renewKeyFiles(file: string, password: Buffer): Promise<void> {
+  const { isReplica } = await import("../src/core/format.ts");
+  const { listRemotes } = await import("../src/core/remotes.ts");
+  const remotes = await withReader(file, password, async ({ db }) => (isReplica(db) ? [] : listRemotes(db)));
+  if (remotes.length === 0) return;
+  const { openRemote } = await import("../src/log/remote.ts");
+  const { renewKeyFile } = await import("../src/log/setup.ts");
+  await withSite(file, password, async (site) => {
+    for (const remote of remotes) {
+      try {
+        await renewKeyFile(site, await openRemote(remote.url), remote);
+      } catch (error) {
+        const { message } = describeError(error);
+        warn(`${remote.name}: still opens with the old password, until the next push (${message})`);
+      }
+    }
+  });
 }
 
 /** Both from stdin would be one password and an empty one. */

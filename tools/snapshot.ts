@@ -1,9 +1,7 @@
 /** `sqlfuse snapshot ACTION FILE|MOUNTPOINT [NAME]`: the states of a volume that are kept. */
-import { statSync } from "node:fs";
 import { Argument, type Command, Option } from "commander";
 import type { HistoryOrder, HistoryOutcome, Snapshot } from "../src/core/history.ts";
 import type { Retention } from "../src/core/retention.ts";
-import type { Volume } from "../src/core/volume.ts";
 import type { MountedVolume } from "../src/host/mounts.ts";
 import { EXIT, ToolError } from "./exitcodes.ts";
 import { addHelp } from "./help.ts";
@@ -11,8 +9,8 @@ import { type Breath, interruptible } from "./interrupt.ts";
 import { addOutputOptions, localTime, type OutputFlags, say, sayJson, tell } from "./output.ts";
 import { addPasswordOptions, type PasswordOptions } from "./password.ts";
 import { syncMount } from "./sync.ts";
-import { findMounts } from "./target.ts";
-import { withVolume } from "./volumes.ts";
+import { mountOf } from "./target.ts";
+import { refuseReadOnly, withVolume } from "./volumes.ts";
 
 const ACTIONS = ["create", "list", "delete", "protect", "unprotect", "prune"] as const;
 type Action = (typeof ACTIONS)[number];
@@ -125,29 +123,6 @@ async function carryOut(
   });
 }
 
-function refuseReadOnly(volume: Volume, target: string): void {
-  if (volume.readOnly)
-    throw new ToolError(EXIT.unusable, `${target}: the file or its directory cannot be written`);
-}
-
-/** The mount that is meant, if one is; of a snapshot's mount nothing can be wanted. */
-async function mountOf(target: string): Promise<MountedVolume | undefined> {
-  let mounts: readonly MountedVolume[];
-  try {
-    mounts = await findMounts(target);
-  } catch (error) {
-    if (statSync(target, { throwIfNoEntry: false })?.isDirectory() === true) throw error;
-    return undefined;
-  }
-  const now = mounts.find(({ at, pid }) => at === undefined && pid !== undefined);
-  if (now === undefined && statSync(target, { throwIfNoEntry: false })?.isDirectory() === true)
-    throw new ToolError(
-      EXIT.unusable,
-      `${target}: shows a snapshot; name the file, or the mount of the volume`,
-    );
-  return now;
-}
-
 async function ask(mount: MountedVolume, order: HistoryOrder): Promise<HistoryOutcome> {
   const { askControl } = await import("../src/host/control.ts");
   // What was stored through mmap is to be in it.
@@ -162,7 +137,7 @@ function refusal(code: string, name: string): ToolError {
     EPERM: [EXIT.unusable, "is protected; see: sqlfuse snapshot unprotect"],
     EINVAL: [
       EXIT.usage,
-      "cannot be the name of a snapshot: at most 255 bytes on one line, without /, and neither a number nor auto-...",
+      "cannot be the name of a snapshot: at most 255 bytes on one line, without /, and neither a number nor auto-... or pushed-...",
     ],
     EROFS: [EXIT.unusable, "the volume is read-only"],
     ENOSPC: [EXIT.noSpace, "no space left on the disk"],

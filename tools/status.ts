@@ -4,7 +4,7 @@ import type { OperationCost } from "../src/fuse/costs.ts";
 import type { MountStatus } from "../src/host/mount.ts";
 import type { MountedVolume } from "../src/host/mounts.ts";
 import { addHelp } from "./help.ts";
-import { formatBytes, formatDuration, localTime, say } from "./output.ts";
+import { align, formatBytes, formatDuration, localTime, say } from "./output.ts";
 import { findMounts } from "./target.ts";
 
 interface StatusFlags {
@@ -138,17 +138,4 @@ function rowsOf(rows: readonly Row[]): string[][] {
     inner === undefined ? "-" : String(inner.errors),
   ]);
   return [head, ...cells];
-}
-
-/** Lines whose cells stand below each other. */
-function align(lines: readonly (readonly string[])[]): string[] {
-  const widths = (lines[0] ?? []).map((_, column) =>
-    Math.max(...lines.map((line) => line[column]?.length ?? 0)),
-  );
-  return lines.map((line) =>
-    line
-      .map((cell, column) => cell.padEnd(widths[column] ?? 0))
-      .join("  ")
-      .trimEnd(),
-  );
 }

@@ -1,5 +1,5 @@
 /** What a command line means by MOUNTPOINT|FILE: the mounts of this machine that it names. */
-import { realpathSync } from "node:fs";
+import { realpathSync, statSync } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
 import type { MountedVolume } from "../src/host/mounts.ts";
 import { EXIT, ToolError } from "./exitcodes.ts";
@@ -40,4 +40,22 @@ function spellingsOf(name: string): Set<string> {
     }
   }
   return spellings;
+}
+
+/** The mount that is meant, if one is; of a snapshot's mount nothing can be wanted. */
+export async function mountOf(target: string): Promise<MountedVolume | undefined> {
+  let mounts: readonly MountedVolume[];
+  try {
+    mounts = await findMounts(target);
+  } catch (error) {
+    if (statSync(target, { throwIfNoEntry: false })?.isDirectory() === true) throw error;
+    return undefined;
+  }
+  const now = mounts.find(({ at, pid }) => at === undefined && pid !== undefined);
+  if (now === undefined && statSync(target, { throwIfNoEntry: false })?.isDirectory() === true)
+    throw new ToolError(
+      EXIT.unusable,
+      `${target}: shows a snapshot; name the file, or the mount of the volume`,
+    );
+  return now;
 }

@@ -114,11 +114,19 @@ export async function withPlace<T>(
   const { VolumePlace } = await import("../src/archive/volumeplace.ts");
   const options = write ? {} : at === undefined ? { beside: true } : { at };
   return await withVolume(file, flags, options, async (volume) => {
-    if (write && volume.readOnly)
-      throw new ToolError(EXIT.unusable, `${file}: the file or its directory cannot be written`);
+    if (write) refuseReadOnly(volume, file);
     const place = new VolumePlace(volume, process.geteuid?.() ?? 0, process.getegid?.() ?? 0);
     return await run({ place, idle: () => void volume.idle(performance.now()) });
   });
+}
+
+/** @throws ToolError where nothing can be changed */
+export function refuseReadOnly({ readOnly, isReplica }: Volume, file: string): void {
+  if (!readOnly) return;
+  const why = isReplica
+    ? "a replica, which only sqlfuse pull changes"
+    : "the file or its directory cannot be written";
+  throw new ToolError(EXIT.unusable, `${file}: ${why}`);
 }
 
 async function onMount<T>(

@@ -29,9 +29,40 @@ export const UPGRADES: readonly string[] = [
    CREATE UNIQUE INDEX IF NOT EXISTS snapshot_name ON snapshot (name);
    CREATE INDEX IF NOT EXISTS dirent_past_by_id ON dirent_past (parent, id);
    INSERT OR IGNORE INTO meta (key, value) SELECT 'changed', value FROM meta WHERE key = 'epoch'`,
+  `CREATE TABLE IF NOT EXISTS remote (
+     id         INTEGER PRIMARY KEY,
+     name       TEXT NOT NULL UNIQUE,
+     url        TEXT NOT NULL,
+     log        BLOB NOT NULL,
+     secret     BLOB NOT NULL,
+     writer     INTEGER NOT NULL,
+     epoch      INTEGER NOT NULL,
+     segment    INTEGER NOT NULL,
+     hash       BLOB NOT NULL,
+     pending    BLOB NOT NULL,
+     pending_epoch INTEGER NOT NULL,
+     synced_ns  INTEGER NOT NULL,
+     key_salt   BLOB NOT NULL
+   ) STRICT;
+   CREATE TABLE IF NOT EXISTS remote_object (
+     number INTEGER PRIMARY KEY,
+     remote INTEGER NOT NULL,
+     name   BLOB NOT NULL,
+     salt   BLOB NOT NULL
+   ) STRICT;
+   CREATE UNIQUE INDEX IF NOT EXISTS remote_object_name ON remote_object (remote, name);
+   CREATE TABLE IF NOT EXISTS remote_block (
+     remote INTEGER NOT NULL,
+     id     BLOB NOT NULL,
+     object INTEGER NOT NULL,
+     place  INTEGER NOT NULL,
+     length INTEGER NOT NULL,
+     codec  INTEGER NOT NULL,
+     PRIMARY KEY (remote, id)
+   ) STRICT, WITHOUT ROWID`,
 ];
 /** Names in `features_incompatible` that this version understands. */
-const KNOWN_FEATURES = ["compression", "block-size"] as const;
+const KNOWN_FEATURES = ["compression", "block-size", "replica"] as const;
 export type Feature = (typeof KNOWN_FEATURES)[number];
 /** meta.format of a new volume. */
 export const FORMAT = `${FORMAT_MAJOR}.${UPGRADES.length}.0`;
@@ -103,6 +134,11 @@ export function incompatibleFeatures(db: Database): string[] | undefined {
     // not JSON
   }
   return undefined;
+}
+
+/** Whether this copy is changed by what it pulls alone. */
+export function isReplica(db: Database): boolean {
+  return incompatibleFeatures(db)?.includes("replica") === true;
 }
 
 /** Says in `schema` that a reader of the volume must know `feature`, inside the transaction that brings it. */

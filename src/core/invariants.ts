@@ -12,6 +12,7 @@ import { APPLICATION_ID, type Feature, FORMAT, FORMAT_MAJOR } from "./format.ts"
 import { HISTORY_INVARIANTS } from "./historyinvariants.ts";
 import { type Mender, NUMBER_MAX } from "./mender.ts";
 import { S_IFBLK, S_IFCHR, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG } from "./mode.ts";
+import { REMOTE_INVARIANTS } from "./remoteinvariants.ts";
 import { MAX_FILE_SIZE, NAME_MAX, ROOT_INO, SYMLINK_MAX } from "./types.ts";
 import { DEFAULT_CIPHER } from "./unlock.ts";
 import { XATTR_INVARIANTS } from "./xattrinvariants.ts";
@@ -246,6 +247,7 @@ export const INVARIANTS: readonly Invariant[] = [
     mend: ORPHANED_PAST.map(([table, column]) => `DELETE FROM ${table} AS p WHERE NOT ${lived(column)}`),
   },
   ...HISTORY_INVARIANTS,
+  ...REMOTE_INVARIANTS,
   // --- numbers
   {
     kind: "inode-number",

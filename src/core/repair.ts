@@ -31,6 +31,7 @@ import { acceptState } from "./head.ts";
 import { INVARIANTS } from "./invariants.ts";
 import { FileLock } from "./lock.ts";
 import { Mender, type Placement } from "./mender.ts";
+import { startRemotesOver } from "./remoteinvariants.ts";
 import { salvage } from "./salvage.ts";
 
 export interface Repaired {
@@ -137,6 +138,7 @@ function* mend(
         else for (const sql of how) db.exec(sql);
       }
     }
+    startRemotesOver(db);
     db.exec("COMMIT");
     isDone = true;
     return mender.placed;

@@ -141,7 +141,7 @@ function refuseLinked(path: string, real: string): void {
 
 /** Drops what a crash left unlinked, as each mount does, and refuses what cannot be written. */
 function purge(path: string, real: string, key: Key, log: (line: string) => void): void {
-  const volume = Volume.open(real, key, { onLog: log });
+  const volume = Volume.open(real, key, { changesReplica: true, onLog: log });
   const { readOnly } = volume;
   volume.close();
   if (!readOnly) return;

@@ -24,7 +24,7 @@ import { SqliteError } from "../db/errors.ts";
 import type { Key } from "../db/key.ts";
 import type { Statement } from "../db/statement.ts";
 import { Counters } from "./counters.ts";
-import { checkFormat, numberMeta } from "./format.ts";
+import { checkFormat, isReplica, numberMeta } from "./format.ts";
 import type { HeadKeeper } from "./head.ts";
 import { keptEpochs, PastView } from "./past.ts";
 import { Space } from "./space.ts";
@@ -34,6 +34,8 @@ import { type WalCopier, WalKeeper } from "./walkeeper.ts";
 
 export interface StoreOptions {
   readonly readOnly: boolean;
+  /** A replica may be changed too. */
+  readonly changesReplica?: boolean;
   /** No lock and no -shm are to be had: the file is read as it lies. */
   readonly immutable: boolean;
   /**
@@ -115,7 +117,6 @@ export class Store {
     this.#key = key;
     this.#options = options;
     this.clock = options.clock;
-    this.readOnly = options.readOnly;
     this.#pageSize = key.cipher.pageSize;
     const cacheBytes = (options.cacheBytes * 3) / 4;
     this.writer = new Database(path, key, {
@@ -128,6 +129,7 @@ export class Store {
     this.#wal = new WalKeeper(this.writer, copier, clock, onLog, () => this.#head?.publish());
     try {
       checkFormat(this.writer);
+      this.readOnly = options.readOnly || (options.changesReplica !== true && isReplica(this.writer));
       this.#configureWriter();
       this.#epoch = numberMeta(this.writer, "epoch") as Epoch;
       this.#kept = keptEpochs(this.writer);

@@ -23,7 +23,7 @@ import { type CreateOptions, createVolume } from "./create.ts";
 import { OpenError } from "./errors.ts";
 import { Extents } from "./extents.ts";
 import { Files } from "./files.ts";
-import { blockSizeMeta, compressionMeta, hexMeta, UPGRADES, upgradeFormat } from "./format.ts";
+import { blockSizeMeta, compressionMeta, hexMeta, isReplica, UPGRADES, upgradeFormat } from "./format.ts";
 import { HeadKeeper, refuseOlder } from "./head.ts";
 import { History, type Snapshot } from "./history.ts";
 import { Inodes } from "./inodes.ts";
@@ -31,6 +31,7 @@ import { FileLock, lockHolder, lockHolders } from "./lock.ts";
 import { Names } from "./names.ts";
 import { Prune } from "./prune.ts";
 import { Purge } from "./purge.ts";
+import { Remotes } from "./remotes.ts";
 import { Restore } from "./restore.ts";
 import { sqlText } from "./sqltext.ts";
 import { Store } from "./store.ts";
@@ -41,6 +42,8 @@ import { Xattrs } from "./xattrs.ts";
 
 export interface VolumeOptions {
   readonly readOnly?: boolean;
+  /** A replica, which is else opened read-only, may be changed: for whoever keeps it a replica. */
+  readonly changesReplica?: boolean;
   /**
    * Read-only, also while another process has the volume mounted: then all that is read is one snapshot of what
    * was committed when it was opened. Let it go soon: until `close` that process's -wal cannot start over.
@@ -103,6 +106,8 @@ export class Volume {
   readonly xattrs: Xattrs;
   /** Snapshots. */
   readonly history: History;
+  /** Where its log is kept. */
+  readonly remotes: Remotes;
   /** The snapshot that is looked at; undefined: the present. */
   readonly at: Snapshot | undefined;
   /** References that keep unlinked inodes alive. */
@@ -162,8 +167,6 @@ export class Volume {
     lock: FileLock | undefined,
   ) {
     this.path = path;
-    this.readOnly = options.readOnly;
-    this.#historyMs = options.readOnly ? Infinity : (options.historyMs ?? Infinity);
     this.#lock = lock;
     const wal = statSync(`${path}-wal`, { throwIfNoEntry: false });
     const walWaits = wal !== undefined && wal.size > 0;
@@ -187,6 +190,7 @@ export class Volume {
       if (headFile !== undefined) refuseOlder(path, key, headFile, options.readOnly, walReplays);
       this.#store = new Store(path, key, {
         readOnly: options.readOnly,
+        changesReplica: options.changesReplica === true,
         immutable:
           options.readOnly && !walWaits && (!beside || (options.at !== undefined && cannotChange(path))),
         beside: beside ? (isWritable(path) ? "readwrite" : "readonly") : undefined,
@@ -202,11 +206,14 @@ export class Volume {
     } catch (error) {
       throw explain(error, path);
     }
+    this.readOnly = this.#store.readOnly;
+    this.#historyMs = this.readOnly ? Infinity : (options.historyMs ?? Infinity);
     try {
-      if (!options.readOnly) this.#prepare(walWaits, options.upgrades ?? UPGRADES, headFile, log);
+      if (!this.readOnly) this.#prepare(walWaits, options.upgrades ?? UPGRADES, headFile, log);
       this.volumeId = hexMeta(this.#store.writer, "volume_id");
       this.blockSize = blockSizeMeta(this.#store.writer);
       this.history = new History(this.#store, () => this.#prune.wake());
+      this.remotes = new Remotes(this.#store, () => this.#prune.wake());
       this.at = options.at && this.#lookAt(options.at);
       this.#rows = new Inodes(this.#store, this.blockSize, options.noatime !== true);
       this.inodes = this.#rows;
@@ -254,6 +261,11 @@ export class Volume {
     }
     this.#store.lookAt(snapshot.epoch);
     return snapshot;
+  }
+
+  /** Whether this is a copy that is changed by what it pulls alone. */
+  get isReplica(): boolean {
+    return isReplica(this.#store.writer);
   }
 
   /** Number of inodes. */

@@ -7,6 +7,7 @@ import { createConnection, createServer, type Socket } from "node:net";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import type { HistoryOrder } from "../core/history.ts";
+import type { RemoteOrder } from "../core/remotes.ts";
 import { HostError, type HostReason } from "./errors.ts";
 import type { Mount } from "./mount.ts";
 import { makeRunDirectory, type Note, noteName, runDirectoriesOf, socketName } from "./rundir.ts";
@@ -15,6 +16,7 @@ export type ControlRequest =
   | { readonly cmd: "status" }
   | { readonly cmd: "sync" }
   | { readonly cmd: "history"; readonly order: HistoryOrder }
+  | { readonly cmd: "remote"; readonly order: RemoteOrder }
   | { readonly cmd: "unmount"; readonly lazy: boolean };
 
 type ControlReply =
@@ -80,6 +82,8 @@ async function answer(mount: Mount, line: string): Promise<ControlReply> {
         return { ok: true, result: null };
       case "history":
         return { ok: true, result: await mount.history(request.order) };
+      case "remote":
+        return { ok: true, result: await mount.remote(request.order) };
       case "unmount":
         await mount.unmount(request.lazy === true);
         return { ok: true, result: null };

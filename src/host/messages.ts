@@ -2,6 +2,7 @@
 import type { LogLevel } from "../base/log.ts";
 import type { OpenReason } from "../core/errors.ts";
 import type { HistoryOrder, HistoryOutcome, Snapshot } from "../core/history.ts";
+import type { RemoteOrder, RemoteOutcome } from "../core/remotes.ts";
 import type { At, Ino } from "../core/types.ts";
 import type { KeyMessage } from "../db/key.ts";
 import type { Lost } from "../fuse/session.ts";
@@ -37,6 +38,7 @@ export type ToWorker =
   | { readonly type: "sync"; readonly id: number }
   | { readonly type: "writtenBack" }
   | { readonly type: "history"; readonly id: number; readonly order: HistoryOrder }
+  | { readonly type: "remote"; readonly id: number; readonly order: RemoteOrder }
   /** Stop serving, although the kernel has not let go. */
   | { readonly type: "stop" };
 
@@ -52,6 +54,7 @@ export type FromWorker =
   | { readonly type: "tampered"; readonly node: Ino }
   | { readonly type: "synced"; readonly id: number; readonly error?: string }
   | { readonly type: "history"; readonly id: number; readonly outcome: HistoryOutcome }
+  | { readonly type: "remote"; readonly id: number; readonly outcome: RemoteOutcome }
   | { readonly type: "closed"; readonly clean: boolean };
 
 /** An error of opening, as it survives the way between threads. */

@@ -2,24 +2,25 @@
  * A mounted volume, seen from the main thread: it makes the mount, keeps the worker that serves it, and ends
  * both. It never touches the database.
  */
-import { open as openFile, stat, statfs } from "node:fs/promises";
 import { Worker } from "node:worker_threads";
 import type { Log } from "../base/log.ts";
 import { OpenError } from "../core/errors.ts";
 import type { HistoryOrder, HistoryOutcome, Snapshot } from "../core/history.ts";
+import type { RemoteOrder, RemoteOutcome } from "../core/remotes.ts";
 import type { At } from "../core/types.ts";
 import type { Key } from "../db/key.ts";
 import { COST_SLOTS, Costs, type OperationCost } from "../fuse/costs.ts";
 import { incEpoch, invalEntry, invalInode } from "../fuse/notify.ts";
 import { COUNTER, COUNTERS } from "../fuse/server.ts";
 import type { Lost } from "../fuse/session.ts";
-import { close, eventfd, forbidDump, syncfsAsync, write, writeAsync } from "../native/libc.ts";
+import { close, eventfd, forbidDump, write, writeAsync } from "../native/libc.ts";
 import { type Attachment, adopt, attach, detach, raiseReadahead } from "./attachment.ts";
 import { HostError } from "./errors.ts";
 import { IdleWatch } from "./idle.ts";
 import type { FromWorker, Refusal, ToWorker, WorkerOrder } from "./messages.ts";
 import { inheritedFd } from "./mountpoint.ts";
 import { mountedAt } from "./mounts.ts";
+import { visitRoot, writeBack } from "./visitor.ts";
 
 export interface MountOptions {
   /** The database file, absolute, symlinks resolved. */
@@ -108,6 +109,7 @@ export class Mount {
   readonly #since = new Date();
   readonly #syncs = new Map<number, (error: string | undefined) => void>();
   readonly #histories = new Map<number, (outcome: HistoryOutcome) => void>();
+  readonly #remotes = new Map<number, (outcome: RemoteOutcome) => void>();
   #attachment: Attachment | undefined;
   #at: Snapshot | undefined;
   #readOnly: boolean;
@@ -210,7 +212,7 @@ export class Mount {
     raiseReadahead(this.#attachment);
     // The kernel makes up a root that belongs to uid 0 and asks for the real one at the first stat: before that
     // its owner could not even chmod it.
-    await stat(this.mountpoint).catch(() => {});
+    await visitRoot(this.mountpoint).catch(() => {});
     const { idleTimeoutMs } = this.#options;
     if (idleTimeoutMs === undefined || this.#ended) return;
     const watched = { lastUse: () => this.#lastUse(), unmount: () => this.#unmountIdle(idleTimeoutMs) };
@@ -259,6 +261,10 @@ export class Mount {
         this.#histories.get(message.id)?.(message.outcome);
         this.#histories.delete(message.id);
         break;
+      case "remote":
+        this.#remotes.get(message.id)?.(message.outcome);
+        this.#remotes.delete(message.id);
+        break;
       case "closed":
         this.#clean = message.clean;
         this.#onStep?.(message);
@@ -282,11 +288,7 @@ export class Mount {
   /** What was stored in mapped files reaches the volume. Where it cannot, a snapshot is without it, as any read is. */
   async #writeBack(): Promise<void> {
     try {
-      const root = await openFile(this.mountpoint);
-      await syncfsAsync(root.fd);
-      await root.close();
-      // It returns when the writes are sent. They come before what is asked after them.
-      await statfs(this.mountpoint);
+      await writeBack(this.mountpoint);
     } catch (error) {
       this.#log("warn", `${this.mountpoint}: the kernel cannot write back: ${String(error)}`);
     }
@@ -378,6 +380,16 @@ export class Mount {
     return await new Promise((resolve) => {
       this.#histories.set(id, resolve);
       this.#post({ type: "history", id, order });
+    });
+  }
+
+  /** Notes what a push wants noted. */
+  async remote(order: RemoteOrder): Promise<RemoteOutcome> {
+    if (this.#ended || this.#clean !== undefined) return { ok: false, code: "EIO" };
+    const id = ++this.#lastSync;
+    return await new Promise((resolve) => {
+      this.#remotes.set(id, resolve);
+      this.#post({ type: "remote", id, order });
     });
   }
 

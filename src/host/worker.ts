@@ -8,6 +8,7 @@ import { assert } from "../base/assert.ts";
 import type { LogLevel } from "../base/log.ts";
 import { OpenError } from "../core/errors.ts";
 import { obeyHistory } from "../core/history.ts";
+import { obeyRemotes } from "../core/remotes.ts";
 import { DEFAULT_CACHE_BYTES, Volume } from "../core/volume.ts";
 import { Key } from "../db/key.ts";
 import { Connection } from "../fuse/device.ts";
@@ -98,6 +99,8 @@ function serve(volume: Volume, fd: number): boolean {
     if (message.type === "stop") session.stop();
     if (message.type === "history")
       tell({ type: "history", id: message.id, outcome: obeyHistory(volume.history, message.order) });
+    if (message.type === "remote")
+      tell({ type: "remote", id: message.id, outcome: obeyRemotes(volume.remotes, message.order) });
     if (message.type === "writtenBack") session.writtenBack();
     if (message.type === "sync") tell({ type: "synced", id: message.id, ...commit(volume) });
   };

@@ -33,7 +33,7 @@ function listOf(db: Database, sql: string): string[] {
   return list;
 }
 
-describe("format 1.2", () => {
+describe("format 1.3", () => {
   const INODE =
     "ino mode nlink uid gid rdev size block_size extents parent generation atime_ns mtime_ns ctime_ns btime_ns born origin serial version target";
 
@@ -54,6 +54,9 @@ describe("format 1.2", () => {
         extent_past: "ino idx block shared born died",
         block: "id codec hash data",
         snapshot: "epoch name created_ns protected automatic",
+        remote: "id name url log secret writer epoch segment hash pending pending_epoch synced_ns key_salt",
+        remote_object: "number remote name salt",
+        remote_block: "remote id object place length codec",
       });
     }));
 
@@ -75,6 +78,7 @@ describe("format 1.2", () => {
         "inode_global",
         "inode_past_died",
         "inode_unlinked",
+        "remote_object_name",
         "snapshot_name",
         "xattr_past_died",
       ]);
@@ -104,7 +108,7 @@ describe("format 1.2", () => {
           "replica_id",
           "volume_id",
         ]);
-        expect(listOf(db, "SELECT value FROM meta WHERE key = 'format'")).toEqual(["1.2.0"]);
+        expect(listOf(db, "SELECT value FROM meta WHERE key = 'format'")).toEqual(["1.3.0"]);
         expect(listOf(db, "SELECT lower(hex(value)) FROM meta WHERE key = 'volume_id'")).toEqual([volumeId]);
         expect(queryNumber(db, "SELECT length(value) FROM meta WHERE key = 'volume_id'")).toBe(16);
         expect(queryNumber(db, "SELECT value > 0 FROM meta WHERE key = 'replica_id'")).toBe(1);
@@ -123,7 +127,7 @@ describe("format 1.2", () => {
     }
   }
 
-  it.each(["1.0", "1.1", "1.2"])(
+  it.each(["1.0", "1.1", "1.2", "1.3"])(
     "of the fixture of %s opens with its password, shows what it showed, in both epochs, and can be written to",
     (minor) =>
       withFixture(minor, (path) => {
@@ -165,10 +169,22 @@ describe("format 1.2", () => {
       past.close();
     }));
 
-  it("has no snapshots where it is older and only read", () =>
+  it("of its fixture shows its remotes, and keeps the epoch that was pushed", () =>
+    withFixture("1.3", (path) => {
+      const volume = Volume.open(path, unlock(path, b("fixture of format 1.3")));
+      expect(volume.remotes.list()).toMatchObject([
+        { name: "nas", epoch: 1, segment: 1, pendingEpoch: 0 },
+        { name: "other", url: "/nowhere", epoch: 0, segment: 0 },
+      ]);
+      expect(volume.history.list()).toMatchObject([{ epoch: 1, name: "pushed-1", protected: true }]);
+      volume.close();
+    }));
+
+  it("has no snapshots and no remotes where it is older and only read", () =>
     withFixture("1.1", (path) => {
       const volume = Volume.open(path, unlock(path, b("fixture of format 1.1")), { readOnly: true });
       expect(volume.history.list()).toEqual([]);
+      expect(volume.remotes.list()).toEqual([]);
       volume.close();
     }));
 

@@ -36,6 +36,8 @@ const UNUSED = 15;
 const BLOCK_OF = (ino: number) => `(SELECT block FROM extent WHERE ino = ${ino} AND idx = 0)`;
 const NAME = (name: string) => `CAST('${name}' AS BLOB)`;
 const SET = (what: string, ino: number) => `UPDATE inode SET ${what} WHERE ino = ${ino}`;
+const REMOTE = (secret: string, epoch: number, segment: number) => `INSERT INTO remote VALUES
+  (1, 'nas', '/x', zeroblob(16), ${secret}, 1, ${epoch}, ${segment}, x'', x'', 0, 0, x'')`;
 const INODE = (ino: string, mode: number, nlink: number) => `INSERT INTO inode VALUES
   (${ino}, ${mode}, ${nlink}, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, NULL, NULL, NULL)`;
 
@@ -661,6 +663,27 @@ const SABOTAGE: readonly Sabotage[] = [
       `INSERT INTO dirent_past SELECT parent, ${NAME("x")}, 999, ${UNUSED}, type, 1, 2 FROM dirent WHERE ino = ${empty};
        ${INODE(`${UNUSED}`, 0o100644, 0)}; UPDATE inode SET born = 2 WHERE ino = ${UNUSED};
        INSERT INTO inode_past SELECT *, 2 FROM inode WHERE ino = ${UNUSED}; UPDATE inode_past SET born = 1, nlink = 0 WHERE ino = ${UNUSED}`,
+  },
+  {
+    what: "a remote with a secret that is too short",
+    kind: "remote",
+    sql: () => REMOTE("zeroblob(31)", 0, 0),
+  },
+  { what: "a remote that has an epoch to come", kind: "remote", sql: () => REMOTE("zeroblob(32)", 99, 0) },
+  {
+    what: "a remote without the hash of its segment",
+    kind: "remote",
+    sql: () => REMOTE("zeroblob(32)", 1, 3),
+  },
+  {
+    what: "an object of no remote",
+    kind: "remote-object",
+    sql: () => "INSERT INTO remote_object VALUES (1, 7, zeroblob(32), zeroblob(32))",
+  },
+  {
+    what: "a block in no object",
+    kind: "remote-block",
+    sql: () => "INSERT INTO remote_block VALUES (1, zeroblob(32), 7, 64, 10, 0)",
   },
   {
     what: "a snapshot of an epoch that is not closed",

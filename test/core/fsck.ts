@@ -80,7 +80,7 @@ export function inspectFixture({ path, key }: Fixture): Report {
 }
 
 /** Repairs what an inspection finds. */
-export function repairFixture({ path, key, clock }: Fixture): Repaired {
+export function repairFixture({ path, key, clock }: Pick<Fixture, "path" | "key" | "clock">): Repaired {
   return drain(repair(path, key, drain(inspect(path, key)), clock));
 }
 

@@ -7,6 +7,7 @@ import {
   openSync,
   readFileSync,
   rmSync,
+  statSync,
   writeFileSync,
   writeSync,
 } from "node:fs";
@@ -136,7 +137,7 @@ beforeAll(() => {
   writeFileSync(join(directory, "empty"), "", { mode: 0o600 });
   copyFileSync(file, join(directory, "damaged"));
   const fd = openSync(join(directory, "damaged"), "r+");
-  writeSync(fd, "damage", 400_000); // in the middle of the data of "a"
+  writeSync(fd, "damage", statSync(file).size - 100_000); // in the middle of the data of "a"
   closeSync(fd);
   newerFormat(join(directory, "newer"));
 });

@@ -1,0 +1,144 @@
+/**
+ * The segments of a log, read and proved: each is sealed, of this log, of its writer, in its place, and names the one
+ * before it by its hash. Nothing is given out before all of them were looked at.
+ */
+import { ByteReader } from "./bytes.ts";
+import { LogError } from "./errors.ts";
+import { decodeSegment, type Segment } from "./format.ts";
+import { numberName, type RemoteStore, segmentsOf } from "./remote.ts";
+import { hashOf, type Sealer } from "./seal.ts";
+
+/** A segment that was proved. */
+export interface Link {
+  readonly segment: Segment;
+  readonly hash: Buffer;
+}
+
+/** How far somebody has seen the log. */
+export interface Seen {
+  readonly segment: number;
+  readonly hash: Uint8Array;
+}
+
+/** Whose log it is. */
+export interface Whose {
+  readonly writer: bigint;
+  readonly volume: Uint8Array;
+}
+
+/** Names a file in an error that was met in it. */
+export function toldOf(store: RemoteStore, name: string, error: unknown): unknown {
+  if (!(error instanceof LogError)) return error;
+  return new LogError(error.reason, `${store.url}: ${name}: ${error.message}`, { cause: error });
+}
+
+/** The numbers of the segments that are there, in order. @throws LogError */
+export async function segmentNumbers(store: RemoteStore, writer: bigint): Promise<number[]> {
+  const prefix = segmentsOf(writer);
+  const files = await store.list(prefix);
+  return files.map(({ name }) => Number(name.slice(prefix.length))).sort((a, b) => a - b);
+}
+
+/** One segment; undefined where there is none of that number. @throws LogError damaged, foreign, too-new, unreachable */
+export async function readSegment(
+  store: RemoteStore,
+  sealer: Sealer,
+  whose: Whose,
+  number: number,
+): Promise<Link | undefined> {
+  const name = segmentsOf(whose.writer) + numberName(number);
+  const file = await store.get(name);
+  if (file === undefined) return undefined;
+  try {
+    const segment = decodeSegment(new ByteReader(sealer.open("segment", file)));
+    if (segment.number !== number)
+      throw new LogError("foreign", `it is segment ${segment.number}, in the place of segment ${number}`);
+    if (segment.writer !== whose.writer) throw new LogError("foreign", "it is of another writer");
+    if (Buffer.compare(segment.volume, whose.volume) !== 0)
+      throw new LogError("foreign", "it is of another volume");
+    return { segment, hash: hashOf(file) };
+  } catch (error) {
+    throw toldOf(store, name, error);
+  }
+}
+
+/**
+ * The segments that bring one who has seen `seen` to the end of the log, or to segment `until`: either all that follow
+ * it, or, where one of those is gone, from the last on that starts over. Undefined `seen`: he has nothing.
+ * @throws LogError damaged, foreign, too-new, unreachable; rolled-back, incomplete, diverged
+ */
+export async function readChain(
+  store: RemoteStore,
+  sealer: Sealer,
+  whose: Whose,
+  seen: Seen | undefined,
+  until = Infinity,
+): Promise<Link[]> {
+  const { url } = store;
+  const numbers = (await segmentNumbers(store, whose.writer)).filter((number) => number <= until);
+  const last = numbers.at(-1) ?? 0;
+  const from = seen?.segment ?? 0;
+  if (last < from)
+    throw new LogError(
+      "rolled-back",
+      `${url}: the log ends at segment ${last}, and segment ${from} of it was seen: it was cut off, or is an older copy`,
+    );
+  if (seen === undefined && last === 0)
+    throw new LogError("incomplete", `${url}: nothing was pushed there yet`);
+  if (seen !== undefined && last === from) {
+    await checkLast(store, sealer, whose, seen);
+    return [];
+  }
+  const chain: Link[] = [];
+  for (let number = last; number > from; number--) {
+    const [next] = chain;
+    const link = await readSegment(store, sealer, whose, number);
+    if (link === undefined) return cut(chain, number, url);
+    if (next !== undefined) checkFollows(url, next, link.hash, link.segment.epoch);
+    chain.unshift(link);
+    if (seen === undefined && link.segment.base === 0) return chain;
+  }
+  const [first] = chain;
+  if (seen === undefined || first === undefined)
+    throw new LogError("incomplete", `${url}: no segment there starts from nothing`);
+  if (Buffer.compare(first.segment.previous, seen.hash) !== 0)
+    throw new LogError(
+      "diverged",
+      `${url}: segment ${first.segment.number} does not follow segment ${from} as it was seen here: another log took its place`,
+    );
+  return chain;
+}
+
+/** What is there may be another segment of that number. */
+async function checkLast(store: RemoteStore, sealer: Sealer, whose: Whose, seen: Seen): Promise<void> {
+  if (seen.segment === 0) return;
+  const link = await readSegment(store, sealer, whose, seen.segment);
+  if (link?.hash.equals(seen.hash) === true) return;
+  const message = `${store.url}: segment ${seen.segment} is not the one that was seen here: another log took its place`;
+  throw new LogError("diverged", message);
+}
+
+function checkFollows(url: string, { segment }: Link, hash: Buffer, epoch: number): void {
+  const { number, base } = segment;
+  if (!hash.equals(segment.previous))
+    throw new LogError(
+      "foreign",
+      `${url}: segment ${number} does not follow segment ${number - 1}, which was replaced`,
+    );
+  if (base !== 0 && base !== epoch)
+    throw new LogError(
+      "foreign",
+      `${url}: segment ${number} is of epoch ${base} on, and the one before ends at ${epoch}`,
+    );
+}
+
+/** Segment `missing` is gone: what follows holds only from one on that starts over. */
+function cut(chain: readonly Link[], missing: number, url: string): Link[] {
+  const start = chain.findIndex(({ segment }) => segment.base === 0);
+  if (start >= 0) return chain.slice(start);
+  const behind = chain.at(-1)?.segment.number ?? missing;
+  throw new LogError(
+    "incomplete",
+    `${url}: segment ${missing} is missing, and without it those up to ${behind} cannot be applied`,
+  );
+}

@@ -1,0 +1,158 @@
+/**
+ * A remote that is a directory: of a NAS, a USB disk, or one that another program synchronises.
+ *
+ * A file is written under a name that no list shows, synced, given its name by link(2), which fails where that is taken, and
+ * its directory is synced. Filesystems without hard links (FAT, some of NAS) get a rename instead, after a look.
+ */
+import { randomBytes } from "node:crypto";
+import type { Dirent } from "node:fs";
+import { access, type FileHandle, link, mkdir, open, readdir, rename, rm, stat } from "node:fs/promises";
+import { dirname, join, resolve } from "node:path";
+import { LogError } from "./errors.ts";
+import type { RemoteStore, StoredFile } from "./remote.ts";
+
+/** In front of the names of files that are being written. */
+const UNFINISHED = ".part-";
+
+export class DirectoryStore implements RemoteStore {
+  readonly url: string;
+  readonly #root: string;
+  /** Directories that were made, or seen to be there. */
+  readonly #known = new Set<string>();
+
+  constructor(path: string) {
+    this.url = path;
+    this.#root = resolve(path);
+  }
+
+  async list(prefix: string): Promise<StoredFile[]> {
+    return await this.#told(async () => {
+      // That the place itself is missing, as a disk that is not plugged in, is no empty list.
+      await access(this.#root);
+      const found: StoredFile[] = [];
+      await this.#walk(prefix, found);
+      return found;
+    });
+  }
+
+  async #walk(prefix: string, found: StoredFile[]): Promise<void> {
+    let entries: Dirent[];
+    try {
+      entries = await readdir(join(this.#root, prefix), { withFileTypes: true });
+    } catch (error) {
+      if (codeOf(error) === "ENOENT") return;
+      throw error;
+    }
+    for (const entry of entries) {
+      if (entry.name.startsWith(".")) continue;
+      const name = `${prefix}${entry.name}`;
+      if (entry.isDirectory()) await this.#walk(`${name}/`, found);
+      else found.push({ name, size: (await stat(join(this.#root, name))).size });
+    }
+  }
+
+  async put(name: string, bytes: Uint8Array): Promise<boolean> {
+    return await this.#told(async () => {
+      const path = join(this.#root, name);
+      const directory = dirname(path);
+      await this.#makeDirectory(directory);
+      const draft = join(directory, `${UNFINISHED}${randomBytes(8).toString("hex")}`);
+      try {
+        const file = await open(draft, "wx", 0o600);
+        await syncAndClose(file, bytes);
+        const isNew = await publish(draft, path);
+        if (isNew) await syncAndClose(await open(directory, "r"));
+        return isNew;
+      } finally {
+        await rm(draft, { force: true });
+      }
+    });
+  }
+
+  /** Durably, down from the place itself, which must be there. */
+  async #makeDirectory(path: string): Promise<void> {
+    if (path === this.#root || this.#known.has(path)) return;
+    const parent = dirname(path);
+    await this.#makeDirectory(parent);
+    try {
+      await mkdir(path, 0o700);
+      await syncAndClose(await open(parent, "r"));
+    } catch (error) {
+      if (codeOf(error) !== "EEXIST") throw error;
+    }
+    this.#known.add(path);
+  }
+
+  async get(name: string, from = 0, length?: number): Promise<Buffer | undefined> {
+    return await this.#told(async () => {
+      let file: FileHandle;
+      try {
+        file = await open(join(this.#root, name), "r");
+      } catch (error) {
+        if (codeOf(error) === "ENOENT") return undefined;
+        throw error;
+      }
+      try {
+        const { size } = await file.stat();
+        const bytes = Buffer.alloc(Math.max(0, Math.min(length ?? size, size - from)));
+        let done = 0;
+        while (done < bytes.length) {
+          const { bytesRead } = await file.read(bytes, done, bytes.length - done, from + done);
+          if (bytesRead === 0) break;
+          done += bytesRead;
+        }
+        return bytes.subarray(0, done);
+      } finally {
+        await file.close();
+      }
+    });
+  }
+
+  async remove(name: string): Promise<void> {
+    await this.#told(() => rm(join(this.#root, name), { force: true }));
+  }
+
+  /** Runs it, and tells what the system refuses in words for the user. */
+  async #told<T>(run: () => Promise<T>): Promise<T> {
+    try {
+      return await run();
+    } catch (error) {
+      const code = codeOf(error);
+      if (code === undefined) throw error;
+      const what = code === "ENOENT" ? "there is no such directory" : `cannot be used (${code})`;
+      throw new LogError("unreachable", `${this.url}: ${what}`, { cause: error });
+    }
+  }
+}
+
+/** Gives a draft its name; false where that is taken. */
+async function publish(draft: string, path: string): Promise<boolean> {
+  try {
+    await link(draft, path);
+    return true;
+  } catch (error) {
+    const code = codeOf(error);
+    if (code === "EEXIST") return false;
+    if (code !== "EPERM" && code !== "EOPNOTSUPP" && code !== "ENOSYS") throw error;
+  }
+  // There are no hard links here. Rename would replace a file, so the name is looked at first.
+  const isTaken = await access(path).then(
+    () => true,
+    () => false,
+  );
+  if (!isTaken) await rename(draft, path);
+  return !isTaken;
+}
+
+async function syncAndClose(file: FileHandle, bytes?: Uint8Array): Promise<void> {
+  try {
+    if (bytes !== undefined) await file.writeFile(bytes);
+    await file.sync();
+  } finally {
+    await file.close();
+  }
+}
+
+function codeOf(error: unknown): string | undefined {
+  return (error as NodeJS.ErrnoException).code;
+}

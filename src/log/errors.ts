@@ -1,0 +1,31 @@
+/** Why a log cannot be read, written or followed: told apart by `reason`, each with its whole line for the user. */
+export type LogReason =
+  /** Bytes that are not what was sealed: changed, cut off, or sealed with another key. */
+  | "damaged"
+  /** Whole, but of another log, or not where it belongs: swapped, reordered, replayed. */
+  | "foreign"
+  /** A segment or object that must be there is not. */
+  | "incomplete"
+  /** The log ends before what was seen of it already. */
+  | "rolled-back"
+  /** Somebody else writes this log, or an older copy of the volume does. */
+  | "other-writer"
+  | "wrong-password"
+  /** No log is there, or nothing can be read or written there. */
+  | "unreachable"
+  /** Something else is there. */
+  | "taken"
+  /** Of a newer sqlfuse. */
+  | "too-new"
+  /** The replica is not what its source was. */
+  | "diverged";
+
+export class LogError extends Error {
+  readonly reason: LogReason;
+
+  constructor(reason: LogReason, message: string, options?: ErrorOptions) {
+    super(message, options);
+    this.name = "LogError";
+    this.reason = reason;
+  }
+}

@@ -1,0 +1,84 @@
+/** `sqlfuse clone URL FILE`: a replica from a log. */
+import { existsSync, realpathSync } from "node:fs";
+import type { Command } from "commander";
+import type { Fetched } from "../src/log/follower.ts";
+import { requireEngine } from "./engine.ts";
+import { EXIT, ToolError } from "./exitcodes.ts";
+import { addHelp } from "./help.ts";
+import { interruptible } from "./interrupt.ts";
+import { addOutputOptions, formatBytes, type OutputFlags, tell, warn } from "./output.ts";
+import { addPasswordOptions, type PasswordOptions, readPassword } from "./password.ts";
+import { Progress } from "./progress.ts";
+
+interface CloneFlags extends PasswordOptions, OutputFlags {
+  readonly restore?: true;
+  readonly until?: string;
+}
+
+export function addClone(program: Command): void {
+  const command = program
+    .command("clone")
+    .summary("make a replica of a volume from its remote")
+    .description(
+      "Makes the new volume FILE from what was pushed to URL, under the same password. It is a replica: it is mounted " +
+        "read-only, and sqlfuse pull brings it up to date. FILE is there when all of it is, or not at all.",
+    )
+    .argument("<url>", "the directory that was given to sqlfuse remote add")
+    .argument("<file>", "the database file to make")
+    .option(
+      "--restore",
+      "FILE is the volume from now on, in the place of one that is lost, and pushes to URL",
+    )
+    .option("--until <segment>", "only as far as this segment, as where a later one is missing");
+  addPasswordOptions(command);
+  addOutputOptions(command).action(clone);
+  addHelp(command, {
+    notes: [
+      "With --restore the volume that was lost must not be written again, should it turn up: what it pushes is refused.",
+    ],
+    examples: [
+      "sqlfuse clone /mnt/nas/vault replica.sqlite",
+      "sqlfuse clone --restore /mnt/nas/vault vault.sqlite",
+    ],
+  });
+}
+
+async function clone(url: string, file: string, flags: CloneFlags): Promise<void> {
+  const until = flags.until === undefined ? undefined : segmentOf(flags.until);
+  if (existsSync(file))
+    throw new ToolError(EXIT.unusable, `${file}: exists already; choose another name or remove it first`);
+  await requireEngine();
+  const { clone: make } = await import("../src/log/replica.ts");
+  const { openRemote } = await import("../src/log/remote.ts");
+  const { resolveUrl } = await import("./remote.ts");
+  const store = await openRemote(resolveUrl(url));
+  const password = await readPassword(flags, { path: url, confirm: false, warn });
+  const progress = new Progress(flags.quiet);
+  try {
+    const result = await interruptible(`stopped; ${file} was not made`, ({ breathe }) =>
+      make(store, file, password, {
+        breathe,
+        onProgress: ({ bytes, blocks }: Fetched) =>
+          progress.tally(`cloning ${url}: ${formatBytes(bytes)}, ${blocks} blocks`),
+        restore: flags.restore === true,
+        ...(until === undefined ? {} : { until }),
+      }),
+    );
+    progress.end();
+    const hash = Buffer.from(result.hash).toString("hex");
+    const what = flags.restore ? "restored" : "a replica";
+    tell(flags, `${file}: ${what}, as of segment ${result.segment} (${hash})`, {
+      path: realpathSync(file),
+      ...result,
+      hash,
+    });
+  } finally {
+    progress.end();
+    password.fill(0);
+  }
+}
+
+function segmentOf(text: string): number {
+  if (/^\d{1,15}$/.test(text) && Number(text) > 0) return Number(text);
+  throw new ToolError(EXIT.usage, `--until ${text}: not the number of a segment`);
+}

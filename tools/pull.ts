@@ -1,0 +1,115 @@
+/** `sqlfuse pull FILE`: brings a replica up to date. */
+import { realpathSync } from "node:fs";
+import { setTimeout as sleep } from "node:timers/promises";
+import type { Command } from "commander";
+import type { Fetched } from "../src/log/follower.ts";
+import type { FollowResult } from "../src/log/replica.ts";
+import { requireEngine } from "./engine.ts";
+import { describeError, EXIT } from "./exitcodes.ts";
+import { addHelp } from "./help.ts";
+import { type Breath, interruptible } from "./interrupt.ts";
+import { addOutputOptions, formatBytes, type OutputFlags, say, tell, warn } from "./output.ts";
+import { addPasswordOptions, type PasswordOptions, readPassword } from "./password.ts";
+import { Progress } from "./progress.ts";
+import { intervalOf } from "./push.ts";
+import { refuseMissing } from "./rewrite.ts";
+
+interface PullFlags extends PasswordOptions, OutputFlags {
+  readonly watch?: true;
+  readonly interval: string;
+}
+
+export function addPull(program: Command): void {
+  const command = program
+    .command("pull")
+    .summary("bring a replica up to date")
+    .description(
+      "Applies to the replica FILE what was pushed since. All segments are proved before the first is applied, and each " +
+        "is applied whole or not at all. FILE must not be mounted.",
+    )
+    .argument("<file>", "the database file of a replica, which sqlfuse clone made")
+    .option("--watch", "go on until a signal comes: pull what is new at each interval")
+    .option("--interval <seconds>", "with --watch: how long to wait between two pulls", "10");
+  addPasswordOptions(command);
+  addOutputOptions(command).action(pull);
+  addHelp(command, {
+    notes: [
+      "With --watch a pull that fails is tried again at the next interval; with --json each pull is a line.",
+    ],
+    examples: ["sqlfuse pull replica.sqlite", "sqlfuse pull --watch replica.sqlite"],
+  });
+}
+
+async function pull(file: string, flags: PullFlags): Promise<void> {
+  const seconds = intervalOf(flags.interval);
+  refuseMissing(file);
+  await requireEngine();
+  const password = await readPassword(flags, { path: file, confirm: false, warn });
+  try {
+    await interruptible("stopped; the replica is as of the last segment that was applied", async (breath) => {
+      if (!flags.watch) {
+        const result = await pullOnce(file, password, flags, breath);
+        tell(flags, lineOf(file, result), jsonOf(file, result));
+        return;
+      }
+      for (;;) {
+        await pullAgain(file, password, flags, breath);
+        await sleep(seconds * 1000, undefined, { signal: breath.signal }).catch(() => {});
+        breath.signal.throwIfAborted();
+      }
+    });
+  } finally {
+    password.fill(0);
+  }
+}
+
+/** One round of a watch: what fails is told, and tried again. */
+async function pullAgain(file: string, password: Buffer, flags: PullFlags, breath: Breath): Promise<void> {
+  try {
+    const result = await pullOnce(file, password, flags, breath);
+    if (flags.json) say(JSON.stringify(jsonOf(file, result)));
+    else if (result.segments > 0 && !flags.quiet) say(lineOf(file, result));
+  } catch (error) {
+    breath.signal.throwIfAborted();
+    const { message, code } = describeError(error);
+    if (code === EXIT.wrongPassword) throw error;
+    warn(message);
+  }
+}
+
+async function pullOnce(
+  file: string,
+  password: Buffer,
+  flags: PullFlags,
+  { breathe }: Breath,
+): Promise<FollowResult> {
+  const { unlock } = await import("../src/core/unlock.ts");
+  const { Replica } = await import("../src/log/replica.ts");
+  const { openRemote } = await import("../src/log/remote.ts");
+  const progress = new Progress(flags.quiet);
+  const key = unlock(file, password);
+  try {
+    const replica = new Replica(file, key, warn);
+    try {
+      return await replica.pull(await openRemote(replica.url), {
+        breathe,
+        onProgress: ({ bytes, blocks }: Fetched) =>
+          progress.tally(`pulling: ${formatBytes(bytes)}, ${blocks} blocks`),
+      });
+    } finally {
+      replica.close();
+    }
+  } finally {
+    progress.end();
+    key.wipe();
+  }
+}
+
+function lineOf(file: string, { segments, segment, bytes }: FollowResult): string {
+  if (segments === 0) return `${file}: nothing new (segment ${segment})`;
+  return `${file}: ${segments} segment${segments === 1 ? "" : "s"} applied, to ${segment}, ${formatBytes(bytes)}`;
+}
+
+function jsonOf(file: string, result: FollowResult): object {
+  return { path: realpathSync(file), ...result, hash: Buffer.from(result.hash).toString("hex") };
+}

@@ -1,0 +1,150 @@
+/** `sqlfuse push FILE|MOUNTPOINT [NAME]`: brings remotes up to date. */
+import { setTimeout as sleep } from "node:timers/promises";
+import type { Command } from "commander";
+import type { PushResult } from "../src/log/pusher.ts";
+import type { Shipped } from "../src/log/shipper.ts";
+import { describeError, EXIT, ToolError } from "./exitcodes.ts";
+import { addHelp } from "./help.ts";
+import { type Breath, interruptible } from "./interrupt.ts";
+import { addOutputOptions, formatBytes, type OutputFlags, say, sayJson, warn } from "./output.ts";
+import { addPasswordOptions, type PasswordOptions } from "./password.ts";
+import { Progress } from "./progress.ts";
+import { passwordOf, withSite } from "./pushsite.ts";
+
+interface PushFlags extends PasswordOptions, OutputFlags {
+  readonly watch?: true;
+  readonly interval: string;
+}
+
+/** How a push of one remote went. */
+interface Pushed extends Partial<PushResult> {
+  readonly remote: string;
+  readonly error?: string;
+  readonly code?: number;
+}
+
+export function addPush(program: Command): void {
+  const command = program
+    .command("push")
+    .summary("ship what changed to the volume's remotes")
+    .description(
+      "Ships what changed since the last push, encrypted, to the remote NAME of a volume, or to all of its remotes. A " +
+        "mounted volume stays mounted. Stopped at any moment, it goes on where it was the next time.",
+    )
+    .argument("<file|mountpoint>", "the database file, or where it is mounted")
+    .argument("[name]", "of one remote; see: sqlfuse remote list")
+    .option("--watch", "go on until a signal comes: push what changed at each interval")
+    .option("--interval <seconds>", "with --watch: how long to wait between two pushes", "10");
+  addPasswordOptions(command);
+  addOutputOptions(command).action(push);
+  addHelp(command, {
+    notes: [
+      "With --watch a push that fails is tried again at the next interval; with --json each push is a line.",
+    ],
+    examples: ["sqlfuse push vault.sqlite", "sqlfuse push --watch --interval 60 ~/vault nas"],
+  });
+}
+
+async function push(target: string, name: string | undefined, flags: PushFlags): Promise<void> {
+  const seconds = intervalOf(flags.interval);
+  const password = await passwordOf(target, flags);
+  try {
+    await interruptible("stopped; the next push goes on where this one was", async (breath) => {
+      if (!flags.watch) {
+        const all = await pushAll(target, name, password, flags, breath);
+        if (flags.json) sayJson(all.map(jsonOf));
+        const [failed, ...others] = all.filter(({ error }) => error !== undefined);
+        for (const { error } of others) warn(error ?? "");
+        if (failed !== undefined) throw new ToolError(failed.code ?? EXIT.other, failed.error ?? "");
+        return;
+      }
+      for (;;) {
+        await pushOnce(target, name, password, flags, breath);
+        await sleep(seconds * 1000, undefined, { signal: breath.signal }).catch(() => {});
+        breath.signal.throwIfAborted();
+      }
+    });
+  } finally {
+    password.fill(0);
+  }
+}
+
+export function intervalOf(text: string): number {
+  if (/^\d{1,6}$/.test(text) && Number(text) > 0) return Number(text);
+  throw new ToolError(EXIT.usage, `--interval ${text}: not a number of seconds`);
+}
+
+/** One round of a watch: what fails is told, and tried again. */
+async function pushOnce(
+  target: string,
+  name: string | undefined,
+  password: Buffer,
+  flags: PushFlags,
+  breath: Breath,
+): Promise<void> {
+  try {
+    for (const one of await pushAll(target, name, password, flags, breath)) {
+      if (one.error !== undefined) warn(one.error);
+      if (flags.json) say(JSON.stringify(jsonOf(one)));
+    }
+  } catch (error) {
+    breath.signal.throwIfAborted();
+    const { message, code } = describeError(error);
+    if (code === EXIT.wrongPassword) throw error;
+    warn(message);
+  }
+}
+
+/** One after the other; what fails with one does not keep the others. */
+async function pushAll(
+  target: string,
+  name: string | undefined,
+  password: Buffer,
+  flags: PushFlags,
+  { breathe, signal }: Breath,
+): Promise<Pushed[]> {
+  const { Pusher } = await import("../src/log/pusher.ts");
+  const { openRemote } = await import("../src/log/remote.ts");
+  const { listRemotes } = await import("../src/core/remotes.ts");
+  return await withSite(target, password, async (site) => {
+    const remotes = listRemotes(site.db).filter((one) => name === undefined || one.name === name);
+    if (remotes.length === 0) throw noRemote(target, name);
+    const done: Pushed[] = [];
+    for (const remote of remotes) {
+      const progress = new Progress(flags.quiet);
+      const onProgress = ({ bytes, objects }: Shipped): void =>
+        progress.tally(`pushing to ${remote.name}: ${formatBytes(bytes)} in ${objects} objects`);
+      try {
+        const store = await openRemote(remote.url);
+        const result = await new Pusher(site, store, remote.name, { onProgress, breathe }).run();
+        done.push({ remote: remote.name, ...result });
+        progress.end();
+        if (!flags.json && !flags.quiet && (result.segments > 0 || !flags.watch))
+          say(lineOf(remote.name, result));
+      } catch (error) {
+        signal.throwIfAborted();
+        const { message, code } = describeError(error);
+        done.push({ remote: remote.name, error: `${remote.name}: ${message}`, code });
+      } finally {
+        progress.end();
+      }
+    }
+    return done;
+  });
+}
+
+export function noRemote(target: string, name: string | undefined): ToolError {
+  const what = name === undefined ? "it has no remote" : `it has no remote ${name}`;
+  return new ToolError(EXIT.unusable, `${target}: ${what}; see: sqlfuse remote add --help`);
+}
+
+function lineOf(name: string, { segments, bytes, objects, segment }: PushResult): string {
+  if (segments === 0) return `${name}: has everything (segment ${segment})`;
+  const shipped =
+    objects === 0 ? "" : `, ${formatBytes(bytes)} in ${objects} object${objects === 1 ? "" : "s"}`;
+  return `${name}: pushed to segment ${segment}${shipped}`;
+}
+
+function jsonOf({ hash, code, ...rest }: Pushed): object {
+  return { ...rest, ...(hash === undefined ? {} : { hash: Buffer.from(hash).toString("hex") }) };
+}

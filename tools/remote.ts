@@ -1,0 +1,270 @@
+/** `sqlfuse remote ACTION FILE|MOUNTPOINT [NAME] [URL]`: where the log of a volume is kept. */
+import { resolve } from "node:path";
+import { Argument, type Command } from "commander";
+import type { Remote } from "../src/core/remotes.ts";
+import type { PushSite } from "../src/log/pusher.ts";
+import { EXIT, ToolError } from "./exitcodes.ts";
+import { addHelp } from "./help.ts";
+import { type Breath, interruptible } from "./interrupt.ts";
+import {
+  addOutputOptions,
+  align,
+  formatBytes,
+  type OutputFlags,
+  say,
+  sayJson,
+  tell,
+  warn,
+} from "./output.ts";
+import { addPasswordOptions, type PasswordOptions } from "./password.ts";
+import { Progress } from "./progress.ts";
+import { noRemote } from "./push.ts";
+import { passwordOf, withSite } from "./pushsite.ts";
+import { listed, maxAgeOf, type RemoteStatus, statusOf } from "./remotestatus.ts";
+
+const ACTIONS = ["add", "list", "remove", "status", "verify", "gc"] as const;
+type Action = (typeof ACTIONS)[number];
+
+interface RemoteFlags extends PasswordOptions, OutputFlags {
+  readonly maxAge?: string;
+  readonly readData?: string;
+}
+
+export function addRemote(program: Command): void {
+  const command = program
+    .command("remote")
+    .summary("say where a volume is replicated to, and tell how far")
+    .description(
+      "A remote is a directory, on a NAS or a USB disk, that sqlfuse push ships a volume's changes to, encrypted, and that " +
+        "sqlfuse clone makes replicas from. add names one, which is empty; remove forgets it and leaves what is there; " +
+        "status tells how far each is; verify looks whether all is there that a clone needs; gc removes what no kept " +
+        "state of the volume needs any more.",
+    )
+    .addArgument(new Argument("<action>", "what to do").choices(ACTIONS))
+    .argument("<file|mountpoint>", "the database file, or where it is mounted")
+    .argument("[name]", "of the remote: letters, digits, . _ and -")
+    .argument("[url]", "add: the directory")
+    .option(
+      "--max-age <duration>",
+      "status: exit with 1 where a remote lacks changes and had all longer ago (30m, 24h, 7d)",
+    )
+    .option(
+      "--read-data <percent>",
+      "verify: read so many percent of the objects, picked at random (100: all)",
+    );
+  addPasswordOptions(command);
+  addOutputOptions(command).action(remote);
+  addHelp(command, {
+    notes: [
+      "Whoever can read the directory learns when how much was shipped, not names, sizes, the tree or contents. Its key file " +
+        "opens with the password that the volume has at the last push: an old copy of it still opens with an old password " +
+        "what was shipped since; only a new remote has a new secret.",
+    ],
+    examples: [
+      "sqlfuse remote add vault.sqlite nas /mnt/nas/vault",
+      "sqlfuse remote status --max-age 24h vault.sqlite",
+      "sqlfuse remote verify --read-data 5 vault.sqlite nas",
+    ],
+  });
+}
+
+/** A directory is meant from wherever the next push runs. */
+export function resolveUrl(url: string): string {
+  return /^[a-z0-9+]+:\/\//i.test(url) ? url : resolve(url);
+}
+
+async function remote(
+  action: Action,
+  target: string,
+  name: string | undefined,
+  url: string | undefined,
+  flags: RemoteFlags,
+): Promise<void> {
+  refuseArguments(action, name, url, flags);
+  const maxAgeMs = maxAgeOf(flags.maxAge);
+  const percent = percentOf(flags.readData);
+  const password = await passwordOf(target, flags);
+  try {
+    await interruptible("stopped; what is done stays done", (breath) =>
+      withSiteOrReplica(target, password, action, async (site) => {
+        if (action === "add") await add(site, target, name ?? "", resolveUrl(url ?? ""), flags);
+        else if (action === "list") await list(site, flags);
+        else if (action === "status") await status(site, maxAgeMs, flags);
+        else {
+          for (const one of await chosen(site, target, name)) {
+            if (action === "remove") await remove(site, target, one, flags);
+            else if (action === "verify") await verify(site, one, percent, flags, breath);
+            else await collect(site, one, flags, breath);
+          }
+        }
+      }),
+    );
+  } finally {
+    password.fill(0);
+  }
+}
+
+function refuseArguments(
+  action: Action,
+  name: string | undefined,
+  url: string | undefined,
+  flags: RemoteFlags,
+) {
+  const wants = { add: 2, list: 0, remove: 1, status: 0, verify: 1, gc: 1 }[action];
+  const given = [name, url].filter((one) => one !== undefined).length;
+  const isOptional = (action === "verify" || action === "gc") && given === 0;
+  if (given !== wants && !isOptional) {
+    const what = ["no NAME", "a NAME and no URL", "a NAME and a URL"][wants];
+    throw new ToolError(EXIT.usage, `remote ${action} takes ${what}; see: sqlfuse remote --help`);
+  }
+  if (flags.maxAge !== undefined && action !== "status")
+    throw new ToolError(EXIT.usage, "--max-age is for: remote status");
+  if (flags.readData !== undefined && action !== "verify")
+    throw new ToolError(EXIT.usage, "--read-data is for: remote verify");
+}
+
+function percentOf(text: string | undefined): number {
+  if (text === undefined) return 0;
+  const percent = Number(text.replace(/%$/, ""));
+  if (/^\d+(\.\d+)?%?$/.test(text) && percent <= 100) return percent;
+  throw new ToolError(EXIT.usage, `--read-data ${text}: not a number of percent`);
+}
+
+/** What only looks needs no writer, and may be of a replica. */
+async function withSiteOrReplica(
+  target: string,
+  password: Buffer,
+  action: Action,
+  run: (site: PushSite) => Promise<void>,
+): Promise<void> {
+  const onlyLooks = action === "list" || action === "status" || action === "verify";
+  if (!onlyLooks) return await withSite(target, password, run);
+  const { withReader } = await import("./pushsite.ts");
+  await withReader(target, password, run);
+}
+
+async function chosen(site: PushSite, target: string, name: string | undefined): Promise<Remote[]> {
+  const { listRemotes } = await import("../src/core/remotes.ts");
+  const found = listRemotes(site.db).filter((one) => name === undefined || one.name === name);
+  if (found.length === 0) throw noRemote(target, name);
+  return found;
+}
+
+async function add(
+  site: PushSite,
+  target: string,
+  name: string,
+  url: string,
+  flags: RemoteFlags,
+): Promise<void> {
+  const { addRemoteTo } = await import("../src/log/setup.ts");
+  try {
+    await addRemoteTo(site, name, url);
+  } catch (error) {
+    const code = error instanceof Error && "code" in error ? error.code : undefined;
+    if (code === "EEXIST")
+      throw new ToolError(
+        EXIT.unusable,
+        `${target}: it has a remote ${name} already; see: sqlfuse remote list`,
+      );
+    if (code === "EINVAL")
+      throw new ToolError(EXIT.usage, `${name}: no name for a remote: 64 letters, digits, . _ and - at most`);
+    throw error;
+  }
+  tell(flags, `${name}: added; ship everything to it with: sqlfuse push ${target} ${name}`, { name, url });
+}
+
+async function list(site: PushSite, flags: RemoteFlags): Promise<void> {
+  const { listRemotes } = await import("../src/core/remotes.ts");
+  const remotes = listRemotes(site.db);
+  if (flags.json) sayJson(remotes.map(listed));
+  else if (remotes.length === 0) say("no remotes");
+  else for (const line of align([["NAME", "URL"], ...remotes.map((one) => [one.name, one.url])])) say(line);
+}
+
+async function remove(
+  site: PushSite,
+  target: string,
+  { name, url }: Remote,
+  flags: RemoteFlags,
+): Promise<void> {
+  await site.order({ do: "remove", name });
+  tell(flags, `${name}: removed from ${target}; what is in ${url} stays there`, { name, url });
+}
+
+async function status(site: PushSite, maxAgeMs: number, flags: RemoteFlags): Promise<void> {
+  const all = await statusOf(site.db);
+  if (flags.json) sayJson(all.map(({ line, ...rest }) => rest));
+  else if (all.length === 0) say("no remotes");
+  else
+    for (const line of align([
+      ["NAME", "SEGMENT", "HAD ALL", "LACKS", "URL"],
+      ...all.map(({ line }) => line),
+    ]))
+      say(line);
+  const stale = all.filter((one: RemoteStatus) => one.behindMs > maxAgeMs);
+  for (const one of stale) warn(`${one.name}: lacks changes, and had all of them ${one.hadAll} ago`);
+  if (stale.length > 0) process.exitCode = EXIT.other;
+}
+
+async function verify(
+  site: PushSite,
+  remote: Remote,
+  percent: number,
+  flags: RemoteFlags,
+  { breathe }: Breath,
+): Promise<void> {
+  const { verifyLog } = await import("../src/log/verify.ts");
+  const { Sealer } = await import("../src/log/seal.ts");
+  const { openRemote } = await import("../src/log/remote.ts");
+  const { hexMeta } = await import("../src/core/format.ts");
+  const progress = new Progress(flags.quiet);
+  const whose = { writer: remote.writer, volume: Buffer.from(hexMeta(site.db, "volume_id"), "hex") };
+  const sealer = new Sealer(remote.log, remote.secret);
+  try {
+    const found = await verifyLog(await openRemote(remote.url), sealer, whose, remote, {
+      readPercent: percent,
+      breathe,
+      onProgress: (done, total) => progress.count("reading", done, total),
+    });
+    progress.end();
+    for (const problem of found.problems) warn(`${remote.name}: ${problem}`);
+    const { segments, objects, bytes, read } = found;
+    const text = `${segments} segments and ${objects} objects, ${formatBytes(bytes)}; ${read} of them read`;
+    const verdict = found.problems.length === 0 ? "all is there" : `${found.problems.length} problems`;
+    tell(flags, `${remote.name}: ${verdict}: ${text}`, { name: remote.name, ...found });
+    if (found.problems.length > 0) process.exitCode = EXIT.damaged;
+  } finally {
+    progress.end();
+  }
+}
+
+async function collect(
+  site: PushSite,
+  remote: Remote,
+  flags: RemoteFlags,
+  { breathe }: Breath,
+): Promise<void> {
+  const { collect: run } = await import("../src/log/gc.ts");
+  const { openRemote } = await import("../src/log/remote.ts");
+  const progress = new Progress(flags.quiet);
+  try {
+    const { pushed, ...gone } = await run(site, await openRemote(remote.url), remote.name, {
+      breathe,
+      onProgress: ({ bytes }) => progress.tally(`starting ${remote.name} over: ${formatBytes(bytes)}`),
+    });
+    progress.end();
+    const text = `${gone.segments} segments and ${gone.objects} objects removed, ${formatBytes(gone.bytes)}`;
+    tell(
+      flags,
+      `${remote.name}: ${text}; it starts over at segment ${pushed.segment - pushed.segments + 1}`,
+      {
+        name: remote.name,
+        ...gone,
+        segment: pushed.segment,
+      },
+    );
+  } finally {
+    progress.end();
+  }
+}
