@@ -9,10 +9,11 @@ import { type ErrnoName, FsError } from "../base/errno.ts";
 import type { Statement } from "../db/statement.ts";
 import { INDEXES, isIndexed } from "./changes.ts";
 import { readMeta } from "./format.ts";
+import { inodeColumns, readInode } from "./inodes.ts";
 import { hasSnapshots } from "./past.ts";
 import { DEFAULT_RETENTION, type Retention, readRetention, surplus } from "./retention.ts";
 import type { Store } from "./store.ts";
-import type { At, Epoch, Ino } from "./types.ts";
+import type { At, Attr, Epoch, Ino } from "./types.ts";
 
 /** A closed epoch that is kept. */
 export interface Snapshot {
@@ -56,7 +57,7 @@ export class History {
   /** Undefined in a volume of format 1.0 or 1.1 that is only read. */
   readonly #list: Statement | undefined;
   readonly #onDelete: () => void;
-  #first: Statement | undefined;
+  #inodeAt: Statement | undefined;
   #changes: Record<"insert" | "protect" | "drop" | "retention", Statement> | undefined;
 
   /** `onDelete`: there is something to prune. */
@@ -90,17 +91,18 @@ export class History {
     return named ?? (time && all.findLast(({ created }) => isBefore(created, time)));
   }
 
-  /** The first epoch of which it is known that an inode was in it; that of one that is not there comes after all. */
-  firstEpochOf(ino: Ino): number {
-    return this.#store.query(VOLUME, () => {
-      this.#first ??= this.#store.writer.prepare(
-        `SELECT min(born) FROM (SELECT born FROM main.inode WHERE ino = ?1
-           UNION ALL SELECT born FROM main.inode_past WHERE ino = ?1)`,
+  /** An inode as a kept epoch has it, without opening a view of that; undefined where it is not in it. */
+  inodeAt(ino: Ino, epoch: Epoch): Attr | undefined {
+    return this.#store.query(ino, () => {
+      const then = (table: string) => `SELECT ${inodeColumns("i")} FROM main.${table} AS i
+        WHERE i.ino = ?1 AND i.born <= ?2 AND i.nlink > 0`;
+      this.#inodeAt ??= this.#store.writer.prepare(
+        `${then("inode_past")} AND i.died > ?2 UNION ALL ${then("inode")}`,
       );
-      const row = this.#first.bindInt(1, ino);
-      const born = row.step() && !row.isNull(0) ? row.int(0) : Number.POSITIVE_INFINITY;
+      const row = this.#inodeAt.bindInt(1, ino).bindInt(2, epoch);
+      const inode = row.step() ? readInode(row, 0) : undefined;
       row.reset();
-      return born;
+      return inode;
     });
   }
 

@@ -44,7 +44,7 @@ export interface PastVolume {
 }
 
 export interface PastSource {
-  readonly history: Pick<History, "list" | "find" | "create" | "delete" | "firstEpochOf">;
+  readonly history: Pick<History, "list" | "find" | "create" | "delete" | "inodeAt">;
   /** Undefined where the epoch is not kept. */
   open(epoch: Epoch): PastVolume | undefined;
   /** Somebody stored to the past through a mapping: the kernel is to forget what it holds of that node. */
@@ -55,6 +55,8 @@ interface Window {
   readonly place: number;
   readonly key: string;
   readonly epoch: Epoch;
+  /** The directory that was looked up: a list of snapshots needs no view of any. */
+  readonly root: Attr;
   /** What the kernel counts of its nodes. */
   references: number;
 }
@@ -180,14 +182,9 @@ export class Hidden {
     if (snapshot === undefined) return undefined;
     const { epoch } = snapshot;
     const ino = inoOf(door);
-    let stat: Attr;
-    try {
-      stat = this.#view(epoch).attributes.getattr(ino);
-    } catch (error) {
-      if (error instanceof FsError && error.code === "ESTALE") return undefined;
-      throw error;
-    }
-    return { ...stat, ino: nodeOf(this.#window(`${door} ${epoch} ${name}`, epoch).place, ino) };
+    const stat = this.#past.history.inodeAt(ino, epoch);
+    if (stat === undefined) return undefined;
+    return this.#window(`${door} ${epoch} ${name}`, epoch, stat).root;
   }
 
   #list(node: Ino, cookie: number, visit: (entry: Entry) => boolean): void {
@@ -208,8 +205,8 @@ export class Hidden {
 
   /** The snapshots in which a directory is. */
   #shownIn(ino: Ino): readonly Snapshot[] {
-    const first = ino === ROOT_INO ? 0 : this.#past.history.firstEpochOf(ino);
-    return this.#past.history.list().filter(({ epoch }) => epoch >= first);
+    const { history } = this.#past;
+    return history.list().filter(({ epoch }) => history.inodeAt(ino, epoch) !== undefined);
   }
 
   #make(node: Ino, name: Uint8Array): Attr {
@@ -252,7 +249,10 @@ export class Hidden {
         readlink: (node) => view(node).tree.readlink(inoOf(node)),
       },
       attributes: {
-        getattr: (node) => shown(node, view(node).attributes.getattr(inoOf(node))),
+        getattr: (node) => {
+          const { root } = this.#windowOf(node);
+          return node === root.ino ? root : shown(node, view(node).attributes.getattr(inoOf(node)));
+        },
         setattr: refuse,
       },
       files: {
@@ -275,10 +275,11 @@ export class Hidden {
   }
 
   /** The window of that key, made where there is none. It goes when the kernel has forgotten all in it. */
-  #window(key: string, epoch: Epoch): Window {
+  #window(key: string, epoch: Epoch, stat: Attr): Window {
     const known = this.#byKey.get(key);
     if (known !== undefined) return known;
-    const window = { place: this.#freePlace(), key, epoch, references: 0 };
+    const place = this.#freePlace();
+    const window = { place, key, epoch, root: { ...stat, ino: nodeOf(place, stat.ino) }, references: 0 };
     this.#byPlace.set(window.place, window);
     this.#byKey.set(key, window);
     return window;

@@ -2,7 +2,6 @@
  * A mounted volume, seen from the main thread: it makes the mount, keeps the worker that serves it, and ends
  * both. It never touches the database.
  */
-import { open as openFile, stat, statfs } from "node:fs/promises";
 import { Worker } from "node:worker_threads";
 import type { Log } from "../base/log.ts";
 import { OpenError } from "../core/errors.ts";
@@ -14,13 +13,14 @@ import { COST_SLOTS, Costs, type OperationCost } from "../fuse/costs.ts";
 import { incEpoch, invalEntry, invalInode } from "../fuse/notify.ts";
 import { COUNTER, COUNTERS } from "../fuse/server.ts";
 import type { Lost } from "../fuse/session.ts";
-import { close, eventfd, forbidDump, syncfsAsync, write, writeAsync } from "../native/libc.ts";
+import { close, eventfd, forbidDump, write, writeAsync } from "../native/libc.ts";
 import { type Attachment, adopt, attach, detach, raiseReadahead } from "./attachment.ts";
 import { HostError } from "./errors.ts";
 import { IdleWatch } from "./idle.ts";
 import type { FromWorker, Refusal, ToWorker, WorkerOrder } from "./messages.ts";
 import { inheritedFd } from "./mountpoint.ts";
 import { mountedAt } from "./mounts.ts";
+import { visitRoot, writeBack } from "./visitor.ts";
 
 export interface MountOptions {
   /** The database file, absolute, symlinks resolved. */
@@ -212,7 +212,7 @@ export class Mount {
     raiseReadahead(this.#attachment);
     // The kernel makes up a root that belongs to uid 0 and asks for the real one at the first stat: before that
     // its owner could not even chmod it.
-    await stat(this.mountpoint).catch(() => {});
+    await visitRoot(this.mountpoint).catch(() => {});
     const { idleTimeoutMs } = this.#options;
     if (idleTimeoutMs === undefined || this.#ended) return;
     const watched = { lastUse: () => this.#lastUse(), unmount: () => this.#unmountIdle(idleTimeoutMs) };
@@ -288,11 +288,7 @@ export class Mount {
   /** What was stored in mapped files reaches the volume. Where it cannot, a snapshot is without it, as any read is. */
   async #writeBack(): Promise<void> {
     try {
-      const root = await openFile(this.mountpoint);
-      await syncfsAsync(root.fd);
-      await root.close();
-      // It returns when the writes are sent. They come before what is asked after them.
-      await statfs(this.mountpoint);
+      await writeBack(this.mountpoint);
     } catch (error) {
       this.#log("warn", `${this.mountpoint}: the kernel cannot write back: ${String(error)}`);
     }

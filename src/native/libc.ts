@@ -133,7 +133,6 @@ const cSetxattr = lib.func("setxattr", "int", ["str", "str", "void *", "size_t",
 const cRemovexattr = lib.func("removexattr", "int", ["str", "str"]) as KoffiFunc<
   (path: string, name: string) => number
 >;
-const cSyncfs = lib.func("syncfs", "int", ["int"]) as KoffiFunc<(fd: number) => number>;
 const cGetpagesize = lib.func("getpagesize", "int", []) as KoffiFunc<() => number>;
 
 /** The result of a call whose failure is -1, as bytes or descriptors, or a negated errno. */
@@ -173,15 +172,6 @@ export function writeAsync(fd: number, buffer: Uint8Array): Promise<number> {
   return new Promise((resolve) => {
     // errno belongs to the thread that made the call and is lost here: a failure is EIO.
     cWrite.async(fd, buffer, buffer.length, (error: unknown, n: number) =>
-      resolve(error === null && n >= 0 ? n : -constants.errno.EIO),
-    );
-  });
-}
-
-/** syncfs(2) on a thread of its own: has the kernel write back all that it holds of a filesystem. 0, or -EIO. */
-export function syncfsAsync(fd: number): Promise<number> {
-  return new Promise((resolve) => {
-    cSyncfs.async(fd, (error: unknown, n: number) =>
       resolve(error === null && n >= 0 ? n : -constants.errno.EIO),
     );
   });

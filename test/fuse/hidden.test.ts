@@ -129,11 +129,18 @@ test("few views are open at once, and one that is used again is not opened again
   for (let i = 2; i < 12; i++) {
     volume.tree.mkdir(ROOT_INO, Buffer.from(`d${i}`), 0o755, CALLER);
     volume.history.create(`s${i}`);
-    look(".sqlfuse", "at", `s${i}`);
-    look(".sqlfuse", "at", "one");
+    look(".sqlfuse", "at", `s${i}`, "d");
+    look(".sqlfuse", "at", "one", "d");
   }
   expect(opened).toEqual([2, 1, 3, 4, 5, 6, 7, 8, 9, 10, 11]);
   expect(open).toBe(4);
+});
+
+test("a list of snapshots with their attributes opens none of them", () => {
+  volume.history.create("two");
+  expect(stat(look(".sqlfuse", "at", "one"))).toBe(0);
+  expect(look(".sqlfuse", "snapshots", "two")).toBeGreaterThan(FIRST_HIDDEN);
+  expect(opened).toEqual([]);
 });
 
 test("there are so many windows and no more, and those that were forgotten make room", () => {

@@ -5,7 +5,16 @@
  */
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
-import { existsSync, mkdirSync, readFileSync, renameSync, rmdirSync, writeFileSync } from "node:fs";
+import {
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  renameSync,
+  rmdirSync,
+  writeFileSync,
+} from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
@@ -113,6 +122,15 @@ async function kill(mostMs: number): Promise<void> {
   volume.check();
 }
 
+/** What a descriptor is of; it may be closed by now. */
+function linkOf(path: string): string {
+  try {
+    return readlinkSync(path);
+  } catch {
+    return "";
+  }
+}
+
 function sqlfuse(...args: string[]): ChildProcess {
   return spawn(process.execPath, [CLI, ...args], {
     stdio: "ignore",
@@ -214,4 +232,37 @@ describe.skipIf(impossible !== undefined)("kill -9 of a mount", () => {
     },
     ROUNDS * ROUND_MS,
   );
+
+  test("while the kernel writes back for a snapshot: another process waits for that, and the mount ends at once", async () => {
+    volume.unmount();
+    // `sync` that takes long stands for a kernel that does.
+    const bin = join(volume.home, "bin");
+    const begun = join(volume.home, "begun");
+    mkdirSync(bin);
+    writeFileSync(join(bin, "sync"), `#!/bin/sh\ntouch '${begun}'\nexec sleep 5\n`, { mode: 0o755 });
+    const { PATH } = process.env;
+    process.env["PATH"] = `${bin}:${PATH}`;
+    try {
+      volume.mount();
+    } finally {
+      process.env["PATH"] = PATH;
+    }
+    const { pid } = volume;
+    const making = spawn("mkdir", [join(volume.mountpoint, ".sqlfuse/snapshots/a")], { stdio: "ignore" });
+    const over = once(making, "close");
+    await until("the kernel to be asked", () => existsSync(begun));
+    // Whoever holds the device could not be killed while he waits for an answer that only he can give.
+    const inMount = readdirSync(`/proc/${pid}/fd`).filter((fd) =>
+      linkOf(`/proc/${pid}/fd/${fd}`).startsWith(volume.mountpoint),
+    );
+    expect(inMount).toEqual([]);
+    const children = readFileSync(`/proc/${pid}/task/${pid}/children`, "utf8").trim().split(" ");
+    const devices = children.flatMap((child) =>
+      readdirSync(`/proc/${child}/fd`).filter((fd) => linkOf(`/proc/${child}/fd/${fd}`) === "/dev/fuse"),
+    );
+    expect(devices).toEqual([]);
+    await kill(1);
+    expect((await over)[0]).not.toBe(0);
+    expect(names()).toEqual([]);
+  });
 });

@@ -13,7 +13,8 @@ import { check } from "../../src/core/check.ts";
 import { unlock } from "../../src/core/unlock.ts";
 import type { Key } from "../../src/db/key.ts";
 import { O, sys } from "../helpers/libc.ts";
-import { Random, seedOf } from "../helpers/model.ts";
+import { Random } from "../helpers/model.ts";
+import { report, seed } from "../helpers/torture.ts";
 import { mountingImpossible, PASSWORD, TestVolume, until } from "../helpers/volume.ts";
 import { randomOperations } from "./operations.ts";
 import { DATA, isLasting, type Operation, STORE_BYTES, survivor, Tree } from "./survivor.ts";
@@ -179,7 +180,7 @@ test.skipIf(impossible !== undefined)(
   `a mount that is killed ${KILLS} times${impossible === undefined ? "" : ` (${impossible})`} keeps what was synced, and is the state of one moment`,
   { timeout: 60_000 + KILLS * 15_000 },
   async () => {
-    const random = new Random(seedOf("kill"));
+    const random = new Random(seed());
     const mount = TestVolume.create();
     volume = mount;
     const key = unlock(mount.file, Buffer.from(PASSWORD));
@@ -222,8 +223,10 @@ test.skipIf(impossible !== undefined)(
     mount.unmount();
     key.wipe();
     const slowest = Math.round(Math.max(...mountMs));
-    console.log(
-      `${KILLS} kills: ${total.answered} operations, ${total.lost} lost, none older than ${total.oldestMs} ms; ` +
+    report(
+      "kill",
+      KILLS,
+      `${total.answered} operations, ${total.lost} lost, none older than ${total.oldestMs} ms; ` +
         `mounted again in ${Math.round(mountMs.sort((a, b) => a - b)[KILLS >> 1] ?? 0)} ms (median; slowest ${slowest})`,
     );
   },

@@ -23,8 +23,8 @@ import { check } from "../../src/core/check.ts";
 import { unlock } from "../../src/core/unlock.ts";
 import { Volume } from "../../src/core/volume.ts";
 import { type Key, rawKeyPassword } from "../../src/db/key.ts";
-import { seedOf } from "../helpers/model.ts";
 import { type Call, canTrace, countCalls, faulted, recorded, WRITES } from "../helpers/strace.ts";
+import { report, seed } from "../helpers/torture.ts";
 import { REPOSITORY } from "../helpers/volume.ts";
 import { scriptOf } from "./operations.ts";
 import { isLasting, type Operation, survivor, Tree } from "./survivor.ts";
@@ -82,15 +82,14 @@ function compile(into: string): void {
 }
 
 beforeAll(() => {
-  const seed = seedOf("killed at its calls");
   directory = mkdtempSync(join(tmpdir(), "calls-"));
   work = join(directory, "work");
   file = join(work, "volume");
   journal = join(directory, "journal");
-  operations = scriptOf(seed, OPERATIONS);
+  operations = scriptOf(seed(), OPERATIONS);
   compiled = join(directory, "compiled");
   compile(compiled);
-  program = [process.execPath, "--input-type=module", "-e", PROGRAM, file, journal, String(seed)];
+  program = [process.execPath, "--input-type=module", "-e", PROGRAM, file, journal, String(seed())];
   const seedFile = join(directory, "seed", "volume");
   mkdirSync(join(directory, "seed"));
   Volume.create(seedFile, rawKeyPassword(RAW));
@@ -158,6 +157,6 @@ test.skipIf(!canTrace)(
     }
     expect(lost.length).toBeGreaterThan(0);
     const counted = [...names].map(([name, count]) => `${count} ${name}`).join(", ");
-    console.log(`killed at ${counted}; up to ${Math.max(...lost)} operations were lost`);
+    report("calls", lost.length, `killed at ${counted}; up to ${Math.max(...lost)} operations were lost`);
   },
 );

@@ -10,6 +10,7 @@ import { type Dump, dump } from "../core/dump.ts";
 import { afterCrash, Fixture } from "../core/fixture.ts";
 import { bytes, converse, frame } from "../fuse/frames.ts";
 import { FALLOC } from "../helpers/libc.ts";
+import { report } from "../helpers/torture.ts";
 import { isLasting, type Operation, survivor, Tree } from "./survivor.ts";
 import { attrOf, perform, treeOfVolume } from "./trees.ts";
 
@@ -117,9 +118,7 @@ function ask(volume: Volume, operation: Operation): void {
 
 /** How many cases there were, and in how many of them the crash left more than what was synced. */
 const counts = { cases: 0, more: 0 };
-afterAll(() =>
-  console.log(`short workloads: ${counts.cases} crashes, ${counts.more} kept more than was synced`),
-);
+afterAll(() => report("workloads", counts.cases, `${counts.more} kept more than was synced`));
 
 /** Does the sequence in a fresh volume, and demands what a crash right behind it may leave. */
 function crashBehind(sequence: readonly Operation[]): void {

@@ -24,6 +24,7 @@ import { Volume } from "../../src/core/volume.ts";
 import type { Key } from "../../src/db/key.ts";
 import { namesOf, ROOT } from "../core/fixture.ts";
 import { canTrace, countCalls, faulted, recorded, WRITES } from "../helpers/strace.ts";
+import { report } from "../helpers/torture.ts";
 import { mountingImpossible } from "../helpers/volume.ts";
 import { fingerprint, type Outcome, sqlfuse, sqlfuseOnTerminal } from "./run.ts";
 
@@ -221,8 +222,7 @@ describe.skipIf(!canTrace)(
         for (let when = 1; when <= calls; when += step) behind.push(killAt(name, when));
       }
       const between = behind.filter((commits) => commits > 0).length;
-      if (LONG)
-        console.log(`killed at ${behind.length} writes, ${between} times between a commit and its record`);
+      if (LONG) report("head", behind.length, `killed ${between} times between a commit and its record`);
       expect(between).toBeGreaterThan(0);
     });
   },

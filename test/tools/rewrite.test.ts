@@ -27,6 +27,7 @@ import { hmacKey, pageIsAuthentic } from "../../src/db/page.ts";
 import { b, mkdir, noise, put, ROOT } from "../core/fixture.ts";
 import { tablesOf } from "../core/tables.ts";
 import { type Call, canTrace, countCalls, faulted, recorded, WRITES } from "../helpers/strace.ts";
+import { report } from "../helpers/torture.ts";
 import { CLI } from "./run.ts";
 
 const LONG = process.env.SQLFUSE_LONG === "1";
@@ -184,7 +185,7 @@ describe.skipIf(!canTrace)("stopped at its writes", { timeout: LONG ? 3_600_000 
       seen.add(expectWhole(verb));
       tried++;
     }
-    if (LONG) console.log(`${verb}: killed at ${tried} calls`);
+    if (LONG) report("rewrite", tried, `${verb} killed`);
     if (verb === "rekey") expect([...seen].sort()).toEqual(["new", "old"]);
   });
 
@@ -209,7 +210,12 @@ describe.skipIf(!canTrace)("stopped at its writes", { timeout: LONG ? 3_600_000 
         expect(readdirSync(work)).toEqual(["v"]);
         expectWhole(verb);
       }
-      if (LONG) console.log(`${verb}: asked to end, by exit code: ${JSON.stringify([...codes])}`);
+      if (LONG)
+        report(
+          "rewrite",
+          [...codes.values()].reduce((sum, count) => sum + count),
+          `${verb} asked to end, by exit code: ${JSON.stringify([...codes])}`,
+        );
     },
   );
 
@@ -231,6 +237,6 @@ describe.skipIf(!canTrace)("stopped at its writes", { timeout: LONG ? 3_600_000 
       expect(existsSync(`${volumeFile}.sqlfuse-draft`)).toBe(false);
       expectWhole(verb);
     }
-    if (LONG) console.log(`${verb}: ${error} at ${tried} calls`);
+    if (LONG) report("rewrite", tried, `${verb} met by ${error}`);
   });
 });

@@ -25,6 +25,11 @@ const SECTIONS: Readonly<Record<string, Section>> = {
     minutes: 60,
     what: "kill -9 of a mount under load",
   },
+  calls: {
+    files: ["test/reliability/killcalls.test.ts"],
+    minutes: 8,
+    what: "killed at every call that changes a file",
+  },
   powerloss: {
     files: ["test/reliability/powerloss.test.ts"],
     minutes: 20,
