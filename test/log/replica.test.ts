@@ -1,5 +1,6 @@
 /** A replica is its source, as of the last push that it pulled: whatever happened in between. */
 import { describe, expect, it } from "vitest";
+import { RENAME_EXCHANGE } from "../../src/core/types.ts";
 import { type Dump, dump } from "../core/dump.ts";
 import { b, mkdir, noise, put, ROOT } from "../core/fixture.ts";
 import { repairFixture } from "../core/fsck.ts";
@@ -19,6 +20,46 @@ describe("a replica", () => {
       const cloned = await log.clone("replica");
       expect(cloned).toMatchObject({ segment: 1, epoch: 1, hash: pushed.hash });
       log.expectEqual("replica");
+    }));
+});
+
+describe("a file without a name", () => {
+  it("is gone from replicas, and comes back whole with its next name, though most of it is old", () =>
+    inLog(async (log, volume) => {
+      const ino = put(volume, ROOT, "a", noise(100_000));
+      volume.xattrs.set(ino, b("user.x"), b("y"), 0, false);
+      await log.push();
+      await log.clone("replica");
+      volume.inodes.ref(ino);
+      volume.tree.unlink(ROOT, b("a"));
+      volume.files.write(ino, 5000, noise(10, 2), false);
+      await log.push();
+      await log.pull("replica");
+      log.expectEqual("replica");
+      volume.tree.link(ino, ROOT, b("again"));
+      await log.push();
+      await log.pull("replica");
+      log.expectEqual("replica");
+      volume.inodes.unref(ino, 1);
+    }));
+});
+
+describe("names that are exchanged", () => {
+  it("are exchanged in replicas, and a snapshot there shows them as they were", () =>
+    inLog(async (log, volume) => {
+      put(volume, ROOT, "a", "1");
+      put(volume, ROOT, "b", "2");
+      put(volume, ROOT, "c", "3");
+      const { epoch } = volume.history.create("before");
+      const shown = dump(volume);
+      await log.push();
+      await log.clone("replica");
+      volume.tree.rename(ROOT, b("a"), ROOT, b("b"), RENAME_EXCHANGE);
+      volume.tree.rename(ROOT, b("c"), ROOT, b("a"), 0);
+      await log.push();
+      await log.pull("replica");
+      log.expectEqual("replica");
+      expect(log.dumpEpoch("replica", epoch)).toEqual(shown);
     }));
 });
 

@@ -100,6 +100,10 @@ describe("a push", () => {
       await log.push(store, "other");
       const before = blockBytes(store);
       await log.push(store, "other");
+      // Nor does one that starts over.
+      const site = localSite(volume, log.source.key);
+      await new Pusher(site, store, "other", { startOver: true }).run();
+      site.close();
       expect(blockBytes(store)).toBe(before);
     }));
 });
