@@ -25,6 +25,11 @@ const SECTIONS: Readonly<Record<string, Section>> = {
     minutes: 60,
     what: "kill -9 of a mount under load",
   },
+  snapshots: {
+    files: ["test/reliability/historykill.test.ts"],
+    minutes: 15,
+    what: "kill -9 while a mount prunes, makes snapshots, restores",
+  },
   calls: {
     files: ["test/reliability/killcalls.test.ts"],
     minutes: 8,
@@ -48,7 +53,7 @@ const SECTIONS: Readonly<Record<string, Section>> = {
   damage: { files: ["test/mount/damage.test.ts"], minutes: 2, what: "pages changed under a mount" },
   flips: {
     files: ["test/core/flips.test.ts"],
-    minutes: 10,
+    minutes: 15,
     what: "bits turned over, fsck finds and repairs",
   },
   fsck: { files: ["test/core/fsck.test.ts"], minutes: 5, what: "every invariant broken, and no false alarm" },
