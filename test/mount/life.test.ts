@@ -115,7 +115,7 @@ function zombiesOf(parent: number): number[] {
 
 /** Background processes that were told to serve this file. */
 function daemonsOf(file: string): number[] {
-  return pids().filter((pid) => {
+  const found = pids().filter((pid) => {
     try {
       const words = readFileSync(`/proc/${pid}/cmdline`, "utf8").split("\0");
       return words.includes("--child") && words.includes(file);
@@ -123,6 +123,8 @@ function daemonsOf(file: string): number[] {
       return false;
     }
   });
+  // A process that a daemon has just begun looks like it until it runs its own program.
+  return found.filter((pid) => !found.includes(Number(statOf(pid)?.[1])));
 }
 
 function put(path: string, data: Buffer | string): void {
