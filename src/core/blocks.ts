@@ -123,7 +123,7 @@ export class Blocks {
 
   /** Stores `data` as a new block. `isWhole`: it has all the bytes that a block of its file can have. */
   insert(data: Uint8Array, how: Compression, isWhole: boolean): BlockNo {
-    const block = this.#store.takeBlock();
+    const block = this.#store.counters.takeBlock();
     this.#hold(block, false, data, how, isWhole);
     return block;
   }

@@ -252,7 +252,7 @@ export class Extents {
   bequeath(inode: Inode, from: number, heir: Inode): void {
     const epoch = this.#inodes.epochOf(inode);
     const count = this.#countFrom(inode.ino, from);
-    const kept = this.#store.keptBefore(epoch);
+    const kept = this.#store.epochs.keptBefore(epoch);
     this.#rangeToPast.bindInt(1, inode.ino).bindInt(2, from).bindInt(3, epoch).bindInt(4, kept).run();
     this.#deletePassed.bindInt(1, inode.ino).bindInt(2, from).bindInt(3, kept).run();
     this.#moveExtents.bindInt(1, inode.ino).bindInt(2, from).bindInt(3, heir.ino).run();
@@ -262,7 +262,7 @@ export class Extents {
 
   /** Whether a snapshot shows an extent that changes in `epoch`. */
   #isShown({ born }: Extent, epoch: Epoch): boolean {
-    return born <= this.#store.keptBefore(epoch);
+    return born <= this.#store.epochs.keptBefore(epoch);
   }
 
   /** Writes the extent row: `old` is what it was. */

@@ -222,7 +222,7 @@ export class History {
     this.#change(() => {
       for (const { epoch } of snapshots) this.#statements.drop.bindInt(1, epoch).run();
     });
-    this.#store.letGo(snapshots.map(({ epoch }) => epoch));
+    this.#store.epochs.letGo(snapshots.map(({ epoch }) => epoch));
     this.#onDelete();
   }
 

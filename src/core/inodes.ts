@@ -274,7 +274,7 @@ export class Inodes {
   make(fields: NewInode, now: Time): Inode {
     const blockSize = isRegular(fields.mode) ? (fields.blockSize ?? this.#blockSize) : 0;
     return {
-      ino: this.#store.takeSerial() as Ino,
+      ino: this.#store.counters.takeSerial() as Ino,
       mode: fields.mode,
       nlink: fields.nlink ?? 1,
       uid: fields.uid,
@@ -325,7 +325,7 @@ export class Inodes {
   /** Takes a changed row over; the row it was goes to the past where a snapshot shows it. */
   save(inode: Inode, unlinkedBefore = inode.nlink === 0): void {
     const epoch = unlinkedBefore ? inode.born : this.#store.epoch;
-    if (inode.born <= this.#store.keptBefore(epoch))
+    if (inode.born <= this.#store.epochs.keptBefore(epoch))
       this.#toPast.bindInt(1, inode.ino).bindInt(2, epoch).run();
     inode.born = epoch;
     inode.blocks = statBlocks(inode);

@@ -286,7 +286,7 @@ export class Remotes {
     db.release(needless);
     if (gone.length === 0) return;
     this.#change(true, () => db.exec(`UPDATE snapshot SET name = NULL WHERE epoch IN (${gone.join()})`));
-    this.#store.letGo(gone);
+    this.#store.epochs.letGo(gone);
     this.#onDelete();
   }
 

@@ -106,7 +106,7 @@ export class Restore {
       this.#store.change(ino, 0, false, () => {
         inode.nlink++;
         this.#inodes.save(inode);
-        this.#tree.enter(directory, name, this.#store.takeSerial(), inode);
+        this.#tree.enter(directory, name, this.#store.counters.takeSerial(), inode);
       });
     });
   }

@@ -24,12 +24,13 @@ import { SqliteError } from "../db/errors.ts";
 import type { Key } from "../db/key.ts";
 import type { Statement } from "../db/statement.ts";
 import { Counters } from "./counters.ts";
-import { checkFormat, isReplica, numberMeta } from "./format.ts";
+import { Epochs } from "./epochs.ts";
+import { checkFormat, isReplica } from "./format.ts";
 import type { HeadKeeper } from "./head.ts";
-import { keptEpochs, PastView } from "./past.ts";
+import { PastView } from "./past.ts";
 import { Space } from "./space.ts";
 import { Spill } from "./spill.ts";
-import type { BlockNo, Epoch, Ino } from "./types.ts";
+import type { Epoch, Ino } from "./types.ts";
 import { type WalCopier, WalKeeper } from "./walkeeper.ts";
 
 export interface StoreOptions {
@@ -72,7 +73,7 @@ export class Store {
   readonly #pageSize: number;
   readonly #begin: Statement;
   readonly #commit: Statement;
-  readonly #counters: Counters;
+  readonly counters: Counters;
   #reader: Database | undefined;
   #head: HeadKeeper | undefined;
   /** Monotonic time at which the open group began. */
@@ -87,9 +88,7 @@ export class Store {
   readonly #spill: Spill;
   /** Inodes of a lost group whose fsync has not been told yet. */
   readonly #lost = new Set<Ino>();
-  #epoch: Epoch;
-  /** The closed epochs that are kept, the oldest first. */
-  #kept: readonly Epoch[];
+  readonly epochs: Epochs;
   /** Whether anything was changed in this epoch since the volume was opened. */
   #isTouched = false;
   /** Set where the past is looked at. */
@@ -131,9 +130,8 @@ export class Store {
       checkFormat(this.writer);
       this.readOnly = options.readOnly || (options.changesReplica !== true && isReplica(this.writer));
       this.#configureWriter();
-      this.#epoch = numberMeta(this.writer, "epoch") as Epoch;
-      this.#kept = keptEpochs(this.writer);
-      this.#counters = new Counters(this.writer, this.#epoch);
+      this.epochs = new Epochs(this.writer);
+      this.counters = new Counters(this.writer, this.epoch);
       this.#begin = this.writer.prepare("BEGIN IMMEDIATE");
       this.#commit = this.writer.prepare("COMMIT");
       this.#space = new Space(this.writer, this.#pageSize, cacheBytes, options.clock);
@@ -159,7 +157,7 @@ export class Store {
   }
 
   get epoch(): Epoch {
-    return this.#epoch;
+    return this.epochs.current;
   }
 
   /** The closed epoch that is looked at; undefined: the present. */
@@ -178,15 +176,6 @@ export class Store {
   /** A commit failed: changes are refused from now on. */
   get failed(): boolean {
     return this.#failed;
-  }
-
-  /** Next unused number for an inode or an entry. */
-  takeSerial(): number {
-    return this.#counters.takeSerial();
-  }
-
-  takeBlock(): BlockNo {
-    return this.#counters.takeBlock();
   }
 
   /** Says that the open group changes `ino`. */
@@ -437,14 +426,14 @@ export class Store {
     this.#synced(() => this.#wal.settle());
     try {
       for (const write of this.#beforeCommit) write();
-      this.#counters.write(this.isChanged ? this.#epoch : this.#counters.changed, last);
+      this.counters.write(this.isChanged ? this.epoch : this.counters.changed, last);
       this.#head?.advance();
       this.#commit.run();
     } catch (error) {
       this.#lose(error);
       throw new FsError("EIO", "commit failed");
     }
-    this.#counters.committed();
+    this.counters.committed();
     const changed = [...this.#changed];
     this.#changed.clear();
     this.#groupEnded();
@@ -561,25 +550,12 @@ export class Store {
 
   /** Whether anything was changed in the current epoch. */
   get isChanged(): boolean {
-    return this.#isTouched || this.#counters.changed >= this.#epoch;
-  }
-
-  /**
-   * The newest epoch before `died` that is kept, 0 where none is: a row that was born later, and that changes in epoch
-   * `died`, is changed in place, since nobody can ask for what it was.
-   */
-  keptBefore(died: Epoch): number {
-    return this.#kept.findLast((epoch) => epoch < died) ?? 0;
-  }
-
-  /** These epochs are not kept any more. */
-  letGo(epochs: readonly Epoch[]): void {
-    this.#kept = this.#kept.filter((epoch) => !epochs.includes(epoch));
+    return this.#isTouched || this.counters.changed >= this.epoch;
   }
 
   /** Advances the epoch: what was written before is kept from now on, as `keep` notes. Commits. */
   closeEpoch(keep: (closed: Epoch) => void): Epoch {
-    const closed = this.#epoch;
+    const closed = this.epoch;
     this.query(0 as Ino, () =>
       this.change(0 as Ino, 0, false, () => {
         keep(closed);
@@ -587,8 +563,7 @@ export class Store {
       }),
     );
     this.commit();
-    this.#epoch = (closed + 1) as Epoch;
-    this.#kept = [...this.#kept, closed];
+    this.epochs.advance();
     this.#isTouched = false;
     return closed;
   }

@@ -1,5 +1,5 @@
 /**
- * Directory entries: lookup, the operations that make, move and remove names, and listings.
+ * Directory entries: lookup, and the operations that make, move and remove names. Listings: src/core/listing.ts.
  *
  * Permission and sticky bits are checked by the kernel (default_permissions); what only the
  * filesystem can know is checked here: names, types, emptiness, links, loops.
@@ -7,7 +7,8 @@
 import type { Time } from "../base/clock.ts";
 import { DamageError, FsError } from "../base/errno.ts";
 import type { Statement } from "../db/statement.ts";
-import { INODE_COLUMNS, type Inode, type Inodes, inodeColumns, readInode } from "./inodes.ts";
+import { type Inode, type Inodes, inodeColumns, readInode } from "./inodes.ts";
+import { Listing } from "./listing.ts";
 import {
   isDevice,
   isDirectory,
@@ -48,9 +49,6 @@ interface Dirent {
 
 /** What mknod makes. */
 const NODE_TYPES: readonly number[] = [S_IFREG, S_IFIFO, S_IFSOCK, S_IFCHR, S_IFBLK];
-/** Entries that a listing reads ahead of its visitor: at first, and at most. */
-const FIRST_BATCH = 32;
-const LARGEST_BATCH = 512;
 const DOT = 46;
 const SLASH = 47;
 
@@ -58,6 +56,7 @@ export class Tree {
   readonly #store: Store;
   readonly #inodes: Inodes;
   readonly #xattrs: Xattrs;
+  readonly #listing: Listing;
   readonly #lookup: Statement;
   readonly #select: Statement;
   readonly #insert: Statement;
@@ -66,15 +65,13 @@ export class Tree {
   readonly #delete: Statement;
   readonly #toPast: Statement;
   readonly #any: Statement;
-  readonly #list: Statement;
-  readonly #listPlus: Statement;
-  readonly #page: Statement;
   readonly #target: Statement;
 
   constructor(store: Store, inodes: Inodes, xattrs: Xattrs) {
     this.#store = store;
     this.#inodes = inodes;
     this.#xattrs = xattrs;
+    this.#listing = new Listing(store, inodes);
     const db = store.writer;
     this.#lookup = db.prepare(
       `SELECT ${inodeColumns("i")} FROM dirent AS d LEFT JOIN inode AS i ON i.ino = d.ino WHERE d.parent = ?1 AND d.name = ?2`,
@@ -94,17 +91,6 @@ export class Tree {
       "INSERT INTO dirent_past SELECT *, ?3 FROM dirent WHERE parent = ?1 AND name = ?2",
     );
     this.#any = db.prepare("SELECT 1 FROM dirent WHERE parent = ?1 LIMIT 1");
-    // Of a view it cannot be said, nor need it be.
-    const listing = `FROM dirent AS d ${store.past === undefined ? "INDEXED BY dirent_by_id" : ""}`;
-    const after = "WHERE d.parent = ?1 AND d.id > ?2 ORDER BY d.id";
-    this.#list = db.prepare(`SELECT d.id, d.ino, d.type, d.name ${listing} ${after}`);
-    this.#listPlus = db.prepare(
-      `SELECT ${inodeColumns("i")}, d.id, d.type, d.name ${listing} JOIN inode AS i ON i.ino = d.ino ${after}`,
-    );
-    this.#page = db.prepare(
-      `SELECT ${inodeColumns("i")}, d.id, d.type, d.name FROM dirent AS d JOIN inode AS i ON i.ino = d.ino
-       WHERE d.parent = ?1 AND d.name > ?2 ORDER BY d.name LIMIT ?3`,
-    );
     this.#target = db.prepare("SELECT target FROM inode WHERE ino = ?1");
   }
 
@@ -259,7 +245,7 @@ export class Tree {
         inode.nlink++;
         [inode.ctimeSec, inode.ctimeNsec] = [now.sec, now.nsec];
         this.#inodes.save(inode);
-        this.#insertEntry(parent, name, this.#store.takeSerial(), inode);
+        this.#insertEntry(parent, name, this.#store.counters.takeSerial(), inode);
         this.#changed(directory, now);
         return inode;
       });
@@ -424,70 +410,19 @@ export class Tree {
     });
   }
 
-  /**
-   * Shows the entries after `cookie` (0: from the start) in the order of their cookies, without "."
-   * and "..", until `visit` answers false; the entry that it refused is not consumed. An entry that
-   * stays is shown exactly once in a scan, whatever else comes and goes.
-   * @throws FsError ESTALE, ENOTDIR
-   */
+  /** See Listing. */
   readdir(ino: Ino, cookie: number, visit: (entry: Entry) => boolean): void {
-    const read = (row: Statement) => ({
-      cookie: row.int(0),
-      ino: row.int(1) as Ino,
-      type: row.int(2),
-      name: row.blob(3),
-    });
-    this.#scan(ino, cookie, this.#list, read, (entry) => entry.cookie, visit);
+    this.#listing.readdir(ino, cookie, visit);
   }
 
-  /** As readdir, each entry with its attributes. */
+  /** See Listing. */
   readdirplus(ino: Ino, cookie: number, visit: (entry: Entry, attr: Attr) => boolean): void {
-    const show = ([entry, attr]: readonly [Entry, Attr]) => visit(entry, attr);
-    const read = (row: Statement) => this.#readEntryPlus(row);
-    this.#scan(ino, cookie, this.#listPlus, read, ([entry]) => entry.cookie, show);
+    this.#listing.readdirplus(ino, cookie, visit);
   }
 
-  /**
-   * The first `count` entries whose names come after `after` (empty: from the start), in the order of their
-   * bytes, each with its attributes. Leaves atime alone.
-   * @throws FsError ESTALE, ENOTDIR
-   */
+  /** See Listing. */
   page(ino: Ino, after: Uint8Array, count: number): (readonly [Entry, Attr])[] {
-    return this.#store.query(ino, () => {
-      this.#inodes.loadDirectory(ino);
-      const rows = this.#page.bindInt(1, ino).bindBlob(2, after).bindInt(3, count);
-      const found: (readonly [Entry, Attr])[] = [];
-      while (rows.step()) found.push(this.#readEntryPlus(rows));
-      return found;
-    });
-  }
-
-  /**
-   * Reads rows in batches and shows them with no statement open: a visitor may use the volume.
-   */
-  #scan<T>(
-    ino: Ino,
-    cookie: number,
-    rows: Statement,
-    read: (row: Statement) => T,
-    cookieOf: (row: T) => number,
-    visit: (row: T) => boolean,
-  ): void {
-    this.#store.query(ino, () => {
-      const directory = this.#inodes.loadDirectory(ino);
-      // A caller may seek anywhere (seekdir); no entry lies that far.
-      let after = Math.min(cookie, Number.MAX_SAFE_INTEGER);
-      for (let size = FIRST_BATCH; ; size = Math.min(LARGEST_BATCH, size * 4)) {
-        const batch: T[] = [];
-        rows.bindInt(1, ino).bindInt(2, after);
-        while (batch.length < size && rows.step()) batch.push(read(rows));
-        if (batch.length === size) rows.reset();
-        if (!batch.every(visit) || batch.length < size) break;
-        const last = batch.at(-1);
-        if (last !== undefined) after = cookieOf(last);
-      }
-      this.#inodes.accessed(directory);
-    });
+    return this.#listing.page(ino, after, count);
   }
 
   // --- for a restore ---
@@ -576,15 +511,8 @@ export class Tree {
 
   /** An entry is about to change: where a snapshot shows it, it goes to the past as it was. */
   #entryToPast(parent: Ino, name: Uint8Array, { born }: Dirent): void {
-    if (born <= this.#store.keptBefore(this.#store.epoch))
+    if (born <= this.#store.epochs.keptBefore(this.#store.epoch))
       this.#toPast.bindInt(1, parent).bindBlob(2, name).bindInt(3, this.#store.epoch).run();
-  }
-
-  /** A row of an entry and its inode: `inodeColumns`, then id, type and name. */
-  #readEntryPlus(row: Statement): readonly [Entry, Attr] {
-    const attr = this.#inodes.current(readInode(row, 0));
-    const at = INODE_COLUMNS;
-    return [{ cookie: row.int(at), ino: attr.ino, type: row.int(at + 1), name: row.blob(at + 2) }, attr];
   }
 
   /** mtime and ctime of a directory are now; saves. */

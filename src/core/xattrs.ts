@@ -216,7 +216,7 @@ export class Xattrs {
 
   /** An inode is purged: what belongs to the past goes there, the rest goes. */
   dropAll(inode: Inode): void {
-    const kept = this.#store.keptBefore(inode.born);
+    const kept = this.#store.epochs.keptBefore(inode.born);
     this.#allToPast.bindInt(1, inode.ino).bindInt(2, inode.born).bindInt(3, kept).run();
     this.#deleteAll.bindInt(1, inode.ino).run();
   }
@@ -269,7 +269,8 @@ export class Xattrs {
   #put(inode: Inode, name: Uint8Array, value: Uint8Array): void {
     const epoch = this.#inodes.epochOf(inode);
     const born = this.#bornOf(inode.ino, name);
-    if (born !== undefined && born <= this.#store.keptBefore(epoch)) this.#past(inode.ino, name, epoch);
+    if (born !== undefined && born <= this.#store.epochs.keptBefore(epoch))
+      this.#past(inode.ino, name, epoch);
     const row = born === undefined ? this.#insert : this.#update;
     this.#bare.delete(inode.ino);
     row.bindInt(1, inode.ino).bindBlob(2, name).bindBlob(3, value).bindInt(4, epoch).run();
@@ -279,7 +280,7 @@ export class Xattrs {
     const born = this.#bornOf(inode.ino, name);
     if (born === undefined) return;
     const epoch = this.#inodes.epochOf(inode);
-    if (born <= this.#store.keptBefore(epoch)) this.#past(inode.ino, name, epoch);
+    if (born <= this.#store.epochs.keptBefore(epoch)) this.#past(inode.ino, name, epoch);
     this.#delete.bindInt(1, inode.ino).bindBlob(2, name).run();
   }
 
