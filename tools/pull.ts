@@ -1,23 +1,18 @@
 /** `sqlfuse pull FILE`: brings a replica up to date. */
 import { realpathSync } from "node:fs";
-import { setTimeout as sleep } from "node:timers/promises";
 import type { Command } from "commander";
 import type { Fetched } from "../src/log/follower.ts";
 import type { FollowResult } from "../src/log/replica.ts";
 import { requireEngine } from "./engine.ts";
-import { describeError, EXIT } from "./exitcodes.ts";
 import { addHelp } from "./help.ts";
 import { type Breath, interruptible } from "./interrupt.ts";
 import { addOutputOptions, formatBytes, type OutputFlags, say, tell, warn } from "./output.ts";
 import { addPasswordOptions, type PasswordOptions, readPassword } from "./password.ts";
 import { Progress } from "./progress.ts";
-import { intervalOf } from "./push.ts";
 import { refuseMissing } from "./rewrite.ts";
+import { addWatchOptions, intervalOf, type WatchFlags, watch } from "./watch.ts";
 
-interface PullFlags extends PasswordOptions, OutputFlags {
-  readonly watch?: true;
-  readonly interval: string;
-}
+interface PullFlags extends PasswordOptions, OutputFlags, WatchFlags {}
 
 export function addPull(program: Command): void {
   const command = program
@@ -27,9 +22,8 @@ export function addPull(program: Command): void {
       "Applies to the replica FILE what was pushed since. All segments are proved before the first is applied, and each " +
         "is applied whole or not at all. FILE must not be mounted.",
     )
-    .argument("<file>", "the database file of a replica, which sqlfuse clone made")
-    .option("--watch", "go on until a signal comes: pull what is new at each interval")
-    .option("--interval <seconds>", "with --watch: how long to wait between two pulls", "10");
+    .argument("<file>", "the database file of a replica, which sqlfuse clone made");
+  addWatchOptions(command, "pull what is new");
   addPasswordOptions(command);
   addOutputOptions(command).action(pull);
   addHelp(command, {
@@ -52,29 +46,18 @@ async function pull(file: string, flags: PullFlags): Promise<void> {
         tell(flags, lineOf(file, result), jsonOf(file, result));
         return;
       }
-      for (;;) {
-        await pullAgain(file, password, flags, breath);
-        await sleep(seconds * 1000, undefined, { signal: breath.signal }).catch(() => {});
-        breath.signal.throwIfAborted();
-      }
+      await watch(seconds, breath, () => pullAgain(file, password, flags, breath));
     });
   } finally {
     password.fill(0);
   }
 }
 
-/** One round of a watch: what fails is told, and tried again. */
+/** One round of a watch. */
 async function pullAgain(file: string, password: Buffer, flags: PullFlags, breath: Breath): Promise<void> {
-  try {
-    const result = await pullOnce(file, password, flags, breath);
-    if (flags.json) say(JSON.stringify(jsonOf(file, result)));
-    else if (result.segments > 0 && !flags.quiet) say(lineOf(file, result));
-  } catch (error) {
-    breath.signal.throwIfAborted();
-    const { message, code } = describeError(error);
-    if (code === EXIT.wrongPassword) throw error;
-    warn(message);
-  }
+  const result = await pullOnce(file, password, flags, breath);
+  if (flags.json) say(JSON.stringify(jsonOf(file, result)));
+  else if (result.segments > 0 && !flags.quiet) say(lineOf(file, result));
 }
 
 async function pullOnce(

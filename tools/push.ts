@@ -1,5 +1,4 @@
 /** `sqlfuse push FILE|MOUNTPOINT [NAME]`: brings remotes up to date. */
-import { setTimeout as sleep } from "node:timers/promises";
 import type { Command } from "commander";
 import type { PushResult } from "../src/log/pusher.ts";
 import type { Shipped } from "../src/log/shipper.ts";
@@ -10,11 +9,9 @@ import { addOutputOptions, formatBytes, type OutputFlags, say, sayJson, warn } f
 import { addPasswordOptions, type PasswordOptions } from "./password.ts";
 import { Progress } from "./progress.ts";
 import { passwordOf, withSite } from "./pushsite.ts";
+import { addWatchOptions, intervalOf, type WatchFlags, watch } from "./watch.ts";
 
-interface PushFlags extends PasswordOptions, OutputFlags {
-  readonly watch?: true;
-  readonly interval: string;
-}
+interface PushFlags extends PasswordOptions, OutputFlags, WatchFlags {}
 
 /** How a push of one remote went. */
 interface Pushed extends Partial<PushResult> {
@@ -32,9 +29,8 @@ export function addPush(program: Command): void {
         "mounted volume stays mounted. Stopped at any moment, it goes on where it was the next time.",
     )
     .argument("<file|mountpoint>", "the database file, or where it is mounted")
-    .argument("[name]", "of one remote; see: sqlfuse remote list")
-    .option("--watch", "go on until a signal comes: push what changed at each interval")
-    .option("--interval <seconds>", "with --watch: how long to wait between two pushes", "10");
+    .argument("[name]", "of one remote; see: sqlfuse remote list");
+  addWatchOptions(command, "push what changed");
   addPasswordOptions(command);
   addOutputOptions(command).action(push);
   addHelp(command, {
@@ -58,40 +54,24 @@ async function push(target: string, name: string | undefined, flags: PushFlags):
         if (failed !== undefined) throw new ToolError(failed.code ?? EXIT.other, failed.error ?? "");
         return;
       }
-      for (;;) {
-        await pushOnce(target, name, password, flags, breath);
-        await sleep(seconds * 1000, undefined, { signal: breath.signal }).catch(() => {});
-        breath.signal.throwIfAborted();
-      }
+      await watch(seconds, breath, () => pushAgain(target, name, password, flags, breath));
     });
   } finally {
     password.fill(0);
   }
 }
 
-export function intervalOf(text: string): number {
-  if (/^\d{1,6}$/.test(text) && Number(text) > 0) return Number(text);
-  throw new ToolError(EXIT.usage, `--interval ${text}: not a number of seconds`);
-}
-
-/** One round of a watch: what fails is told, and tried again. */
-async function pushOnce(
+/** One round of a watch. */
+async function pushAgain(
   target: string,
   name: string | undefined,
   password: Buffer,
   flags: PushFlags,
   breath: Breath,
 ): Promise<void> {
-  try {
-    for (const one of await pushAll(target, name, password, flags, breath)) {
-      if (one.error !== undefined) warn(one.error);
-      if (flags.json) say(JSON.stringify(jsonOf(one)));
-    }
-  } catch (error) {
-    breath.signal.throwIfAborted();
-    const { message, code } = describeError(error);
-    if (code === EXIT.wrongPassword) throw error;
-    warn(message);
+  for (const one of await pushAll(target, name, password, flags, breath)) {
+    if (one.error !== undefined) warn(one.error);
+    if (flags.json) say(JSON.stringify(jsonOf(one)));
   }
 }
 
