@@ -8,7 +8,7 @@
 import { FsError } from "../base/errno.ts";
 import type { Database } from "../db/database.ts";
 import type { Statement } from "../db/statement.ts";
-import { incompatibleFeatures } from "./format.ts";
+import { incompatibleFeatures, readMeta } from "./format.ts";
 import type { BlockNo, Ino } from "./types.ts";
 
 /** The content of a block is not here. */
@@ -16,7 +16,7 @@ export class AwayError extends FsError {
   readonly ino: Ino;
 
   constructor(ino: Ino, block: BlockNo) {
-    super("EIO", `block ${block} of inode ${ino} is not in this partial replica`);
+    super("EIO", `block ${block} of inode ${ino} is not here: the replica is partial, see sqlfuse pin`);
     this.name = "AwayError";
     this.ino = ino;
   }
@@ -61,6 +61,9 @@ export interface Share {
   readonly bytes: number;
   readonly blocksHere: number;
   readonly bytesHere: number;
+  /** Bytes that may go again, and are here at most; 0: any. */
+  readonly limit: number;
+  readonly pins: readonly Ino[];
 }
 
 export function isPartial(db: Database): boolean {
@@ -73,9 +76,14 @@ export function shareOf(db: Database): Share {
        ifnull(sum(length) FILTER (WHERE used > 0), 0) FROM partial_block`,
   );
   row.step();
-  const share = { blocks: row.int(0), bytes: row.int(1), blocksHere: row.int(2), bytesHere: row.int(3) };
+  const [blocks, bytes, blocksHere, bytesHere] = [row.int(0), row.int(1), row.int(2), row.int(3)];
   db.release(row);
-  return share;
+  const pins: Ino[] = [];
+  const pinned = db.prepare("SELECT ino FROM pin ORDER BY ino");
+  while (pinned.step()) pins.push(pinned.int(0) as Ino);
+  db.release(pinned);
+  const limit = Number(readMeta(db, "partial_limit") ?? 0);
+  return { blocks, bytes, blocksHere, bytesHere, limit, pins };
 }
 
 /** What a volume that is partial knows of its blocks. */
