@@ -164,15 +164,25 @@ export class History {
   index(): void {
     const db = this.#store.writer;
     if (isIndexed(db)) return;
-    const rows = db.prepare("SELECT (SELECT count(*) FROM inode) + (SELECT count(*) FROM dirent_past)");
-    const bytes = rows.step() ? rows.int(0) * INDEX_ROW_BYTES : 0;
-    db.release(rows);
-    this.#store.query(VOLUME, () =>
+    // What waits must not be lost with it, should it meet a damaged page.
+    this.#store.commit();
+    this.#store.query(VOLUME, () => {
+      const bytes = this.#indexedRows() * INDEX_ROW_BYTES;
       this.#store.change(VOLUME, bytes, true, () => {
         for (const sql of INDEXES) db.exec(sql);
-      }),
-    );
+      });
+    });
     this.#store.commit();
+  }
+
+  #indexedRows(): number {
+    const db = this.#store.writer;
+    const rows = db.prepare("SELECT (SELECT count(*) FROM inode) + (SELECT count(*) FROM dirent_past)");
+    try {
+      return rows.step() ? rows.int(0) : 0;
+    } finally {
+      db.release(rows);
+    }
   }
 
   /** Which automatic snapshots stay. */
