@@ -87,12 +87,37 @@ describe("sqlfuse diff", () => {
     expect(succeed("diff", "second", "first", file).split("\n")).toEqual([
       "modified  /binary (content)",
       "renamed   /e -> /d",
+      "modified  /d/a (content)",
       "added     /d/gone",
-      "modified  /e/a (content)",
       "",
     ]);
     expect(succeed("diff", "first", "first", file)).toBe("");
     expect(succeed("diff", "first", "now", file, "e")).toBe("renamed   /d -> /e\nmodified  /e/a (content)\n");
+  });
+
+  test("a directory that was renamed is asked for by either name", () => {
+    expect(succeed("diff", "first", "second", file, "d").split("\n")).toEqual([
+      "removed   /d/gone",
+      "renamed   /d -> /e",
+      "modified  /e/a (content)",
+      "",
+    ]);
+    expect(succeed("diff", "second", "first", file, "e").split("\n")).toEqual([
+      "renamed   /e -> /d",
+      "modified  /d/a (content)",
+      "",
+    ]);
+  });
+
+  test("a name that was taken from another file is told, forth and back", () => {
+    inside((volume) => {
+      put(volume, ROOT, "x", "from");
+      put(volume, ROOT, "y", "over");
+      volume.history.create("third");
+      volume.tree.rename(ROOT, b("x"), ROOT, b("y"), 0);
+    });
+    expect(succeed("diff", "third", "now", file)).toBe("renamed   /x -> /y (replaced)\n");
+    expect(succeed("diff", "now", "third", file)).toBe("renamed   /y -> /x\nadded     /y\n");
   });
 
   test("--text shows the lines of texts, and of nothing else", () => {
@@ -105,7 +130,7 @@ describe("sqlfuse diff", () => {
       "-x",
       "renamed   /d -> /e",
       "modified  /e/a (content)",
-      "--- /e/a",
+      "--- /d/a",
       "+++ /e/a",
       "@@ -1,3 +1,3 @@",
       "-one",
@@ -186,5 +211,34 @@ describe("sqlfuse log", () => {
       namesAdded: 0,
       namesRemoved: 1,
     });
+  });
+
+  /** What it tells, without the times. */
+  function told(path: string): string[] {
+    return (JSON.parse(succeed("log", "--json", file, path)) as { event: string; path: string }[]).map(
+      (one) => `${one.event} ${one.path}`,
+    );
+  }
+
+  test("of a file with several names it tells of the one that was asked for", () => {
+    inside((volume) => {
+      put(volume, ROOT, "hard", "one");
+      volume.history.create("third");
+      volume.tree.unlink(ROOT, b("hard"));
+      volume.tree.link(put(volume, ROOT, "a", "two"), ROOT, b("hard"));
+    });
+    expect(told("hard")).toEqual(["replaced /hard", "created /hard"]);
+    expect(told("a")).toEqual(["created /a"]);
+  });
+
+  test("tells of a file that was there before in a directory that has another name now", () => {
+    inside((volume) => {
+      const e = find(volume, "e")?.ino ?? ROOT;
+      volume.tree.unlink(e, b("a"));
+      put(volume, e, "a", "another");
+      volume.history.create("third");
+      volume.tree.rename(ROOT, b("e"), ROOT, b("f"), 0);
+    });
+    expect(told("f/a")).toEqual(["replaced /e/a", "changed /e/a", "created /d/a"]);
   });
 });
