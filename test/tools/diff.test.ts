@@ -1,34 +1,12 @@
 /** `sqlfuse diff` and `sqlfuse log` on a file that is not mounted; beside a mount: test/mount/undo.test.ts. */
-import { randomBytes } from "node:crypto";
-import { chmodSync, copyFileSync, mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
-import { check } from "../../src/core/check.ts";
-import { unlock } from "../../src/core/unlock.ts";
-import { Volume } from "../../src/core/volume.ts";
-import type { Key } from "../../src/db/key.ts";
+import { chmodSync } from "node:fs";
+import { beforeEach, describe, expect, test } from "vitest";
 import { b, find, mkdir, put, ROOT } from "../core/fixture.ts";
-import { fingerprint, type Outcome, sqlfuse } from "./run.ts";
+import { fingerprint } from "./run.ts";
+import { directory, eachWithVolume, file, inside, run, succeed } from "./volume.ts";
 
-/** A key as it is: nothing is derived, which is faster. */
-const PASSWORD = `x'${randomBytes(32).toString("hex")}'`;
-
-let template: string;
-let directory: string;
-let file: string;
-let key: Key;
-
-beforeAll(() => {
-  template = join(mkdtempSync(join(tmpdir(), "diff-template-")), "v");
-  Volume.create(template, Buffer.from(PASSWORD), { blockSize: 4096 });
-  key = unlock(template, Buffer.from(PASSWORD));
-});
-afterAll(() => rmSync(join(template, ".."), { recursive: true }));
-beforeEach(() => {
-  directory = mkdtempSync(join(tmpdir(), "diff-"));
-  file = join(directory, "v");
-  copyFileSync(template, file);
+eachWithVolume();
+beforeEach(() =>
   inside((volume) => {
     const d = mkdir(volume, ROOT, "d");
     put(volume, d, "a", "one\ntwo\nthree\n");
@@ -41,31 +19,8 @@ beforeEach(() => {
     volume.tree.rename(ROOT, b("d"), ROOT, b("e"), 0);
     volume.history.create("second");
     put(volume, ROOT, "new", "n\n");
-  });
-});
-afterEach(() => {
-  expect(check(file, key)).toEqual([]);
-  rmSync(directory, { recursive: true, force: true });
-});
-
-function inside<T>(work: (volume: Volume) => T): T {
-  const volume = Volume.open(file, key);
-  try {
-    return work(volume);
-  } finally {
-    volume.close();
-  }
-}
-
-function run(...args: string[]): Outcome {
-  return sqlfuse(args, { password: PASSWORD });
-}
-
-function succeed(...args: string[]): string {
-  const { code, stdout, stderr } = run(...args);
-  expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
-  return stdout;
-}
+  }),
+);
 
 describe("sqlfuse diff", () => {
   test("tells what changed between two snapshots, to now, and the other way round", () => {
