@@ -309,6 +309,8 @@ function isBefore(a: Time, b: Time): boolean {
 function checkName(name: string): void {
   const bytes = Buffer.byteLength(name);
   // biome-ignore lint/suspicious/noControlCharactersInRegex: these are what must not reach a terminal
-  const strange = /[\x00-\x1f\x7f-\x9f/\u2028\u2029]|^\.{0,2}$|^\d+$|^(auto|pushed)-\d+$/;
-  if (bytes > SNAPSHOT_NAME_MAX || strange.test(name)) throw new FsError("EINVAL", "no name for a snapshot");
+  const strange = /[\x00-\x1f\x7f-\x9f/\u200e\u200f\u2028-\u202e\u2066-\u2069]/;
+  const taken = /^\.{0,2}$|^\d+$|^(auto|pushed)-\d+$/;
+  if (bytes > SNAPSHOT_NAME_MAX || strange.test(name) || taken.test(name))
+    throw new FsError("EINVAL", "no name for a snapshot");
 }
