@@ -12,8 +12,8 @@ import {
 import { dirname, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { describe, expect, test } from "vitest";
-import { check } from "../../src/core/check.ts";
 import { unlock } from "../../src/core/unlock.ts";
+import { check } from "../../src/fsck/check.ts";
 import { isLong } from "../helpers/torture.ts";
 import {
   CLI,

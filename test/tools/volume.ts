@@ -6,10 +6,10 @@ import { copyFileSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, beforeEach, expect } from "vitest";
-import { check } from "../../src/core/check.ts";
 import { unlock } from "../../src/core/unlock.ts";
 import { Volume } from "../../src/core/volume.ts";
 import type { Key } from "../../src/db/key.ts";
+import { check } from "../../src/fsck/check.ts";
 import { type Outcome, PASSWORD, sqlfuse } from "./run.ts";
 
 export let directory: string;

@@ -56,7 +56,7 @@ const SECTIONS: Readonly<Record<string, Section>> = {
     minutes: 15,
     what: "bits turned over, fsck finds and repairs",
   },
-  fsck: { files: ["test/core/fsck.test.ts"], minutes: 5, what: "every invariant broken, and no false alarm" },
+  fsck: { files: ["test/fsck/fsck.test.ts"], minutes: 5, what: "every invariant broken, and no false alarm" },
   rewrite: {
     files: ["test/tools/rewrite.test.ts"],
     minutes: 15,
