@@ -90,6 +90,12 @@ export function mountingImpossible(owner?: Owner): string | undefined {
   return reason;
 }
 
+/** What a program printed that must succeed, without a word on stderr. */
+export function succeed({ status, signal, stdout, stderr }: Outcome): string {
+  if (status !== 0 || stderr !== "") throw new Error(`ended with ${signal ?? status}: ${stderr}`);
+  return stdout;
+}
+
 /** Runs the CLI to its end. Output goes through files: a daemon left behind must not keep a pipe open. */
 export function runCli(
   args: readonly string[],
@@ -299,6 +305,11 @@ export class TestVolume {
       home: this.home,
       ...(timeoutMs === undefined ? {} : { timeoutMs }),
     });
+  }
+
+  /** Mounted or not. */
+  snapshots(): { readonly name: string; readonly automatic: boolean }[] {
+    return JSON.parse(succeed(this.cli(["snapshot", "list", this.file, "--json"])));
   }
 
   /** Tries to mount in the background; the outcome is the command's own. */

@@ -21,6 +21,7 @@ import {
   mountingImpossible,
   type Outcome,
   PASSWORD,
+  succeed,
   TestVolume,
   type TestVolumeOptions,
 } from "../helpers/volume.ts";
@@ -37,11 +38,6 @@ async function withVolume(
   } finally {
     volume.remove();
   }
-}
-
-function succeed(done: Outcome): string {
-  expect({ status: done.status, stderr: done.stderr }).toEqual({ status: 0, stderr: "" });
-  return done.stdout;
 }
 
 /** Finds nothing wrong in a volume that was loaded. */

@@ -16,14 +16,9 @@ import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { unlock } from "../../src/core/unlock.ts";
 import { Volume } from "../../src/core/volume.ts";
-import { CLI, mountingImpossible, type Outcome, PASSWORD, TestVolume } from "../helpers/volume.ts";
+import { CLI, mountingImpossible, PASSWORD, succeed, TestVolume } from "../helpers/volume.ts";
 
 const impossible = mountingImpossible();
-
-function succeed(done: Outcome): string {
-  expect({ status: done.status, stderr: done.stderr }).toEqual({ status: 0, stderr: "" });
-  return done.stdout;
-}
 
 async function inMount(
   work: (volume: TestVolume, at: (name: string) => string) => void | Promise<void>,
