@@ -57,7 +57,7 @@ export class Restorer {
     if (stat === undefined) throw new PlaceError("ENOENT");
     // Nothing can take its place, and with `remove` all that is in it would go first.
     if (to === "" && !isDirectory(stat.mode)) throw new PlaceError("EISDIR", "the root directory stays");
-    const made = from === to ? this.#above(from.slice(0, Math.max(0, from.lastIndexOf("/")))) : [];
+    const made = this.#above(to.slice(0, Math.max(0, to.lastIndexOf("/"))), from === to);
     try {
       await this.#item(from, to, stat);
     } finally {
@@ -65,11 +65,19 @@ export class Restorer {
     }
   }
 
-  /** Makes directories that are gone, without what was in them. Gives those that are to be finished, the deepest first. */
-  #above(path: string): (readonly [string, Stat])[] {
-    if (path === "" || this.#to.stat(path) !== undefined) return [];
-    const made = this.#above(path.slice(0, path.lastIndexOf("/")));
-    const stat = this.#from.stat(path);
+  /**
+   * Looks at the directories above: no symlink that is there now may lead elsewhere, out of the volume even. `make`: makes
+   * those that are gone, without what was in them. Gives what is to be finished, the deepest first.
+   */
+  #above(path: string, make: boolean): (readonly [string, Stat])[] {
+    if (path === "") return [];
+    const made = this.#above(path.slice(0, path.lastIndexOf("/")), make);
+    const there = this.#to.stat(path);
+    if (there !== undefined) {
+      if (isDirectory(there.mode)) return made;
+      throw new PlaceError("ENOTDIR", "what is above it is no directory now");
+    }
+    const stat = make ? this.#from.stat(path) : undefined;
     if (stat === undefined) throw new PlaceError("ENOENT");
     this.#options.onItem("restored", path);
     if (this.#options.dryRun) return made;
