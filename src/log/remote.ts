@@ -66,7 +66,7 @@ interface Kind {
 
 const KINDS: readonly Kind[] = [
   {
-    urls: /^s3:/i,
+    urls: /^s3:\/\//i,
     open: async (url, options) => new (await import("./s3.ts")).S3Store(url, options),
   },
   {

@@ -9,7 +9,7 @@
 set -u
 if [ "${5:-}" != inside ]; then
   mkdir -p "$2/upper" "$2/work" "$2/root"
-  exec unshare --mount --pid --fork --kill-child=KILL --propagation private bash "$0" "$1" "$2" "$3" "$4" inside
+  exec setpriv --pdeathsig KILL unshare --mount --pid --fork --kill-child=KILL --propagation private bash "$0" "$1" "$2" "$3" "$4" inside
 fi
 
 kind=$1 place=$2 port=$3 other=$4
@@ -32,7 +32,7 @@ fail() { echo "failed: $*"; exit 1; }
 install() {
   printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d && chmod +x /usr/sbin/policy-rc.d
   export DEBIAN_FRONTEND=noninteractive
-  apt-get install -y --no-install-recommends "$@" >/srv/apt.log 2>&1 ||
+  apt-get -o Acquire::Retries=1 -o Acquire::http::Timeout=20 install -y --no-install-recommends "$@" >/srv/apt.log 2>&1 ||
     { apt-get update >/srv/apt.log 2>&1; apt-get install -y --no-install-recommends "$@" >>/srv/apt.log 2>&1; } ||
     fail "apt-get: $(grep -m1 '^E:' /srv/apt.log)"
 }
