@@ -22,6 +22,8 @@ export interface S3Options extends StoreOptions {
 
 export class S3Store implements RemoteStore {
   readonly url: string;
+  /** For messages, which name the host where that matters. */
+  readonly #shown: string;
   readonly #address: S3Address;
   readonly #client: S3Client;
   /** The last put of each name that is under way. */
@@ -33,7 +35,8 @@ export class S3Store implements RemoteStore {
   constructor(url: string, options: S3Options = {}) {
     this.#address = addressOf(url, options.env ?? process.env);
     this.url = url;
-    this.#client = new S3Client(url, this.#address, options, options.silenceMs);
+    this.#shown = url.replace(/\?.*/, "");
+    this.#client = new S3Client(this.#shown, this.#address, options, options.silenceMs);
   }
 
   async #ask(name: string, question: Omit<Question, "key">): Promise<Answer> {
@@ -127,7 +130,7 @@ export class S3Store implements RemoteStore {
 
   #strange(what: string): LogError {
     const { host } = this.#address.root;
-    return new LogError("unreachable", `${this.url}: ${host} answers ${what} as no object store does`);
+    return new LogError("unreachable", `${this.#shown}: ${host} answers ${what} as no object store does`);
   }
 
   /** What an answer that is no success means. */
@@ -137,7 +140,7 @@ export class S3Store implements RemoteStore {
     const isPassing =
       status >= 500 || status === 429 || status === 408 || status === 409 || code === "RequestTimeout";
     const told = (what: string): LogError =>
-      new LogError("unreachable", `${this.url}: ${what}`, { isPassing });
+      new LogError("unreachable", `${this.#shown}: ${what}`, { isPassing });
     const elsewhere = region ?? headers["x-amz-bucket-region"];
     if (code === "NoSuchBucket") return told(`there is no bucket ${bucket}: make it first`);
     const skewMs = Math.abs(Date.now() - Date.parse(headers.date ?? ""));
