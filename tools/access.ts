@@ -1,7 +1,7 @@
 /** How commands speak to a remote: as fast as they are let, stopped by a signal, and telling when they try again. */
 import type { Command } from "commander";
 import type { RemoteOptions } from "../src/log/remote.ts";
-import { EXIT, ToolError } from "./exitcodes.ts";
+import { parseBytes } from "./bytes.ts";
 import { warn } from "./output.ts";
 import type { Progress } from "./progress.ts";
 
@@ -25,13 +25,7 @@ export function accessOf(signal: AbortSignal, progress?: Progress, bytesPerSecon
   };
 }
 
-const UNIT_BYTES: Readonly<Record<string, number>> = { K: 2 ** 10, M: 2 ** 20, G: 2 ** 30 };
-
-/** Bytes a second. A number alone is refused: for some programs it is KiB, for others bytes. @throws ToolError usage */
+/** Bytes a second. @throws ToolError usage */
 export function rateOf(text: string | undefined): number | undefined {
-  if (text === undefined) return undefined;
-  const [, count, unit = ""] = /^(\d{1,6}(?:\.\d{1,3})?)([KMG])$/i.exec(text) ?? [];
-  const bytes = Number(count) * (UNIT_BYTES[unit.toUpperCase()] ?? Number.NaN);
-  if (bytes >= 1) return bytes;
-  throw new ToolError(EXIT.usage, `--bwlimit ${text}: not a rate such as 500K or 2M`);
+  return text === undefined ? undefined : parseBytes("--bwlimit", text, "1K", "1T", "500K");
 }
