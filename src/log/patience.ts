@@ -10,13 +10,14 @@ import { LogError } from "./errors.ts";
 import type { RemoteStore, StoredFile } from "./remote.ts";
 import { REAL_TIMING, type Timing } from "./throttle.ts";
 
-/** How long something is tried again, from the first time that it failed. */
 const PATIENCE_MS = 60_000;
 const FIRST_WAIT_MS = 200;
 const LONGEST_WAIT_MS = 10_000;
 
 export interface PatienceOptions {
   readonly signal?: AbortSignal;
+  /** How long what may pass is tried again, from the first time that it failed; 0: not at all. */
+  readonly patienceMs?: number;
   /** Told when something is tried again, once for each time that the remote is out of reach. */
   readonly onRetry?: (line: string) => void;
   readonly timing?: Timing;
@@ -27,6 +28,7 @@ export interface PatienceOptions {
 export class PatientStore implements RemoteStore {
   readonly #inner: RemoteStore;
   readonly #signal: AbortSignal | undefined;
+  readonly #patienceMs: number;
   readonly #onRetry: ((line: string) => void) | undefined;
   readonly #timing: Timing;
   readonly #random: () => number;
@@ -36,6 +38,7 @@ export class PatientStore implements RemoteStore {
   constructor(inner: RemoteStore, options: PatienceOptions = {}) {
     this.#inner = inner;
     this.#signal = options.signal;
+    this.#patienceMs = options.patienceMs ?? PATIENCE_MS;
     this.#onRetry = options.onRetry;
     this.#timing = options.timing ?? REAL_TIMING;
     this.#random = options.random ?? Math.random;
@@ -83,7 +86,7 @@ export class PatientStore implements RemoteStore {
         const nowMs = this.#timing.now();
         firstMs ??= nowMs;
         const waitMs = this.#waitMs(tries);
-        if (nowMs + waitMs - firstMs > PATIENCE_MS) throw givenUp(error, tries);
+        if (nowMs + waitMs - firstMs > this.#patienceMs) throw tries === 1 ? error : givenUp(error, tries);
         this.#tell(error);
         await this.#timing.sleep(waitMs, this.#signal);
       }

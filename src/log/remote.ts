@@ -49,6 +49,8 @@ export interface RemoteOptions {
   readonly signal?: AbortSignal;
   /** Bytes that go, both ways together, in a second; undefined: as many as can. */
   readonly bytesPerSecond?: number | undefined;
+  /** How long what may pass is tried again, in milliseconds; undefined: a minute, 0: not at all. */
+  readonly patienceMs?: number;
   /** Told when something is tried again, once for each time that the remote is out of reach. */
   readonly onRetry?: (line: string) => void;
 }

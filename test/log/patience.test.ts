@@ -53,6 +53,17 @@ describe("patience", () => {
     expect(timing.waits).toEqual([200, 400, 800, 1600, 3200, 6400, 10_000, 10_000, 10_000, 10_000]);
   });
 
+  it("has as much as it is given, and none where somebody waits for an answer", async () => {
+    const [none, little] = [new FakeTiming(), new FakeTiming()];
+    const down = () => failing(new MemoryStore(), 1000, false);
+    const impatient = new PatientStore(down(), { timing: none, patienceMs: 0 });
+    await expect(impatient.list("log/")).rejects.toThrow(/^the network is down$/);
+    expect(none.waits).toEqual([]);
+    const store = new PatientStore(down(), { timing: little, random: () => 1, patienceMs: 1000 });
+    await expect(store.list("log/")).rejects.toThrow("tried 3 times");
+    expect(little.waits).toEqual([200, 400]);
+  });
+
   it("waits a little less by chance", async () => {
     const timing = new FakeTiming();
     const store = new PatientStore(failing(new MemoryStore(), 2, false), { timing, random: () => 0 });
