@@ -84,6 +84,11 @@ const SECTIONS: Readonly<Record<string, Section>> = {
     minutes: 15,
     what: "signals, every way to unmount, work beside a mount",
   },
+  replicas: {
+    files: ["test/log/points.test.ts", "test/log/realservers.test.ts"],
+    minutes: 15,
+    what: "replicas under load, through each kind of remote",
+  },
   security: {
     files: ["test/reliability/security.test.ts"],
     minutes: 2,
