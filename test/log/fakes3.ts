@@ -32,7 +32,7 @@ export interface FakeOptions {
   readonly fault?: (request: Asked) => Fault | undefined;
 }
 
-export interface Asked {
+interface Asked {
   readonly method: string;
   /** Key of the object; empty: the bucket. */
   readonly key: string;
