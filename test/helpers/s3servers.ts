@@ -26,7 +26,7 @@ export interface S3Server {
 }
 
 /** Why no such server can be had here; undefined if it may. */
-export function serversImpossible(): string | undefined {
+function serversImpossible(): string | undefined {
   if (process.platform !== "linux") return "Linux is needed";
   if (process.geteuid?.() !== 0) return "root is needed";
   if (!hasProgram("apt-get")) return "there is no apt-get to install it with";
