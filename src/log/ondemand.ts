@@ -34,6 +34,8 @@ const RECORD_BYTES = 8 * 2 ** 20;
 const RECORD_MS = 300;
 /** While more waits to be recorded, what arrives is not: it only visits. */
 const MOST_BYTES = 48 * 2 ** 20;
+/** The -wal is copied when it has so many bytes of content, or nothing is on its way. */
+const COPY_BYTES = 24 * 2 ** 20;
 
 export class OnDemand {
   readonly #db: Database;
@@ -52,6 +54,8 @@ export class OnDemand {
   readonly #flights = new Set<Promise<void>>();
   #unrecorded: FetchedBlock[] = [];
   #unrecordedBytes = 0;
+  /** Bytes of content that were recorded since the -wal was copied. */
+  #uncopied = 0;
   #used = new Set<number>();
   #timer: NodeJS.Timeout | undefined;
   #recording: Promise<void> | undefined;
@@ -179,8 +183,10 @@ export class OnDemand {
   async #write(): Promise<void> {
     const fetched = this.#unrecorded;
     const used = this.#used;
+    const bytes = this.#unrecordedBytes;
     [this.#unrecorded, this.#unrecordedBytes, this.#used] = [[], 0, new Set()];
-    this.#db.exec("BEGIN IMMEDIATE");
+    // What a power loss takes is fetched again; a segment that is applied later syncs this as well.
+    this.#db.exec("PRAGMA synchronous = NORMAL; BEGIN IMMEDIATE");
     try {
       for (const { block, data } of fetched)
         if (this.#holdings.lacks(block)) this.#holdings.take(block, data);
@@ -194,8 +200,14 @@ export class OnDemand {
       if (!(error instanceof SqliteError)) throw error;
       this.#readers.log(`what was fetched cannot be kept: ${error.message}`);
       return;
+    } finally {
+      this.#db.exec("PRAGMA synchronous = FULL");
     }
-    this.#db.checkpointPassive();
+    this.#uncopied += bytes;
+    if (this.#uncopied >= COPY_BYTES || this.#flights.size === 0) {
+      this.#db.checkpointPassive();
+      this.#uncopied = 0;
+    }
     this.#readers.recorded(fetched.map(({ block }) => block.number));
   }
 

@@ -148,7 +148,7 @@ export class Replica {
       if (this.#volume.readOnly)
         throw new OpenError("unreadable", path, `${path}: the file or its directory cannot be written`);
       this.#db = new Database(this.#volume.path, key, { mode: "readwrite", cacheBytes: 64 * 2 ** 20 });
-      this.#db.exec("PRAGMA busy_timeout = 10000; PRAGMA synchronous = FULL; PRAGMA temp_store = MEMORY");
+      this.#db.exec("PRAGMA busy_timeout = 10000; PRAGMA synchronous = FULL; PRAGMA temp_store = MEMORY; PRAGMA wal_autocheckpoint = 0");
       originOf(this.#db);
     } catch (error) {
       this.close();
