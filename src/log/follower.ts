@@ -53,7 +53,8 @@ const MOST_RECORD_BYTES = 256 * 2 ** 20;
 /** The records of an object. @throws LogError */
 export async function readRecords(store: RemoteStore, sealer: Sealer, ref: ObjectRef): Promise<LogRecord[]> {
   const name = objectName(ref.name);
-  const file = await store.get(name);
+  // Not more than its segment says, whatever is there.
+  const file = await store.get(name, 0, ref.length + 1);
   if (file === undefined) throw new LogError("incomplete", `${store.url}: ${name} is missing`);
   try {
     if (!hashOf(file).equals(ref.name)) throw new LogError("damaged", "it is not what its name says");

@@ -27,6 +27,7 @@ export interface LogKey {
 const KEY_FILES = "key/";
 const CLEAR_BYTES = HEADER_BYTES + SALT_BYTES + 4;
 const CONTENT_BYTES = 1 + 16 + 8 + 32;
+const KEY_FILE_BYTES = CLEAR_BYTES + CONTENT_BYTES + TAG_BYTES;
 const CONTENT_VERSION = 1;
 
 function encodeKeyFile(logKey: LogKey, key: Key): Buffer {
@@ -53,7 +54,7 @@ function wrappingKey(key: Key, clear: Buffer): Buffer {
 /** @throws LogError wrong-password, damaged, too-new */
 function decodeKeyFile(file: Buffer, password: Buffer): LogKey {
   const header = checkHeader(file, "key", undefined);
-  if (file.length !== CLEAR_BYTES + CONTENT_BYTES + TAG_BYTES)
+  if (file.length !== KEY_FILE_BYTES)
     throw new LogError("damaged", "it does not have the length of a key file");
   const clear = file.subarray(0, CLEAR_BYTES);
   const rounds = clear.readUInt32BE(HEADER_BYTES + SALT_BYTES);
@@ -83,7 +84,8 @@ function decodeKeyFile(file: Buffer, password: Buffer): LogKey {
 
 async function keyFiles(store: RemoteStore): Promise<string[]> {
   const found = await store.list(KEY_FILES);
-  return found.map(({ name }) => name).sort();
+  const names = found.map(({ name }) => name);
+  return names.filter((name) => /^\d{16}$/.test(name.slice(KEY_FILES.length))).sort();
 }
 
 /** Whether a log is there. @throws LogError unreachable */
@@ -104,7 +106,7 @@ export async function putKeyFile(store: RemoteStore, logKey: LogKey, key: Key): 
 /** What the password opens. @throws LogError wrong-password, damaged, unreachable */
 export async function getKeyFile(store: RemoteStore, password: Buffer): Promise<LogKey> {
   const name = (await keyFiles(store)).at(-1);
-  const file = name === undefined ? undefined : await store.get(name);
+  const file = name === undefined ? undefined : await store.get(name, 0, KEY_FILE_BYTES + 1);
   if (file === undefined)
     throw new LogError("unreachable", `${store.url}: no log is there: it has no key file`);
   try {
