@@ -26,6 +26,9 @@ export interface Whose {
   readonly volume: Uint8Array;
 }
 
+/** No segment is longer: one that names a thousand objects and ten thousand snapshots has less than a MiB. */
+const MOST_SEGMENT_BYTES = 64 * 2 ** 20;
+
 /** Names a file in an error that was met in it. */
 export function toldOf(store: RemoteStore, name: string, error: unknown): unknown {
   if (!(error instanceof LogError)) return error;
@@ -36,7 +39,9 @@ export function toldOf(store: RemoteStore, name: string, error: unknown): unknow
 export async function segmentNumbers(store: RemoteStore, writer: bigint): Promise<number[]> {
   const prefix = segmentsOf(writer);
   const files = await store.list(prefix);
-  return files.map(({ name }) => Number(name.slice(prefix.length))).sort((a, b) => a - b);
+  // What something else left there, as a program that synchronises does, is no segment.
+  const names = files.map(({ name }) => name.slice(prefix.length)).filter((name) => /^\d{16}$/.test(name));
+  return names.map(Number).sort((a, b) => a - b);
 }
 
 /** One segment; undefined where there is none of that number. @throws LogError damaged, foreign, too-new, unreachable */
@@ -47,9 +52,10 @@ export async function readSegment(
   number: number,
 ): Promise<Link | undefined> {
   const name = segmentsOf(whose.writer) + numberName(number);
-  const file = await store.get(name);
+  const file = await store.get(name, 0, MOST_SEGMENT_BYTES + 1);
   if (file === undefined) return undefined;
   try {
+    if (file.length > MOST_SEGMENT_BYTES) throw new LogError("damaged", "it is larger than any segment is");
     const segment = decodeSegment(new ByteReader(sealer.open("segment", file)));
     if (segment.number !== number)
       throw new LogError("foreign", `it is segment ${segment.number}, in the place of segment ${number}`);
@@ -62,9 +68,20 @@ export async function readSegment(
   }
 }
 
+/** The hash of a segment as it lies there, whatever it is; undefined where there is none. @throws LogError unreachable */
+export async function hashOfSegment(
+  store: RemoteStore,
+  writer: bigint,
+  number: number,
+): Promise<Buffer | undefined> {
+  const file = await store.get(segmentsOf(writer) + numberName(number), 0, MOST_SEGMENT_BYTES + 1);
+  return file === undefined ? undefined : hashOf(file);
+}
+
 /**
  * The segments that bring one who has seen `seen` to the end of the log, or to segment `until`: either all that follow
- * it, or, where one of those is gone, from the last on that starts over. Undefined `seen`: he has nothing.
+ * it, or those from the last on that starts over. Undefined `seen`: he has nothing. Where the log is starting over and is
+ * not as far yet as it was, it counts as far as it was.
  * @throws LogError damaged, foreign, too-new, unreachable; rolled-back, incomplete, diverged
  */
 export async function readChain(
@@ -96,7 +113,8 @@ export async function readChain(
     if (link === undefined) return cut(chain, number, url);
     if (next !== undefined) checkFollows(url, next, link.hash, link.segment.epoch);
     chain.unshift(link);
-    if (seen === undefined && link.segment.base === 0) return chain;
+    if (seen === undefined && link.segment.base === 0)
+      return (await asFarAsItWas(store, sealer, whose, chain)) ?? chain;
   }
   const [first] = chain;
   if (seen === undefined || first === undefined)
@@ -106,7 +124,39 @@ export async function readChain(
       "diverged",
       `${url}: segment ${first.segment.number} does not follow segment ${from} as it was seen here: another log took its place`,
     );
-  return chain;
+  return settled(chain);
+}
+
+/** What a clone needs of the log that the one which `chain` begins takes the place of, if that came farther and is all there. */
+async function asFarAsItWas(
+  store: RemoteStore,
+  sealer: Sealer,
+  whose: Whose,
+  chain: readonly Link[],
+): Promise<Link[] | undefined> {
+  const number = (chain[0]?.segment.number ?? 0) - 1;
+  try {
+    const before = await readSegment(store, sealer, whose, number);
+    if (before === undefined || before.segment.epoch <= endOf(chain)) return undefined;
+    return await readChain(store, sealer, whose, undefined, number);
+  } catch (error) {
+    // What is provable is what starts over.
+    if (error instanceof LogError && error.reason !== "unreachable") return undefined;
+    throw error;
+  }
+}
+
+/** What counts of segments that follow each other: those from the last on that starts over, if they came as far as the others. */
+function settled(chain: Link[]): Link[] {
+  const start = chain.findLastIndex(({ segment }) => segment.base === 0);
+  if (start < 0) return chain;
+  const [before, after] = [chain.slice(0, start), chain.slice(start)];
+  return endOf(after) >= endOf(before) ? after : settled(before);
+}
+
+/** Epoch of the last segment. */
+function endOf(chain: readonly Link[]): number {
+  return chain.at(-1)?.segment.epoch ?? 0;
 }
 
 /** What is there may be another segment of that number. */
@@ -133,9 +183,9 @@ function checkFollows(url: string, { segment }: Link, hash: Buffer, epoch: numbe
 }
 
 /** Segment `missing` is gone: what follows holds only from one on that starts over. */
-function cut(chain: readonly Link[], missing: number, url: string): Link[] {
+function cut(chain: Link[], missing: number, url: string): Link[] {
   const start = chain.findIndex(({ segment }) => segment.base === 0);
-  if (start >= 0) return chain.slice(start);
+  if (start >= 0) return settled(chain.slice(start));
   const behind = chain.at(-1)?.segment.number ?? missing;
   throw new LogError(
     "incomplete",

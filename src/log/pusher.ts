@@ -10,13 +10,12 @@ import { isForPush, isKept, listRemotes, type Remote, type RemoteOrder } from ".
 import type { Database } from "../db/database.ts";
 import type { Key } from "../db/key.ts";
 import { ByteWriter } from "./bytes.ts";
-import { readSegment, segmentNumbers } from "./chain.ts";
 import { Diff } from "./diff.ts";
 import { LogError } from "./errors.ts";
 import { encodeSegment, HASH_BYTES, type LoggedSnapshot, type Segment } from "./format.ts";
 import { numberName, type RemoteStore, segmentsOf } from "./remote.ts";
 import { hashOf, Sealer } from "./seal.ts";
-import { renewKeyFile } from "./setup.ts";
+import { checkRemote, renewKeyFile } from "./setup.ts";
 import { type Shipped, Shipper } from "./shipper.ts";
 
 /** How a pusher comes to the volume, which this process or another one has open. */
@@ -89,7 +88,7 @@ export class Pusher {
 
   /** @throws LogError, DamageError, FsError, SqliteError */
   async run(): Promise<PushResult> {
-    await this.#checkRemote();
+    await checkRemote(this.#site, this.#store, this.#remote);
     await renewKeyFile(this.#site, this.#store, this.#remote);
     const epoch = await this.#order({ do: "close", name: this.#name });
     const remote = this.#remote;
@@ -114,35 +113,6 @@ export class Pusher {
     if (segments === 0) await this.#order({ do: "synced", name: this.#name });
     const { segment, hash } = this.#remote;
     return { ...shipper.shipped, epoch, segment, hash, segments };
-  }
-
-  /**
-   * The log there ends where this volume left it. A segment that was being put when the push was stopped is there or not.
-   * @throws LogError
-   */
-  async #checkRemote(): Promise<void> {
-    const remote = this.#remote;
-    const { url } = this.#store;
-    const last = (await segmentNumbers(this.#store, remote.writer)).at(-1) ?? 0;
-    const whose = { writer: remote.writer, volume: this.#volume };
-    const sealer = new Sealer(remote.log, remote.secret);
-    if (last < remote.segment)
-      throw new LogError(
-        "rolled-back",
-        `${url}: the log there ends at segment ${last}, and ${remote.segment} were pushed: it was cut off, or is an older copy`,
-      );
-    const link = last === 0 ? undefined : await readSegment(this.#store, sealer, whose, last);
-    if (last === remote.segment + 1 && link !== undefined && link.hash.equals(remote.pending)) {
-      const hash = link.hash.toString("hex");
-      await this.#order({ do: "advance", name: this.#name, epoch: link.segment.epoch, segment: last, hash });
-      return;
-    }
-    const isOurs = link === undefined ? last === 0 : link.hash.equals(remote.hash);
-    if (last === remote.segment && isOurs) return;
-    throw new LogError(
-      "other-writer",
-      `${url}: segment ${last} there was not pushed by this volume: another copy of it writes there, or this is an older copy`,
-    );
   }
 
   /** The next segment: to the next snapshot that is kept, or to the end. */
@@ -191,6 +161,12 @@ export class Pusher {
         await this.#options.breathe?.();
       }
       told = await shipper.finish();
+    } catch (error) {
+      // What a snapshot needed is pruned as soon as it is deleted: then nothing is damaged.
+      const isGone = isKept(db, remote.pendingEpoch) && !this.#isThere(base, epoch);
+      if (!isGone || error instanceof LogError) throw error;
+      shipper.startAgain();
+      return false;
     } finally {
       diff.close();
     }
@@ -199,7 +175,7 @@ export class Pusher {
         "incomplete",
         "the snapshot that was kept for this push was deleted meanwhile; push again",
       );
-    if (!isKept(db, epoch) || (base > 0 && !isKept(db, base))) return false;
+    if (!this.#isThere(base, epoch)) return false;
     await this.#putSegment(sealer, {
       number: remote.segment + 1,
       writer: remote.writer,
@@ -213,6 +189,12 @@ export class Pusher {
       ...told,
     });
     return true;
+  }
+
+  /** Whether what changed between the two could be read all the time. */
+  #isThere(base: number, epoch: number): boolean {
+    const { db } = this.#site;
+    return isKept(db, epoch) && (base === 0 || isKept(db, base));
   }
 
   #meta(): [string, string][] {
@@ -232,8 +214,10 @@ export class Pusher {
     const { number, epoch } = segment;
     const { pendingEpoch } = this.#remote;
     await this.#order({ do: "pending", name: this.#name, hash, epoch: Math.max(epoch, pendingEpoch) });
-    const isFirst = await this.#store.put(segmentsOf(segment.writer) + numberName(number), bytes);
-    if (!isFirst)
+    const name = segmentsOf(segment.writer) + numberName(number);
+    // One that is there may be this one, put by a try that seemed to have failed.
+    const isThere = (await this.#store.put(name, bytes)) || (await this.#store.get(name))?.equals(bytes);
+    if (isThere !== true)
       throw new LogError(
         "other-writer",
         `${this.#store.url}: segment ${number} is there already: another copy of this volume writes there`,

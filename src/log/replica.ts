@@ -1,12 +1,12 @@
 /** Makes a replica from a log, and keeps one up to date. */
 import { NewVolume } from "../core/create.ts";
 import { OpenError } from "../core/errors.ts";
-import { hexMeta, isReplica, requireFeature } from "../core/format.ts";
+import { hexMeta, isReplica, numberMeta, requireFeature } from "../core/format.ts";
 import { listRemotes, type Remote } from "../core/remotes.ts";
 import { Volume } from "../core/volume.ts";
 import { Database } from "../db/database.ts";
 import type { Key } from "../db/key.ts";
-import { type Link, readChain } from "./chain.ts";
+import { hashOfSegment, type Link, readChain, readSegment, segmentNumbers, type Whose } from "./chain.ts";
 import { LogError } from "./errors.ts";
 import { type Fetched, Follower, type FollowOptions } from "./follower.ts";
 import { getKeyFile, type LogKey } from "./keyfile.ts";
@@ -49,6 +49,8 @@ export async function clone(
     let result: FollowResult;
     try {
       result = await fillDraft(db, store, sealer, logKey, chain, options);
+      if (options.restore === true) await becomeWriter(db, store, sealer, logKey);
+      db.pragma("journal_mode = WAL"); // it is kept in the file
     } finally {
       db.close();
     }
@@ -75,8 +77,6 @@ async function fillDraft(
   const follower = new Follower(db, store, sealer, originOf(db), options);
   await follower.follow(chain);
   const { epoch, segment, hash } = originOf(db);
-  if (options.restore === true) becomeWriter(db, epoch);
-  db.pragma("journal_mode = WAL"); // it is kept in the file
   return { ...follower.fetched, epoch, segment, hash };
 }
 
@@ -96,8 +96,12 @@ function adopt(db: Database, url: string, { log, secret, volume, writer }: LogKe
   db.release(insert);
 }
 
-/** From now on this is the volume, and its next push goes on behind the last segment. */
-function becomeWriter(db: Database, epoch: number): void {
+/**
+ * From now on this is the volume, and its next push goes on behind the last segment that is there. Where that one is not
+ * applied here the log starts over, with epochs that nobody has seen.
+ */
+async function becomeWriter(db: Database, store: RemoteStore, sealer: Sealer, whose: Whose): Promise<void> {
+  const { epoch, segment } = originOf(db);
   db.exec("CREATE INDEX IF NOT EXISTS inode_born ON inode (born)");
   db.exec(
     `UPDATE meta SET value = (SELECT json_group_array(value) FROM json_each(meta.value) WHERE value <> 'replica')
@@ -107,6 +111,17 @@ function becomeWriter(db: Database, epoch: number): void {
     `INSERT OR IGNORE INTO snapshot (epoch, name, created_ns, protected, automatic)
        VALUES (${epoch}, 'pushed-${epoch}', ${BigInt(Date.now()) * 1_000_000n}, 1, 0)`,
   );
+  const left = (await segmentNumbers(store, whose.writer)).filter((number) => number > segment);
+  const last = left.at(-1);
+  if (last === undefined) return;
+  let newest = epoch;
+  for (const number of left) {
+    const link = await readSegment(store, sealer, whose, number).catch(() => undefined);
+    newest = Math.max(newest, link?.segment.epoch ?? 0);
+  }
+  const hash = await hashOfSegment(store, whose.writer, last);
+  db.exec(`UPDATE meta SET value = max(value, ${newest + 1}) WHERE key = 'epoch'`);
+  db.exec(`UPDATE remote SET epoch = 0, segment = ${last}, hash = x'${hash?.toString("hex") ?? ""}'`);
 }
 
 function originOf(db: Database): Remote {
@@ -153,7 +168,18 @@ export class Replica {
     const follower = new Follower(this.#db, store, sealer, origin, options);
     // A log that is starting over has to come as far as this replica is first.
     const end = chain.at(-1)?.segment.epoch ?? 0;
+    const had = numberMeta(this.#db, "epoch") - 1;
+    if (seen === undefined && end < had)
+      throw new LogError(
+        "rolled-back",
+        `${store.url}: the log ends at epoch ${end}, and this replica was at ${had}: it was cut off, or is an older copy`,
+      );
     if (end >= origin.epoch) await follower.follow(chain);
+    // Nothing new is news as well.
+    if (chain.length === 0)
+      this.#db.exec(
+        `UPDATE remote SET synced_ns = ${BigInt(Date.now()) * 1_000_000n} WHERE id = ${origin.id}`,
+      );
     const { epoch, segment, hash } = originOf(this.#db);
     return { ...follower.fetched, epoch, segment, hash };
   }

@@ -1,10 +1,12 @@
 /** Gives a volume a place for its log. */
 import { hexMeta } from "../core/format.ts";
 import { listRemotes, type Remote } from "../core/remotes.ts";
+import { hashOfSegment, readSegment, segmentNumbers } from "./chain.ts";
 import { LogError } from "./errors.ts";
 import { hasLog, putKeyFile } from "./keyfile.ts";
 import type { PushSite } from "./pusher.ts";
 import { openRemote, type RemoteStore } from "./remote.ts";
+import { Sealer } from "./seal.ts";
 
 /** Notes the remote in the volume, and puts the key file there. @throws LogError unreachable, taken; FsError EEXIST, EINVAL */
 export async function addRemoteTo(site: PushSite, name: string, url: string): Promise<void> {
@@ -25,11 +27,44 @@ export async function addRemoteTo(site: PushSite, name: string, url: string): Pr
   }
 }
 
-/** Puts a key file there that the volume's password opens, unless it has one: after a rekey it is of the old password. @throws LogError */
+/**
+ * Demands that the log there ends where this volume left it. A segment that was being put when a push was stopped is there
+ * or not; where it is, that is noted.
+ * @throws LogError rolled-back, other-writer; as readSegment
+ */
+export async function checkRemote(site: PushSite, store: RemoteStore, remote: Remote): Promise<void> {
+  const { url } = store;
+  const { name, writer, segment } = remote;
+  const last = (await segmentNumbers(store, writer)).at(-1) ?? 0;
+  if (last < segment)
+    throw new LogError(
+      "rolled-back",
+      `${url}: the log there ends at segment ${last}, and ${segment} were pushed: it was cut off, or is an older copy`,
+    );
+  const hash = last === 0 ? Buffer.alloc(0) : await hashOfSegment(store, writer, last);
+  if (last === segment && hash?.equals(remote.hash) === true) return;
+  if (last === segment + 1 && hash?.equals(remote.pending) === true) {
+    const whose = { writer, volume: volumeOf(site) };
+    const link = await readSegment(store, new Sealer(remote.log, remote.secret), whose, last);
+    if (link === undefined) throw new LogError("incomplete", `${url}: segment ${last} is gone again`);
+    const { epoch } = link.segment;
+    await site.order({ do: "advance", name, epoch, segment: last, hash: hash.toString("hex") });
+    return;
+  }
+  throw new LogError(
+    "other-writer",
+    `${url}: segment ${last} there was not pushed by this volume: another copy of it writes there, or this is an older copy`,
+  );
+}
+
+/** Puts a key file there that the volume's password opens, unless it has one: after a rekey it is of the old password, and somebody may have removed it. @throws LogError */
 export async function renewKeyFile(site: PushSite, store: RemoteStore, remote: Remote): Promise<void> {
-  const { key, db } = site;
-  if (key.salt.equals(remote.keySalt)) return;
-  const volume = Buffer.from(hexMeta(db, "volume_id"), "hex");
-  await putKeyFile(store, { ...remote, volume }, key);
+  const { key } = site;
+  if (key.salt.equals(remote.keySalt) && (await hasLog(store))) return;
+  await putKeyFile(store, { ...remote, volume: volumeOf(site) }, key);
   await site.order({ do: "keyed", name: remote.name, salt: key.salt.toString("hex") });
+}
+
+function volumeOf({ db }: PushSite): Buffer {
+  return Buffer.from(hexMeta(db, "volume_id"), "hex");
 }
