@@ -6,11 +6,12 @@ import { requireEngine } from "./engine.ts";
 import { EXIT, ToolError } from "./exitcodes.ts";
 import { addHelp } from "./help.ts";
 import { interruptible } from "./interrupt.ts";
+import { addHeadOption, type HeadFlags, headFields, headText, keepHead, readHeadOf } from "./loghead.ts";
 import { addOutputOptions, formatBytes, type OutputFlags, tell, warn } from "./output.ts";
 import { addPasswordOptions, type PasswordOptions, readPassword } from "./password.ts";
 import { Progress } from "./progress.ts";
 
-interface CloneFlags extends PasswordOptions, OutputFlags {
+interface CloneFlags extends PasswordOptions, OutputFlags, HeadFlags {
   readonly restore?: true;
   readonly until?: string;
 }
@@ -30,6 +31,7 @@ export function addClone(program: Command): void {
       "FILE is the volume from now on, in the place of one that is lost, and pushes to URL",
     )
     .option("--until <segment>", "only as far as this segment, as where a later one is missing");
+  addHeadOption(command);
   addPasswordOptions(command);
   addOutputOptions(command).action(clone);
   addHelp(command, {
@@ -54,6 +56,7 @@ async function clone(url: string, file: string, flags: CloneFlags): Promise<void
   const store = await openRemote(resolveUrl(url));
   const password = await readPassword(flags, { path: url, confirm: false, warn });
   const progress = new Progress(flags.quiet);
+  const seen = await readHeadOf(flags);
   try {
     const result = await interruptible(`stopped; ${file} was not made`, ({ breathe }) =>
       make(store, file, password, {
@@ -61,16 +64,20 @@ async function clone(url: string, file: string, flags: CloneFlags): Promise<void
         onProgress: ({ bytes, blocks }: Fetched) =>
           progress.tally(`cloning ${url}: ${formatBytes(bytes)}, ${blocks} blocks`),
         restore: flags.restore === true,
+        ...seen,
         ...(until === undefined ? {} : { until }),
       }),
     );
     progress.end();
-    const hash = Buffer.from(result.hash).toString("hex");
+    if (until === undefined) await keepHead(flags, seen.head, result);
     const what = flags.restore ? "restored" : "a replica";
-    tell(flags, `${file}: ${what}, as of segment ${result.segment} (${hash})`, {
+    const { segments, bytes, blocks } = result;
+    tell(flags, `${file}: ${what}, as of ${headText(result)}`, {
       path: realpathSync(file),
-      ...result,
-      hash,
+      segments,
+      bytes,
+      blocks,
+      ...headFields(result),
     });
   } finally {
     progress.end();

@@ -6,13 +6,14 @@ import type { FollowResult } from "../src/log/replica.ts";
 import { requireEngine } from "./engine.ts";
 import { addHelp } from "./help.ts";
 import { type Breath, interruptible } from "./interrupt.ts";
+import { addHeadOption, type HeadFlags, headFields, keepHead, readHeadOf } from "./loghead.ts";
 import { addOutputOptions, formatBytes, type OutputFlags, say, tell, warn } from "./output.ts";
 import { addPasswordOptions, type PasswordOptions, readPassword } from "./password.ts";
 import { Progress } from "./progress.ts";
 import { refuseMissing } from "./rewrite.ts";
 import { addWatchOptions, intervalOf, type WatchFlags, watch } from "./watch.ts";
 
-interface PullFlags extends PasswordOptions, OutputFlags, WatchFlags {}
+interface PullFlags extends PasswordOptions, OutputFlags, WatchFlags, HeadFlags {}
 
 export function addPull(program: Command): void {
   const command = program
@@ -23,6 +24,7 @@ export function addPull(program: Command): void {
         "is applied whole or not at all. FILE must not be mounted.",
     )
     .argument("<file>", "the database file of a replica, which sqlfuse clone made");
+  addHeadOption(command);
   addWatchOptions(command, "pull what is new");
   addPasswordOptions(command);
   addOutputOptions(command).action(pull);
@@ -74,11 +76,16 @@ async function pullOnce(
   try {
     const replica = new Replica(file, key, warn);
     try {
-      return await replica.pull(await openRemote(replica.url), {
+      const seen = await readHeadOf(flags);
+      const result = await replica.pull(await openRemote(replica.url), {
         breathe,
+        ...seen,
+        password,
         onProgress: ({ bytes, blocks }: Fetched) =>
           progress.tally(`pulling: ${formatBytes(bytes)}, ${blocks} blocks`),
       });
+      await keepHead(flags, seen.head, result);
+      return result;
     } finally {
       replica.close();
     }
@@ -94,5 +101,6 @@ function lineOf(file: string, { segments, segment, bytes }: FollowResult): strin
 }
 
 function jsonOf(file: string, result: FollowResult): object {
-  return { path: realpathSync(file), ...result, hash: Buffer.from(result.hash).toString("hex") };
+  const { segments, bytes, blocks } = result;
+  return { path: realpathSync(file), segments, bytes, blocks, ...headFields(result) };
 }

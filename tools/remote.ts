@@ -3,6 +3,7 @@ import { resolve } from "node:path";
 import { Argument, type Command } from "commander";
 import type { Remote } from "../src/core/remotes.ts";
 import type { PushSite } from "../src/log/pusher.ts";
+import type { Swept } from "../src/log/sweep.ts";
 import { EXIT, ToolError } from "./exitcodes.ts";
 import { addHelp } from "./help.ts";
 import { type Breath, interruptible } from "./interrupt.ts";
@@ -18,11 +19,12 @@ import {
 } from "./output.ts";
 import { addPasswordOptions, type PasswordOptions } from "./password.ts";
 import { Progress } from "./progress.ts";
+import { headFields, headText } from "./loghead.ts";
 import { noRemote } from "./push.ts";
 import { passwordOf, withSite } from "./pushsite.ts";
 import { listed, maxAgeOf, type RemoteStatus, statusOf } from "./remotestatus.ts";
 
-const ACTIONS = ["add", "list", "remove", "status", "verify", "gc"] as const;
+const ACTIONS = ["add", "list", "remove", "status", "verify", "gc", "rotate"] as const;
 type Action = (typeof ACTIONS)[number];
 
 interface RemoteFlags extends PasswordOptions, OutputFlags {
@@ -38,7 +40,7 @@ export function addRemote(program: Command): void {
       "A remote is a directory, on a NAS or a USB disk, that sqlfuse push ships a volume's changes to, encrypted, and that " +
         "sqlfuse clone makes replicas from. add names one, which is empty; remove forgets it and leaves what is there; " +
         "status tells how far each is; verify looks whether all is there that a clone needs; gc removes what no kept " +
-        "state of the volume needs any more.",
+        "state of the volume needs any more; rotate changes the log's secret, ships everything again, and removes the rest.",
     )
     .addArgument(new Argument("<action>", "what to do").choices(ACTIONS))
     .argument("<file|mountpoint>", "the database file, or where it is mounted")
@@ -58,7 +60,8 @@ export function addRemote(program: Command): void {
     notes: [
       "Whoever can read the directory learns when how much was shipped, not names, sizes, the tree or contents. Its key file " +
         "opens with the password that the volume has at the last push: an old copy of it still opens with an old password " +
-        "what was shipped since; only a new remote has a new secret.",
+        "what was shipped since, until remote rotate: do that after rekey, to shut somebody out. Replicas then need a " +
+        "sqlfuse pull with the new password, which sqlfuse rekey gives them as well.",
     ],
     examples: [
       "sqlfuse remote add vault.sqlite nas /mnt/nas/vault",
@@ -94,7 +97,8 @@ async function remote(
           for (const one of await chosen(site, target, name)) {
             if (action === "remove") await remove(site, target, one, flags);
             else if (action === "verify") await verify(site, one, percent, flags, breath);
-            else await collect(site, one, flags, breath);
+            else if (action === "gc") await collect(site, one, flags, breath);
+            else await renewSecret(site, one, flags, breath);
           }
         }
       }),
@@ -110,7 +114,7 @@ function refuseArguments(
   url: string | undefined,
   flags: RemoteFlags,
 ) {
-  const wants = { add: 2, list: 0, remove: 1, status: 0, verify: 1, gc: 1 }[action];
+  const wants = { add: 2, list: 0, remove: 1, status: 0, verify: 1, gc: 1, rotate: 1 }[action];
   const given = [name, url].filter((one) => one !== undefined).length;
   const isOptional = (action === "verify" || action === "gc") && given === 0;
   if (given !== wants && !isOptional) {
@@ -249,21 +253,49 @@ async function collect(
   const { openRemote } = await import("../src/log/remote.ts");
   const progress = new Progress(flags.quiet);
   try {
-    const { pushed, ...gone } = await run(site, await openRemote(remote.url), remote.name, {
+    const { pushed, repacked, ...gone } = await run(site, await openRemote(remote.url), remote.name, {
       breathe,
       onProgress: ({ bytes }) => progress.tally(`starting ${remote.name} over: ${formatBytes(bytes)}`),
     });
     progress.end();
-    const text = `${gone.segments} segments and ${gone.objects} objects removed, ${formatBytes(gone.bytes)}`;
+    const shipped = `${formatBytes(pushed.bytes)} shipped, ${repacked} objects packed anew`;
     tell(
       flags,
-      `${remote.name}: ${text}; it starts over at segment ${pushed.segment - pushed.segments + 1}`,
-      {
-        name: remote.name,
-        ...gone,
-        segment: pushed.segment,
-      },
+      `${remote.name}: ${goneText(gone)}; ${shipped}; it starts over at segment ${pushed.segment - pushed.segments + 1}`,
+      { name: remote.name, ...gone, repacked, shippedBytes: pushed.bytes, segment: pushed.segment },
     );
+  } finally {
+    progress.end();
+  }
+}
+
+function goneText({ segments, objects, bytes }: Swept): string {
+  return `${segments} segments and ${objects} objects removed, ${formatBytes(bytes)}`;
+}
+
+async function renewSecret(
+  site: PushSite,
+  remote: Remote,
+  flags: RemoteFlags,
+  { breathe }: Breath,
+): Promise<void> {
+  const { rotate } = await import("../src/log/rotation.ts");
+  const { openRemote } = await import("../src/log/remote.ts");
+  const progress = new Progress(flags.quiet);
+  try {
+    const pushed = await rotate(site, await openRemote(remote.url), remote.name, {
+      breathe,
+      onProgress: ({ bytes }) => progress.tally(`shipping all to ${remote.name} anew: ${formatBytes(bytes)}`),
+    });
+    progress.end();
+    const gone = pushed.swept ?? { segments: 0, objects: 0, bytes: 0 };
+    const text = `has a new secret, and everything again, ${formatBytes(pushed.bytes)}; ${goneText(gone)}`;
+    tell(flags, `${remote.name}: ${text}; ${headText(pushed)}`, {
+      name: remote.name,
+      ...gone,
+      shippedBytes: pushed.bytes,
+      ...headFields(pushed),
+    });
   } finally {
     progress.end();
   }

@@ -6,12 +6,14 @@ import { ByteReader } from "./bytes.ts";
 import { LogError } from "./errors.ts";
 import { decodeSegment, type Segment } from "./format.ts";
 import { numberName, type RemoteStore, segmentsOf } from "./remote.ts";
-import { hashOf, type Sealer } from "./seal.ts";
+import { checkHeader, hashOf, type Keys, logOf, type Sealer } from "./seal.ts";
 
 /** A segment that was proved. */
 export interface Link {
   readonly segment: Segment;
   readonly hash: Buffer;
+  /** Of its log. */
+  readonly sealer: Sealer;
 }
 
 /** How far somebody has seen the log. */
@@ -44,49 +46,60 @@ export async function segmentNumbers(store: RemoteStore, writer: bigint): Promis
   return names.map(Number).sort((a, b) => a - b);
 }
 
-/** One segment; undefined where there is none of that number. @throws LogError damaged, foreign, too-new, unreachable */
-export async function readSegment(
+/** A segment as it lies there, whatever it is; undefined where there is none of that number. @throws LogError unreachable */
+export async function fetchSegment(
   store: RemoteStore,
-  sealer: Sealer,
+  writer: bigint,
+  number: number,
+): Promise<Buffer | undefined> {
+  return await store.get(segmentsOf(writer) + numberName(number), 0, MOST_SEGMENT_BYTES + 1);
+}
+
+/** What `fetchSegment` gave, proved. @throws LogError damaged, foreign, other-log, too-new */
+export function openSegment(
+  store: RemoteStore,
+  keys: Keys,
   whose: Whose,
   number: number,
-): Promise<Link | undefined> {
-  const name = segmentsOf(whose.writer) + numberName(number);
-  const file = await store.get(name, 0, MOST_SEGMENT_BYTES + 1);
-  if (file === undefined) return undefined;
+  file: Buffer,
+): Link {
   try {
     if (file.length > MOST_SEGMENT_BYTES) throw new LogError("damaged", "it is larger than any segment is");
+    const sealer = keys.sealerOf(logOf(checkHeader(file, "segment", undefined)));
+    if (sealer === undefined) throw new LogError("other-log", "it is of another log");
     const segment = decodeSegment(new ByteReader(sealer.open("segment", file)));
     if (segment.number !== number)
       throw new LogError("foreign", `it is segment ${segment.number}, in the place of segment ${number}`);
     if (segment.writer !== whose.writer) throw new LogError("foreign", "it is of another writer");
     if (Buffer.compare(segment.volume, whose.volume) !== 0)
       throw new LogError("foreign", "it is of another volume");
-    return { segment, hash: hashOf(file) };
+    return { segment, hash: hashOf(file), sealer };
   } catch (error) {
-    throw toldOf(store, name, error);
+    throw toldOf(store, segmentsOf(whose.writer) + numberName(number), error);
   }
 }
 
-/** The hash of a segment as it lies there, whatever it is; undefined where there is none. @throws LogError unreachable */
-export async function hashOfSegment(
+/** One segment; undefined where there is none of that number. @throws LogError as openSegment, unreachable */
+export async function readSegment(
   store: RemoteStore,
-  writer: bigint,
+  keys: Keys,
+  whose: Whose,
   number: number,
-): Promise<Buffer | undefined> {
-  const file = await store.get(segmentsOf(writer) + numberName(number), 0, MOST_SEGMENT_BYTES + 1);
-  return file === undefined ? undefined : hashOf(file);
+): Promise<Link | undefined> {
+  const file = await fetchSegment(store, whose.writer, number);
+  return file === undefined ? undefined : openSegment(store, keys, whose, number, file);
 }
 
 /**
  * The segments that bring one who has seen `seen` to the end of the log, or to segment `until`: either all that follow
  * it, or those from the last on that starts over. Undefined `seen`: he has nothing. Where the log is starting over and is
- * not as far yet as it was, it counts as far as it was.
- * @throws LogError damaged, foreign, too-new, unreachable; rolled-back, incomplete, diverged
+ * not as far yet as it was, it counts as far as it was. All of them are of one log.
+ * @throws LogError damaged, foreign, other-log, too-new, unreachable; rolled-back, incomplete,
+ * diverged
  */
 export async function readChain(
   store: RemoteStore,
-  sealer: Sealer,
+  keys: Keys,
   whose: Whose,
   seen: Seen | undefined,
   until = Infinity,
@@ -103,18 +116,18 @@ export async function readChain(
   if (seen === undefined && last === 0)
     throw new LogError("incomplete", `${url}: nothing was pushed there yet`);
   if (seen !== undefined && last === from) {
-    await checkLast(store, sealer, whose, seen);
+    await checkLast(store, keys, whose, seen);
     return [];
   }
   const chain: Link[] = [];
   for (let number = last; number > from; number--) {
     const [next] = chain;
-    const link = await readSegment(store, sealer, whose, number);
+    const link = await readSegment(store, keys, whose, number);
     if (link === undefined) return cut(chain, number, url);
-    if (next !== undefined) checkFollows(url, next, link.hash, link.segment.epoch);
+    if (next !== undefined) checkFollows(url, next, link);
     chain.unshift(link);
     if (seen === undefined && link.segment.base === 0)
-      return (await asFarAsItWas(store, sealer, whose, chain)) ?? chain;
+      return (await asFarAsItWas(store, keys, whose, chain)) ?? chain;
   }
   const [first] = chain;
   if (seen === undefined || first === undefined)
@@ -130,15 +143,18 @@ export async function readChain(
 /** What a clone needs of the log that the one which `chain` begins takes the place of, if that came farther and is all there. */
 async function asFarAsItWas(
   store: RemoteStore,
-  sealer: Sealer,
+  keys: Keys,
   whose: Whose,
   chain: readonly Link[],
 ): Promise<Link[] | undefined> {
   const number = (chain[0]?.segment.number ?? 0) - 1;
   try {
-    const before = await readSegment(store, sealer, whose, number);
-    if (before === undefined || before.segment.epoch <= endOf(chain)) return undefined;
-    return await readChain(store, sealer, whose, undefined, number);
+    const before = await readSegment(store, keys, whose, number);
+    const [first] = chain;
+    if (before === undefined || first === undefined || !before.hash.equals(first.segment.previous))
+      return undefined;
+    if (before.segment.epoch <= endOf(chain)) return undefined;
+    return await readChain(store, keys, whose, undefined, number);
   } catch (error) {
     // What is provable is what starts over.
     if (error instanceof LogError && error.reason !== "unreachable") return undefined;
@@ -160,17 +176,21 @@ function endOf(chain: readonly Link[]): number {
 }
 
 /** What is there may be another segment of that number. */
-async function checkLast(store: RemoteStore, sealer: Sealer, whose: Whose, seen: Seen): Promise<void> {
+async function checkLast(store: RemoteStore, keys: Keys, whose: Whose, seen: Seen): Promise<void> {
   if (seen.segment === 0) return;
-  const link = await readSegment(store, sealer, whose, seen.segment);
-  if (link?.hash.equals(seen.hash) === true) return;
+  const file = await fetchSegment(store, whose.writer, seen.segment);
+  if (file !== undefined) {
+    if (hashOf(file).equals(seen.hash)) return;
+    openSegment(store, keys, whose, seen.segment, file);
+  }
   const message = `${store.url}: segment ${seen.segment} is not the one that was seen here: another log took its place`;
   throw new LogError("diverged", message);
 }
 
-function checkFollows(url: string, { segment }: Link, hash: Buffer, epoch: number): void {
+function checkFollows(url: string, { segment, sealer }: Link, before: Link): void {
   const { number, base } = segment;
-  if (!hash.equals(segment.previous))
+  const { epoch } = before.segment;
+  if (!before.hash.equals(segment.previous))
     throw new LogError(
       "foreign",
       `${url}: segment ${number} does not follow segment ${number - 1}, which was replaced`,
@@ -180,6 +200,8 @@ function checkFollows(url: string, { segment }: Link, hash: Buffer, epoch: numbe
       "foreign",
       `${url}: segment ${number} is of epoch ${base} on, and the one before ends at ${epoch}`,
     );
+  if (base !== 0 && sealer !== before.sealer)
+    throw new LogError("foreign", `${url}: segment ${number} goes on with another log than the one before`);
 }
 
 /** Segment `missing` is gone: what follows holds only from one on that starts over. */

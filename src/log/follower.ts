@@ -13,8 +13,7 @@ import { ByteReader } from "./bytes.ts";
 import { type Link, toldOf } from "./chain.ts";
 import { LogError } from "./errors.ts";
 import { checkContent, fetchBlocks } from "./fetcher.ts";
-import { decodeRecord, type LogRecord, type ObjectRef, type Segment } from "./format.ts";
-import { META_KEYS } from "./pusher.ts";
+import { decodeRecord, type LogRecord, META_KEYS, type ObjectRef, type Segment } from "./format.ts";
 import { objectName, type RemoteStore } from "./remote.ts";
 import { hashOf, type Sealer } from "./seal.ts";
 
@@ -236,8 +235,9 @@ export class Follower {
 
   #note({ epoch, number }: Segment, hash: Buffer): void {
     const note = this.#db.prepare(
-      "UPDATE remote SET epoch = ?2, segment = ?3, hash = ?4, synced_ns = ?5 WHERE id = ?1",
+      `UPDATE remote SET epoch = ?2, segment = ?3, hash = ?4, synced_ns = ?5, log = ?6, secret = ?7 WHERE id = ?1`,
     );
+    note.bindBlob(6, this.#sealer.log).bindBlob(7, this.#sealer.secret);
     note.bindInt(1, this.#remote.id).bindInt(2, epoch).bindInt(3, number).bindBlob(4, hash);
     note.bindBigInt(5, BigInt(Date.now()) * 1_000_000n).run();
     this.#db.release(note);

@@ -6,12 +6,14 @@ import { listRemotes, type Remote } from "../core/remotes.ts";
 import { Volume } from "../core/volume.ts";
 import { Database } from "../db/database.ts";
 import type { Key } from "../db/key.ts";
-import { hashOfSegment, type Link, readChain, readSegment, segmentNumbers, type Whose } from "./chain.ts";
+import { fetchSegment, type Link, readChain, readSegment, segmentNumbers } from "./chain.ts";
 import { LogError } from "./errors.ts";
 import { type Fetched, Follower, type FollowOptions } from "./follower.ts";
-import { getKeyFile, type LogKey } from "./keyfile.ts";
+import { hasSeenMore, type LogHead, refuseOlderLog } from "./head.ts";
+import { getKeyFiles, type LogKey } from "./keyfile.ts";
+import { isNoted } from "./newlog.ts";
 import type { RemoteStore } from "./remote.ts";
-import { Sealer } from "./seal.ts";
+import { hashOf, type Keys, keysOf, Sealer } from "./seal.ts";
 
 /** What a replica calls the log that it follows. */
 const ORIGIN = "origin";
@@ -21,6 +23,15 @@ export interface CloneOptions extends FollowOptions {
   readonly restore?: boolean;
   /** The last segment to apply. */
   readonly until?: number;
+  /** What was seen of the log elsewhere: one that ends before it is refused. */
+  readonly head?: LogHead;
+}
+
+export interface PullOptions extends FollowOptions {
+  /** Opens the key file of the remote, where the log got another secret. */
+  readonly password?: Buffer;
+  /** What was seen of the log elsewhere: one that ends before it is refused. */
+  readonly head?: LogHead;
 }
 
 export interface FollowResult extends Fetched {
@@ -28,6 +39,11 @@ export interface FollowResult extends Fetched {
   /** The last segment that is applied. */
   readonly segment: number;
   readonly hash: Uint8Array;
+  /** When it was made, in nanoseconds since 1970; 0 where nothing was applied. */
+  readonly createdNs: bigint;
+  /** volume_id, and the name of the log. */
+  readonly volume: Uint8Array;
+  readonly log: Uint8Array;
 }
 
 /**
@@ -40,16 +56,21 @@ export async function clone(
   password: Buffer,
   options: CloneOptions = {},
 ): Promise<FollowResult> {
-  const logKey = await getKeyFile(store, password);
-  const sealer = new Sealer(logKey.log, logKey.secret);
-  const chain = await readChain(store, sealer, logKey, undefined, options.until);
+  const logKeys = await getKeyFiles(store, password);
+  const [newest] = logKeys;
+  const keys = keysOf(logKeys.map(({ log, secret }) => new Sealer(log, secret)));
+  if (options.head !== undefined) await refuseOlderLog(store, keys, newest, options.head);
+  const chain = await readChain(store, keys, newest, undefined, options.until);
+  // While a new log is not whole it is that before it.
+  const { log } = chain[0]?.sealer ?? newest;
+  const logKey = logKeys.find((one) => Buffer.compare(one.log, log) === 0) ?? newest;
   const draft = new NewVolume(path, password);
   try {
     const db = new Database(draft.path, draft.key, { mode: "readwrite", cacheBytes: 64 * 2 ** 20 });
     let result: FollowResult;
     try {
-      result = await fillDraft(db, store, sealer, logKey, chain, options);
-      if (options.restore === true) await becomeWriter(db, store, sealer, logKey);
+      result = await fillDraft(db, store, logKey, chain, options);
+      if (options.restore === true) await becomeWriter(db, store, keys, newest);
       db.pragma("journal_mode = WAL"); // it is kept in the file
     } finally {
       db.close();
@@ -58,14 +79,13 @@ export async function clone(
     return result;
   } finally {
     draft.discard();
-    logKey.secret.fill(0);
+    for (const { secret } of logKeys) secret.fill(0);
   }
 }
 
 async function fillDraft(
   db: Database,
   store: RemoteStore,
-  sealer: Sealer,
   logKey: LogKey,
   chain: readonly Link[],
   options: CloneOptions,
@@ -74,10 +94,18 @@ async function fillDraft(
   db.exec("PRAGMA temp_store = MEMORY; PRAGMA synchronous = OFF");
   db.pragma("journal_mode = OFF");
   adopt(db, store.url, logKey);
+  const sealer = new Sealer(logKey.log, logKey.secret);
   const follower = new Follower(db, store, sealer, originOf(db), options);
   await follower.follow(chain);
-  const { epoch, segment, hash } = originOf(db);
-  return { ...follower.fetched, epoch, segment, hash };
+  return resultOf(db, follower, chain);
+}
+
+function resultOf(db: Database, follower: Follower, chain: readonly Link[]): FollowResult {
+  const { epoch, segment, hash, log } = originOf(db);
+  const last = chain.at(-1)?.segment;
+  const createdNs = last?.number === segment ? last.createdNs : 0n;
+  const volume = Buffer.from(hexMeta(db, "volume_id"), "hex");
+  return { ...follower.fetched, epoch, segment, hash, createdNs, volume, log };
 }
 
 /** Makes an empty volume a copy of the one whose log it is. */
@@ -100,8 +128,8 @@ function adopt(db: Database, url: string, { log, secret, volume, writer }: LogKe
  * From now on this is the volume, and its next push goes on behind the last segment that is there. Where that one is not
  * applied here the log starts over, with epochs that nobody has seen.
  */
-async function becomeWriter(db: Database, store: RemoteStore, sealer: Sealer, whose: Whose): Promise<void> {
-  const { epoch, segment } = originOf(db);
+async function becomeWriter(db: Database, store: RemoteStore, keys: Keys, newest: LogKey): Promise<void> {
+  const { epoch, segment, log } = originOf(db);
   db.exec("CREATE INDEX IF NOT EXISTS inode_born ON inode (born)");
   db.exec(
     `UPDATE meta SET value = (SELECT json_group_array(value) FROM json_each(meta.value) WHERE value <> 'replica')
@@ -111,17 +139,26 @@ async function becomeWriter(db: Database, store: RemoteStore, sealer: Sealer, wh
     `INSERT OR IGNORE INTO snapshot (epoch, name, created_ns, protected, automatic)
        VALUES (${epoch}, 'pushed-${epoch}', ${BigInt(Date.now()) * 1_000_000n}, 1, 0)`,
   );
-  const left = (await segmentNumbers(store, whose.writer)).filter((number) => number > segment);
+  if (Buffer.compare(log, newest.log) !== 0) takeOver(db, newest);
+  const left = (await segmentNumbers(store, newest.writer)).filter((number) => number > segment);
   const last = left.at(-1);
   if (last === undefined) return;
-  let newest = epoch;
+  let highest = epoch;
   for (const number of left) {
-    const link = await readSegment(store, sealer, whose, number).catch(() => undefined);
-    newest = Math.max(newest, link?.segment.epoch ?? 0);
+    const link = await readSegment(store, keys, newest, number).catch(() => undefined);
+    highest = Math.max(highest, link?.segment.epoch ?? 0);
   }
-  const hash = await hashOfSegment(store, whose.writer, last);
-  db.exec(`UPDATE meta SET value = max(value, ${newest + 1}) WHERE key = 'epoch'`);
-  db.exec(`UPDATE remote SET epoch = 0, segment = ${last}, hash = x'${hash?.toString("hex") ?? ""}'`);
+  const hash = hashOf((await fetchSegment(store, newest.writer, last)) ?? Buffer.alloc(0)).toString("hex");
+  db.exec(`UPDATE meta SET value = max(value, ${highest + 1}) WHERE key = 'epoch'`);
+  db.exec(`UPDATE remote SET epoch = 0, segment = ${last}, hash = x'${hash}'`);
+}
+
+/** A new log that had not begun yet, or not come as far: the next push begins it. */
+function takeOver(db: Database, { log, secret }: LogKey): void {
+  db.exec("DELETE FROM remote_block; DELETE FROM remote_object");
+  const update = db.prepare("UPDATE remote SET log = ?1, secret = ?2, epoch = 0");
+  update.bindBlob(1, log).bindBlob(2, secret).run();
+  db.release(update);
 }
 
 function originOf(db: Database): Remote {
@@ -156,20 +193,19 @@ export class Replica {
   }
 
   /** Applies what is new. @throws LogError, SqliteError */
-  async pull(store: RemoteStore, options: FollowOptions = {}): Promise<FollowResult> {
+  async pull(store: RemoteStore, options: PullOptions = {}): Promise<FollowResult> {
     this.#volume.prune();
     this.#volume.commit();
     const origin = originOf(this.#db);
     const sealer = new Sealer(origin.log, origin.secret);
-    const volume = Buffer.from(hexMeta(this.#db, "volume_id"), "hex");
-    // After a repair it has seen nothing that counts.
-    const seen = origin.segment === 0 ? undefined : origin;
-    const chain = await readChain(store, sealer, { writer: origin.writer, volume }, seen);
-    const follower = new Follower(this.#db, store, sealer, origin, options);
+    const chain = await this.#chain(store, sealer, origin, options.password);
+    const current = chain[0]?.sealer ?? sealer;
+    await this.#refuseOlder(store, keysOf([sealer, current]), origin, options.head);
+    const follower = new Follower(this.#db, store, current, origin, options);
     // A log that is starting over has to come as far as this replica is first.
     const end = chain.at(-1)?.segment.epoch ?? 0;
     const had = numberMeta(this.#db, "epoch") - 1;
-    if (seen === undefined && end < had)
+    if (origin.segment === 0 && end < had)
       throw new LogError(
         "rolled-back",
         `${store.url}: the log ends at epoch ${end}, and this replica was at ${had}: it was cut off, or is an older copy`,
@@ -180,8 +216,67 @@ export class Replica {
       this.#db.exec(
         `UPDATE remote SET synced_ns = ${BigInt(Date.now()) * 1_000_000n} WHERE id = ${origin.id}`,
       );
-    const { epoch, segment, hash } = originOf(this.#db);
-    return { ...follower.fetched, epoch, segment, hash };
+    return resultOf(this.#db, follower, chain);
+  }
+
+  /** What is new, proved: also where it is of a new log, which the writer of this one noted. @throws LogError */
+  async #chain(
+    store: RemoteStore,
+    sealer: Sealer,
+    origin: Remote,
+    password: Buffer | undefined,
+  ): Promise<Link[]> {
+    const volume = Buffer.from(hexMeta(this.#db, "volume_id"), "hex");
+    const whose = { writer: origin.writer, volume };
+    // After a repair it has seen nothing that counts.
+    const seen = origin.segment === 0 ? undefined : origin;
+    try {
+      return await readChain(store, sealer, whose, seen);
+    } catch (error) {
+      if (!(error instanceof LogError) || error.reason !== "other-log") throw error;
+      const pull = `sqlfuse pull ${this.#volume.path}`;
+      if (password === undefined)
+        throw new LogError(
+          "other-log",
+          `${error.message}; if its secret was changed by remote rotate, go on with: ${pull}`,
+        );
+      const found = await this.#newKeys(store, origin.writer, volume, password);
+      const chain = await readChain(store, keysOf([sealer, ...found]), whose, seen);
+      const [first] = chain;
+      if (first === undefined || first.sealer.log === sealer.log) return chain;
+      if (first.segment.base === 0 && (await isNoted(store, sealer, first.sealer))) return chain;
+      throw new LogError(
+        "other-log",
+        `${store.url}: the log there is another one, and nothing proves that it goes on with that which was seen here: its ` +
+          "secret was changed more than once, or somebody put it there; if it is yours, clone it anew",
+      );
+    }
+  }
+
+  async #refuseOlder(
+    store: RemoteStore,
+    keys: Keys,
+    origin: Remote,
+    head: LogHead | undefined,
+  ): Promise<void> {
+    const volume = Buffer.from(hexMeta(this.#db, "volume_id"), "hex");
+    if (head === undefined || !hasSeenMore(head, origin, volume, store.url)) return;
+    await refuseOlderLog(store, keys, { writer: origin.writer, volume }, head);
+  }
+
+  async #newKeys(store: RemoteStore, writer: bigint, volume: Buffer, password: Buffer): Promise<Sealer[]> {
+    try {
+      const found = await getKeyFiles(store, password);
+      const ours = found.filter((key) => key.writer === writer && volume.equals(key.volume));
+      return ours.map(({ log, secret }) => new Sealer(log, secret));
+    } catch (error) {
+      if (!(error instanceof LogError) || error.reason !== "wrong-password") throw error;
+      const file = this.#volume.path;
+      const message =
+        `${store.url}: the secret of the log was changed, and opens with another password than ${file}; give it the ` +
+        `password that the volume has now, and pull again: sqlfuse rekey ${file}`;
+      throw new LogError("wrong-password", message, { cause: error });
+    }
   }
 
   close(): void {
