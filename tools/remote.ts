@@ -7,6 +7,7 @@ import type { Swept } from "../src/log/sweep.ts";
 import { EXIT, ToolError } from "./exitcodes.ts";
 import { addHelp } from "./help.ts";
 import { type Breath, interruptible } from "./interrupt.ts";
+import { headFields, headText } from "./loghead.ts";
 import {
   addOutputOptions,
   align,
@@ -19,7 +20,6 @@ import {
 } from "./output.ts";
 import { addPasswordOptions, type PasswordOptions } from "./password.ts";
 import { Progress } from "./progress.ts";
-import { headFields, headText } from "./loghead.ts";
 import { noRemote } from "./push.ts";
 import { passwordOf, withSite } from "./pushsite.ts";
 import { listed, maxAgeOf, type RemoteStatus, statusOf } from "./remotestatus.ts";
@@ -48,7 +48,7 @@ export function addRemote(program: Command): void {
     .argument("[url]", "add: the directory")
     .option(
       "--max-age <duration>",
-      "status: exit with 1 where a remote lacks changes and had all longer ago (30m, 24h, 7d)",
+      "status: STALE, and exit with 1, where a remote lacks changes and had all longer ago (30m, 24h, 7d)",
     )
     .option(
       "--read-data <percent>",
@@ -197,17 +197,20 @@ async function remove(
 }
 
 async function status(site: PushSite, maxAgeMs: number, flags: RemoteFlags): Promise<void> {
-  const all = await statusOf(site.db);
+  const all = await statusOf(site.db, maxAgeMs);
   if (flags.json) sayJson(all.map(({ line, ...rest }) => rest));
   else if (all.length === 0) say("no remotes");
   else
     for (const line of align([
-      ["NAME", "SEGMENT", "HAD ALL", "LACKS", "URL"],
+      ["NAME", "STATE", "SEGMENT", "HAD ALL", "LACKS", "URL"],
       ...all.map(({ line }) => line),
     ]))
       say(line);
-  const stale = all.filter((one: RemoteStatus) => one.behindMs > maxAgeMs);
-  for (const one of stale) warn(`${one.name}: lacks changes, and had all of them ${one.hadAll} ago`);
+  const stale = all.filter(({ state }: RemoteStatus) => state === "stale");
+  for (const one of stale)
+    warn(
+      `${one.name}: stale: lacks changes, and had all of them ${one.hadAll === "never" ? "never" : `${one.hadAll} ago`}`,
+    );
   if (stale.length > 0) process.exitCode = EXIT.other;
 }
 
@@ -253,17 +256,19 @@ async function collect(
   const { openRemote } = await import("../src/log/remote.ts");
   const progress = new Progress(flags.quiet);
   try {
-    const { pushed, repacked, ...gone } = await run(site, await openRemote(remote.url), remote.name, {
+    const { pushed, repacked, start, ...gone } = await run(site, await openRemote(remote.url), remote.name, {
       breathe,
       onProgress: ({ bytes }) => progress.tally(`starting ${remote.name} over: ${formatBytes(bytes)}`),
     });
     progress.end();
     const shipped = `${formatBytes(pushed.bytes)} shipped, ${repacked} objects packed anew`;
-    tell(
-      flags,
-      `${remote.name}: ${goneText(gone)}; ${shipped}; it starts over at segment ${pushed.segment - pushed.segments + 1}`,
-      { name: remote.name, ...gone, repacked, shippedBytes: pushed.bytes, segment: pushed.segment },
-    );
+    tell(flags, `${remote.name}: ${goneText(gone)}; ${shipped}; it starts over at segment ${start}`, {
+      name: remote.name,
+      ...gone,
+      repacked,
+      shippedBytes: pushed.bytes,
+      segment: pushed.segment,
+    });
   } finally {
     progress.end();
   }

@@ -13,7 +13,9 @@ export interface RemoteStatus {
   readonly synced: string | null;
   /** Epochs that were begun since. */
   readonly epochs: number;
-  /** Files and directories that changed since, and the bytes in them. */
+  /** Whether it lacks changes, and had everything longer ago than is asked for. */
+  readonly state: "current" | "behind" | "stale";
+  /** Files and directories that changed since, and about how many bytes of them: whole blocks, before compression. */
   readonly files: number;
   readonly bytes: number;
   /** Milliseconds since it had everything, 0 where it has; of a replica since it looked. */
@@ -28,7 +30,7 @@ export function listed({ name, url }: Remote): object {
   return { name, url };
 }
 
-export async function statusOf(db: Database): Promise<RemoteStatus[]> {
+export async function statusOf(db: Database, maxAgeMs: number): Promise<RemoteStatus[]> {
   const { isReplica, numberMeta, readMeta } = await import("../src/core/format.ts");
   const { listRemotes } = await import("../src/core/remotes.ts");
   const follows = isReplica(db);
@@ -41,7 +43,9 @@ export async function statusOf(db: Database): Promise<RemoteStatus[]> {
     const never = remote.syncedNs === 0n;
     const hadAll = never ? "never" : formatDuration(Math.max(0, sinceMs));
     const { name, url, epoch, segment } = remote;
-    const what = lacks ? `${files} files, ${formatBytes(bytes)}` : "nothing";
+    const behindMs = lacks || follows ? sinceMs : 0;
+    const state = behindMs > maxAgeMs ? "stale" : lacks ? "behind" : "current";
+    const what = lacks ? `${files} files, about ${formatBytes(bytes)}` : "nothing";
     return {
       name,
       url,
@@ -51,10 +55,12 @@ export async function statusOf(db: Database): Promise<RemoteStatus[]> {
       epochs: lacks ? changed - epoch : 0,
       files,
       bytes,
-      behindMs: lacks || follows ? sinceMs : 0,
+      state,
+      behindMs,
       hadAll,
       line: [
         name,
+        state === "stale" ? "STALE" : state,
         String(segment),
         never ? "never" : localTime(new Date(Number(remote.syncedNs / 1_000_000n))),
         follows ? "-" : what,
@@ -65,7 +71,10 @@ export async function statusOf(db: Database): Promise<RemoteStatus[]> {
 }
 
 function changesSince(db: Database, epoch: number): { readonly files: number; readonly bytes: number } {
-  const row = db.prepare("SELECT count(*), ifnull(sum(size), 0) FROM inode WHERE born > ?1 AND nlink > 0");
+  const blocks = "(SELECT count(*) FROM extent AS e WHERE e.ino = i.ino AND e.born > ?1 AND e.block > 0)";
+  const row = db.prepare(
+    `SELECT count(*), ifnull(sum(min(size, block_size * ${blocks})), 0) FROM inode AS i WHERE born > ?1 AND nlink > 0`,
+  );
   row.bindInt(1, epoch).step();
   const found = { files: row.int(0), bytes: row.int(1) };
   db.release(row);
