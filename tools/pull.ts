@@ -3,6 +3,7 @@ import { realpathSync } from "node:fs";
 import type { Command } from "commander";
 import type { Fetched } from "../src/log/follower.ts";
 import type { FollowResult } from "../src/log/replica.ts";
+import { type AccessFlags, accessOf, addAccessOptions, rateOf } from "./access.ts";
 import { requireEngine } from "./engine.ts";
 import { addHelp } from "./help.ts";
 import { type Breath, interruptible } from "./interrupt.ts";
@@ -13,7 +14,7 @@ import { Progress } from "./progress.ts";
 import { refuseMissing } from "./rewrite.ts";
 import { addWatchOptions, intervalOf, type WatchFlags, watch } from "./watch.ts";
 
-interface PullFlags extends PasswordOptions, OutputFlags, WatchFlags, HeadFlags {}
+interface PullFlags extends PasswordOptions, OutputFlags, WatchFlags, AccessFlags, HeadFlags {}
 
 export function addPull(program: Command): void {
   const command = program
@@ -26,6 +27,7 @@ export function addPull(program: Command): void {
     .argument("<file>", "the database file of a replica, which sqlfuse clone made");
   addHeadOption(command);
   addWatchOptions(command, "pull what is new");
+  addAccessOptions(command);
   addPasswordOptions(command);
   addOutputOptions(command).action(pull);
   addHelp(command, {
@@ -38,6 +40,7 @@ export function addPull(program: Command): void {
 
 async function pull(file: string, flags: PullFlags): Promise<void> {
   const seconds = intervalOf(flags.interval);
+  rateOf(flags.bwlimit);
   refuseMissing(file);
   await requireEngine();
   const password = await readPassword(flags, { path: file, confirm: false, warn });
@@ -66,7 +69,7 @@ async function pullOnce(
   file: string,
   password: Buffer,
   flags: PullFlags,
-  { breathe }: Breath,
+  { breathe, signal }: Breath,
 ): Promise<FollowResult> {
   const { unlock } = await import("../src/core/unlock.ts");
   const { Replica } = await import("../src/log/replica.ts");
@@ -77,7 +80,8 @@ async function pullOnce(
     const replica = new Replica(file, key, warn);
     try {
       const seen = await readHeadOf(flags);
-      const result = await replica.pull(await openRemote(replica.url), {
+      const store = await openRemote(replica.url, accessOf(signal, progress, rateOf(flags.bwlimit)));
+      const result = await replica.pull(store, {
         breathe,
         ...seen,
         password,

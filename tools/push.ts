@@ -2,6 +2,7 @@
 import type { Command } from "commander";
 import type { PushResult } from "../src/log/pusher.ts";
 import type { Shipped } from "../src/log/shipper.ts";
+import { type AccessFlags, accessOf, addAccessOptions, rateOf } from "./access.ts";
 import { describeError, EXIT, ToolError } from "./exitcodes.ts";
 import { addHelp } from "./help.ts";
 import { type Breath, interruptible } from "./interrupt.ts";
@@ -12,7 +13,7 @@ import { Progress } from "./progress.ts";
 import { passwordOf, withSite } from "./pushsite.ts";
 import { addWatchOptions, intervalOf, type WatchFlags, watch } from "./watch.ts";
 
-interface PushFlags extends PasswordOptions, OutputFlags, WatchFlags, HeadFlags {}
+interface PushFlags extends PasswordOptions, OutputFlags, WatchFlags, AccessFlags, HeadFlags {}
 
 /** How a push of one remote went. */
 interface Pushed {
@@ -34,6 +35,7 @@ export function addPush(program: Command): void {
     .argument("[name]", "of one remote; see: sqlfuse remote list");
   addHeadOption(command);
   addWatchOptions(command, "push what changed");
+  addAccessOptions(command);
   addPasswordOptions(command);
   addOutputOptions(command).action(push);
   addHelp(command, {
@@ -46,6 +48,7 @@ export function addPush(program: Command): void {
 
 async function push(target: string, name: string | undefined, flags: PushFlags): Promise<void> {
   const seconds = intervalOf(flags.interval);
+  rateOf(flags.bwlimit);
   const password = await passwordOf(target, flags);
   try {
     await interruptible("stopped; the next push goes on where this one was", async (breath) => {
@@ -100,7 +103,7 @@ async function pushAll(
       const onProgress = ({ bytes, objects }: Shipped): void =>
         progress.tally(`pushing to ${remote.name}: ${formatBytes(bytes)} in ${objects} objects`);
       try {
-        const store = await openRemote(remote.url);
+        const store = await openRemote(remote.url, accessOf(signal, progress, rateOf(flags.bwlimit)));
         const seen = await readHeadOf(flags);
         const result = await new Pusher(site, store, remote.name, { onProgress, breathe, ...seen }).run();
         await keepHead(flags, seen.head, result);

@@ -95,7 +95,7 @@ async function renewKeyFiles(file: string, password: Buffer): Promise<void> {
   await withSite(file, password, async (site) => {
     for (const remote of remotes) {
       try {
-        const store = await openRemote(remote.url);
+        const store = await openRemote(remote.url, { onRetry: warn });
         // An older copy of the volume is not to shut out who goes on.
         await checkRemote(site, store, remote);
         await renewKeyFile(site, store, remote);

@@ -27,6 +27,7 @@ import { Counters } from "./counters.ts";
 import { Epochs } from "./epochs.ts";
 import { checkFormat, isReplica } from "./format.ts";
 import type { HeadKeeper } from "./head.ts";
+import { isPartial, Partial, type Visiting } from "./partial.ts";
 import { PastView } from "./past.ts";
 import { Space } from "./space.ts";
 import { Spill } from "./spill.ts";
@@ -53,6 +54,8 @@ export interface StoreOptions {
   readonly answersFirst: boolean;
   readonly cacheBytes: number;
   readonly copier?: WalCopier | undefined;
+  /** Of a partial replica: what was fetched. */
+  readonly visiting: Visiting;
   readonly clock: Clock;
   readonly onLog: (line: string) => void;
 }
@@ -74,6 +77,8 @@ export class Store {
   readonly #begin: Statement;
   readonly #commit: Statement;
   readonly counters: Counters;
+  /** What a partial replica knows of its blocks; undefined in other volumes. */
+  readonly partial: Partial | undefined;
   #reader: Database | undefined;
   #head: HeadKeeper | undefined;
   /** Monotonic time at which the open group began. */
@@ -130,6 +135,9 @@ export class Store {
       checkFormat(this.writer);
       this.readOnly = options.readOnly || (options.changesReplica !== true && isReplica(this.writer));
       this.#configureWriter();
+      this.partial = isPartial(this.writer)
+        ? new Partial(this.writer, this.readOnly, options.visiting)
+        : undefined;
       this.epochs = new Epochs(this.writer);
       this.counters = new Counters(this.writer, this.epoch);
       this.#begin = this.writer.prepare("BEGIN IMMEDIATE");

@@ -13,13 +13,14 @@ import { COST_SLOTS, Costs, type OperationCost } from "../fuse/costs.ts";
 import { incEpoch, invalEntry, invalInode } from "../fuse/notify.ts";
 import { COUNTER, COUNTERS } from "../fuse/server.ts";
 import type { Lost } from "../fuse/session.ts";
-import { close, eventfd, forbidDump, write, writeAsync } from "../native/libc.ts";
+import { close, eventfd, write, writeAsync } from "../native/libc.ts";
 import { type Attachment, adopt, attach, detach, raiseReadahead } from "./attachment.ts";
 import { HostError } from "./errors.ts";
 import { IdleEnd, IdleWatch } from "./idle.ts";
 import type { FromWorker, Refusal, ToWorker, WorkerOrder } from "./messages.ts";
 import { inheritedFd } from "./mountpoint.ts";
 import { mountedAt } from "./mounts.ts";
+import { startMount } from "./start.ts";
 import type { Transport } from "./transport.ts";
 import { visitRoot, writeBack } from "./visitor.ts";
 
@@ -143,23 +144,12 @@ export class Mount implements Mounted {
   #announced: Promise<void> = Promise.resolve();
   #idle: IdleWatch | undefined;
 
-  /**
-   * Opens the volume and mounts it; resolves when the mount answers. The calling process keeps it: its working
-   * directory becomes "/" (it could be inside the mount, and would keep it busy), and it cannot be dumped.
-   * @throws OpenError, HostError
-   */
+  /** Opens the volume and mounts it; resolves when the mount answers. @throws OpenError, HostError */
   static async start(options: MountOptions, key: Key, log: Log): Promise<Mount> {
-    process.chdir("/");
-    forbidDump();
-    const mount = new Mount(options, key, log);
-    try {
-      await mount.#start();
-    } catch (error) {
-      // Opened and not mounted, or mounted and not answering: either way nothing is left.
-      await mount.close();
-      throw error;
-    }
-    return mount;
+    return await startMount(
+      () => new Mount(options, key, log),
+      (mount) => mount.#start(),
+    );
   }
 
   private constructor(options: MountOptions, key: Key, log: Log) {
@@ -320,8 +310,11 @@ export class Mount implements Mounted {
     this.#onStep?.({ type: "crashed", error: new Error("the serving thread ended") });
     for (const settle of this.#syncs.values()) settle(this.#clean === true ? undefined : "the mount ended");
     this.#syncs.clear();
-    for (const settle of this.#histories.values()) settle({ ok: false, code: "EIO" });
-    this.#histories.clear();
+    // Whoever waits is told: the socket of a daemon that ends is closed only after its last answer.
+    for (const orders of [this.#histories, this.#remotes]) {
+      for (const settle of orders.values()) settle({ ok: false, code: "EIO" });
+      orders.clear();
+    }
     await this.#announced;
     if (this.#attachment !== undefined) {
       // After a crash or a stop the kernel still shows the mount, and all that it could say is "not connected".

@@ -2,6 +2,7 @@
 import { NewVolume } from "../core/create.ts";
 import { OpenError } from "../core/errors.ts";
 import { hexMeta, isReplica, numberMeta, requireFeature } from "../core/format.ts";
+import { isPartial } from "../core/partial.ts";
 import { listRemotes, type Remote } from "../core/remotes.ts";
 import { Volume } from "../core/volume.ts";
 import { Database } from "../db/database.ts";
@@ -10,8 +11,10 @@ import { fetchSegment, type Link, readChain, readSegment, segmentNumbers } from 
 import { LogError } from "./errors.ts";
 import { type Fetched, Follower, type FollowOptions } from "./follower.ts";
 import { hasSeenMore, type LogHead, refuseOlderLog } from "./head.ts";
+import { Holdings } from "./holdings.ts";
 import { getKeyFiles, type LogKey } from "./keyfile.ts";
 import { isNoted } from "./newlog.ts";
+import { OnDemand, type Readers } from "./ondemand.ts";
 import type { RemoteStore } from "./remote.ts";
 import { hashOf, type Keys, keysOf, Sealer } from "./seal.ts";
 
@@ -25,6 +28,13 @@ export interface CloneOptions extends FollowOptions {
   readonly until?: number;
   /** What was seen of the log elsewhere: one that ends before it is refused. */
   readonly head?: LogHead;
+  /** Without the content of large files, which is fetched when it is read. */
+  readonly partial?: PartialOptions;
+}
+
+interface PartialOptions {
+  /** Bytes of fetched content that are here at most, beside what is always here; 0: any. */
+  readonly limit: number;
 }
 
 export interface PullOptions extends FollowOptions {
@@ -94,6 +104,7 @@ async function fillDraft(
   db.exec("PRAGMA temp_store = MEMORY; PRAGMA synchronous = OFF");
   db.pragma("journal_mode = OFF");
   adopt(db, store.url, logKey);
+  if (options.partial !== undefined) becomePartial(db, options.partial);
   const sealer = new Sealer(logKey.log, logKey.secret);
   const follower = new Follower(db, store, sealer, originOf(db), options);
   await follower.follow(chain);
@@ -122,6 +133,11 @@ function adopt(db: Database, url: string, { log, secret, volume, writer }: LogKe
   );
   insert.bindText(1, url).bindBlob(2, log).bindBlob(3, secret).bindBigInt(4, writer).run();
   db.release(insert);
+}
+
+function becomePartial(db: Database, { limit }: PartialOptions): void {
+  requireFeature(db, "partial");
+  db.exec(`INSERT OR REPLACE INTO meta (key, value) VALUES ('partial_limit', ${limit})`);
 }
 
 /**
@@ -171,10 +187,14 @@ function originOf(db: Database): Remote {
 /** A replica that is held open for pulls. */
 export class Replica {
   readonly #volume: Volume;
+  readonly #key: Key;
   readonly #db: Database;
+  /** Whoever writes to it next waits for this. */
+  #turn: Promise<unknown> = Promise.resolve();
 
-  /** @throws OpenError as Volume.open; LogError: it is no replica */
+  /** `key` is used until `close`. @throws OpenError as Volume.open; LogError: it is no replica */
   constructor(path: string, key: Key, onLog: (line: string) => void) {
+    this.#key = key;
     this.#volume = Volume.open(path, key, { changesReplica: true, onLog });
     try {
       if (this.#volume.readOnly)
@@ -192,12 +212,32 @@ export class Replica {
     return originOf(this.#db).url;
   }
 
+  get isPartial(): boolean {
+    return isPartial(this.#db);
+  }
+
+  /** Has `run` done when nothing else writes. */
+  #exclusively<T>(run: () => Promise<T>): Promise<T> {
+    const done = this.#turn.then(run);
+    this.#turn = done.catch(() => {});
+    return done;
+  }
+
+  #sealer(): Sealer {
+    const { log, secret } = originOf(this.#db);
+    return new Sealer(log, secret);
+  }
+
   /** Applies what is new. @throws LogError, SqliteError */
   async pull(store: RemoteStore, options: PullOptions = {}): Promise<FollowResult> {
+    return await this.#exclusively(() => this.#pull(store, options));
+  }
+
+  async #pull(store: RemoteStore, options: PullOptions): Promise<FollowResult> {
     this.#volume.prune();
     this.#volume.commit();
     const origin = originOf(this.#db);
-    const sealer = new Sealer(origin.log, origin.secret);
+    const sealer = this.#sealer();
     const chain = await this.#chain(store, sealer, origin, options.password);
     const current = chain[0]?.sealer ?? sealer;
     await this.#refuseOlder(store, keysOf([sealer, current]), origin, options.head);
@@ -277,6 +317,39 @@ export class Replica {
         `password that the volume has now, and pull again: sqlfuse rekey ${file}`;
       throw new LogError("wrong-password", message, { cause: error });
     }
+  }
+
+  /** Fetches blocks of a partial replica for its readers. `close` it before the replica. */
+  onDemand(store: RemoteStore, readers: Readers): OnDemand {
+    const exclusively = (run: () => Promise<void>): Promise<void> => this.#exclusively(run);
+    const reader = new Database(this.#volume.path, this.#key, { mode: "readwrite" });
+    reader.exec("PRAGMA query_only = ON; PRAGMA busy_timeout = 10000");
+    return new OnDemand(this.#db, reader, store, this.#sealer(), originOf(this.#db).id, readers, exclusively);
+  }
+
+  /**
+   * Has a file, or a directory and all that ever is in it, kept here whole: what is away is fetched now. Stopped, what came
+   * stays, and the next pull goes on. @throws LogError
+   */
+  async pin(ino: number, store: RemoteStore, options: FollowOptions = {}): Promise<Fetched> {
+    return await this.#exclusively(async () => {
+      this.#db.exec(`INSERT OR IGNORE INTO pin (ino) VALUES (${ino})`);
+      const follower = new Follower(this.#db, store, this.#sealer(), originOf(this.#db), options);
+      await follower.fetchKept();
+      return follower.fetched;
+    });
+  }
+
+  /** False where it was not pinned. What only that kept here may go again. */
+  async unpin(ino: number): Promise<boolean> {
+    return await this.#exclusively(async () => {
+      const holdings = new Holdings(this.#db, originOf(this.#db).id);
+      try {
+        return holdings.unpin(ino);
+      } finally {
+        holdings.close();
+      }
+    });
   }
 
   close(): void {

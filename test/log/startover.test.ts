@@ -7,7 +7,7 @@ import type { RemoteStore, StoredFile } from "../../src/log/remote.ts";
 import { checkRemote } from "../../src/log/setup.ts";
 import { localSite } from "../../src/log/site.ts";
 import { b, noise, PASSWORD, put, ROOT } from "../core/fixture.ts";
-import { repairFixture } from "../core/fsck.ts";
+import { repairFixture } from "../fsck/fsck.ts";
 import { inLog, type LogFixture, NAME } from "./fixture.ts";
 import { MemoryStore } from "./memory.ts";
 

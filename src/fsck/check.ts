@@ -7,13 +7,8 @@
  * data excepted, and the invariants are asked there: so what is lost has a name.
  */
 import { realpathSync } from "node:fs";
-import { Database } from "../db/database.ts";
-import { SqliteError } from "../db/errors.ts";
-import type { Key } from "../db/key.ts";
-import { type BadPage, Pages } from "../db/pages.ts";
-import { scanWal } from "../db/wal.ts";
-import { undecodable } from "./codec.ts";
-import { OpenError } from "./errors.ts";
+import { undecodable } from "../core/codec.ts";
+import { OpenError } from "../core/errors.ts";
 import {
   hexMeta,
   incompatibleFeatures,
@@ -22,7 +17,7 @@ import {
   refuseTooNew,
   schemaSql,
   UPGRADES,
-} from "./format.ts";
+} from "../core/format.ts";
 import {
   describeOlder,
   type Head,
@@ -31,12 +26,17 @@ import {
   readHead,
   readHeadFile,
   refuseOtherVolume,
-} from "./head.ts";
-import { type Broken, INVARIANTS, type Invariant } from "./invariants.ts";
-import { FileLock } from "./lock.ts";
-import { Names, showName, showText } from "./names.ts";
+} from "../core/head.ts";
+import { FileLock } from "../core/lock.ts";
+import { Names, showName, showText } from "../core/names.ts";
+import { type Ino, MAX_FILE_SIZE } from "../core/types.ts";
+import { Database } from "../db/database.ts";
+import { SqliteError } from "../db/errors.ts";
+import type { Key } from "../db/key.ts";
+import { type BadPage, Pages } from "../db/pages.ts";
+import { scanWal } from "../db/wal.ts";
+import { brokenOf, INVARIANTS, type Invariant } from "./invariants.ts";
 import { type Gap, type Salvaged, salvage } from "./salvage.ts";
-import { type Ino, MAX_FILE_SIZE } from "./types.ts";
 
 export interface Finding {
   /** Name of the invariant that is broken. */
@@ -508,22 +508,6 @@ function unreadableAttributes(db: Database, { attributes, attributeGaps }: Salva
   }
   db.release(has);
   return findings;
-}
-
-/** What breaks an invariant. */
-export function* brokenOf(db: Database, broken: Invariant["broken"]): Generator<Broken> {
-  if (typeof broken !== "string") {
-    yield* broken(db);
-    return;
-  }
-  const rows = db.prepare(broken);
-  const found: Broken[] = [];
-  while (rows.step()) {
-    const entry = rows.isNull(3) ? {} : { entry: { parent: Number(rows.bigint(2)), name: rows.blob(3) } };
-    found.push({ ino: Number(rows.bigint(0)), text: rows.text(1), ...entry });
-  }
-  db.release(rows);
-  yield* found;
 }
 
 interface Difference {
