@@ -30,6 +30,8 @@ const CLEAR_BYTES = HEADER_BYTES + SALT_BYTES + 4;
 const CONTENT_BYTES = 1 + 16 + 8 + 32;
 const KEY_FILE_BYTES = CLEAR_BYTES + CONTENT_BYTES + TAG_BYTES;
 const CONTENT_VERSION = 1;
+/** That are looked at. There are two while a log is rotated, and one more for each time that is begun anew. */
+const MOST_KEY_FILES = 4;
 
 function encodeKeyFile(logKey: LogKey, key: Key): Buffer {
   const clear = Buffer.alloc(CLEAR_BYTES);
@@ -124,7 +126,8 @@ export async function getKeyFile(store: RemoteStore, password: Buffer): Promise<
  * newest first. @throws as getKeyFile
  */
 export async function getKeyFiles(store: RemoteStore, password: Buffer): Promise<[LogKey, ...LogKey[]]> {
-  const [name, ...older] = (await keyFiles(store)).reverse();
+  // Each costs a derivation, and anybody who writes there can put more.
+  const [name, ...older] = (await keyFiles(store)).reverse().slice(0, MOST_KEY_FILES);
   const newest = await readKeyFile(store, name, password);
   const found: [LogKey, ...LogKey[]] = [newest];
   for (const other of older) {

@@ -9,6 +9,7 @@ import { rotate } from "../../src/log/rotation.ts";
 import { hashOf, type Kind, Sealer } from "../../src/log/seal.ts";
 import { localSite } from "../../src/log/site.ts";
 import { b, noise, PASSWORD, put, ROOT } from "../core/fixture.ts";
+import { Random } from "../core/random.ts";
 import { inLog, type LogFixture, NAME } from "./fixture.ts";
 import { MemoryStore, Stop, StoppingStore, stopAt } from "./memory.ts";
 
@@ -154,6 +155,53 @@ describe("a log that gets a new secret", () => {
         reason: "other-log",
         message: expect.stringContaining("nothing proves that it goes on") as unknown,
       });
+      await pull(log, "replica", store);
+      log.expectEqual("replica");
+    }));
+
+  it("and was tampered with then is refused, with the reason, and the replica unchanged", () =>
+    inLog(async (log) => {
+      const store = new MemoryStore();
+      await fill(log, store);
+      await log.clone("replica", {}, store);
+      const older = store.copy();
+      await rotateLog(log, store);
+      const before = hashOf(await bytesOf(log, "replica"));
+      const random = new Random(Number(process.env.SQLFUSE_SEED ?? 1));
+      const names = [...store.files.keys()].filter((name) => !name.startsWith("data/"));
+      expect(names.map((name) => name.split("/")[0])).toEqual(expect.arrayContaining(["key", "new", "log"]));
+      for (let i = 0; i < 60; i++) {
+        const tampered = store.copy();
+        const name = random.pick(names);
+        const file = Buffer.from(store.files.get(name) ?? b(""));
+        const at = random.below(file.length);
+        const how = random.pick(["flip", "truncate", "drop", "old"]);
+        file[at] = (file[at] ?? 0) ^ (1 << random.below(8));
+        if (how === "flip") tampered.files.set(name, file);
+        else if (how === "truncate") tampered.files.set(name, file.subarray(0, at));
+        else if (how === "drop") {
+          // Nobody who saw the old log misses the last of the new one.
+          if (
+            name ===
+            names
+              .filter((one) => one.startsWith("log/"))
+              .sort()
+              .at(-1)
+          )
+            continue;
+          tampered.files.delete(name);
+        } else tampered.files.set(name, random.pick([...older.files.values()]));
+        await expect(
+          pull(log, "replica", tampered),
+          `case ${i}: ${how} of ${name} at ${at}`,
+        ).rejects.toMatchObject({
+          name: "LogError",
+          reason: expect.stringMatching(
+            /^(damaged|foreign|other-log|incomplete|too-new|wrong-password|unreachable)$/,
+          ) as unknown,
+        });
+        expect(hashOf(await bytesOf(log, "replica")), `case ${i}`).toEqual(before);
+      }
       await pull(log, "replica", store);
       log.expectEqual("replica");
     }));
