@@ -160,7 +160,8 @@ describe("a volume with a remote", () => {
       ok("push", vault);
     }
     const done = JSON.parse(ok("remote", "gc", "--json", vault)) as { segments: number; objects: number };
-    expect(done).toMatchObject({ segments: 4, segment: 5 });
+    // Of the first object less than half is needed: what is is packed anew, in a second start.
+    expect(done).toMatchObject({ segments: 5, segment: 6, repacked: 1 });
     expect(done.objects).toBeGreaterThan(5);
     ok("remote", "verify", "--read-data", "100", vault);
     ok("pull", at("replica.sqlite"));
