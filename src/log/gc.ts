@@ -10,7 +10,7 @@ import { readChain } from "./chain.ts";
 import { readRecords } from "./follower.ts";
 import { Pusher, type PushOptions, type PushResult, type PushSite } from "./pusher.ts";
 import { objectName, type RemoteStore } from "./remote.ts";
-import { Sealer } from "./seal.ts";
+import { HEADER_BYTES, Sealer, TAG_BYTES } from "./seal.ts";
 import { checkRemote, volumeOf } from "./setup.ts";
 import { forget, type Swept, sweep } from "./sweep.ts";
 
@@ -86,12 +86,12 @@ async function poorObjects(
         if (record.type === "object") object = objectName(record.name);
         if (record.type !== "block") continue;
         await options.breathe?.();
-        const known = named.get(object) ?? { places: new Set(), bytes: 0 };
+        const known = named.get(object) ?? { places: new Set(), bytes: HEADER_BYTES };
         named.set(object, known);
         // Blocks of equal content are one there.
         if (known.places.has(record.place)) continue;
         known.places.add(record.place);
-        known.bytes += record.length;
+        known.bytes += record.length + TAG_BYTES;
       }
     }
   const files = await store.list("data/");

@@ -48,6 +48,16 @@ describe("a gc", () => {
       expect(await gc(log, store)).toMatchObject({ repacked: 0, pushed: { blocks: 0 } });
     }));
 
+  it("leaves small objects alone that are needed whole", () =>
+    inLog(async (log, volume) => {
+      const store = new MemoryStore();
+      for (const text of ["one", "two"]) {
+        put(volume, ROOT, text, text);
+        await log.push(store);
+      }
+      expect(await gc(log, store)).toMatchObject({ repacked: 0, pushed: { blocks: 0 } });
+    }));
+
   it("ships again what is gone from the remote", () =>
     inLog(async (log, volume) => {
       const store = new MemoryStore();
