@@ -23,6 +23,8 @@ export interface MountSettings {
   idleTimeoutMs: number;
   /** Between automatic snapshots; 0: none. */
   historyMs: number;
+  /** Between looks whether there is something to be pushed; 0: none. */
+  pushMs: number;
   /** What snapshot to show: see src/core/moment.ts. */
   at?: string;
   logLevel: LogLevel;
@@ -51,6 +53,7 @@ export const DEFAULT_SETTINGS: Readonly<MountSettings> = {
   commitIntervalMs: 1000,
   idleTimeoutMs: 0,
   historyMs: 0,
+  pushMs: 30_000,
   logLevel: "info",
 };
 
@@ -83,6 +86,7 @@ const VALUES: Record<string, (value: string, word: string) => Partial<MountSetti
   commit: (value) => ({ commitIntervalMs: parseCommit(value) }),
   idle_timeout: (value) => ({ idleTimeoutMs: parseDuration(value) }),
   history: (value) => ({ historyMs: parseInterval(value) }),
+  push_interval: (value) => ({ pushMs: parsePause(value, "push interval") }),
   at: (value) => ({ at: value }),
   cache_size: (value) => ({ cacheBytes: parseCacheSize(value) }),
   password_file: (value) => ({ passwordFile: value }),
@@ -171,6 +175,11 @@ export function parseInterval(value: string): number {
   return milliseconds(value, "history");
 }
 
+/** What --push-interval takes, as milliseconds; 0: never. */
+export function parsePause(value: string, what: string): number {
+  return milliseconds(value, what);
+}
+
 function milliseconds(value: string, what: string): number {
   const [, digits, unit = ""] = /^(\d+)([smh]?)$/.exec(value) ?? [];
   const seconds = Number(digits) * (UNIT_SECONDS[unit] ?? Number.NaN);
@@ -230,6 +239,7 @@ export const MOUNT_OPTION_HELP = `Mount options (-o, separated by commas; the la
                           loses what was not fsynced of any age, and out of order
   idle_timeout=DURATION   as --idle-timeout
   history=DURATION        as --history
+  push_interval=DURATION  as --push-interval
   at=SNAPSHOT             as --at; in fstab \\040 for a space
   cache_size=BYTES        as --cache-size
   fsname=NAME             shown in /proc/mounts (default: the file)

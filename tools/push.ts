@@ -8,7 +8,7 @@ import { type Breath, interruptible } from "./interrupt.ts";
 import { addOutputOptions, formatBytes, type OutputFlags, say, sayJson, warn } from "./output.ts";
 import { addPasswordOptions, type PasswordOptions } from "./password.ts";
 import { Progress } from "./progress.ts";
-import { passwordOf, withSite } from "./pushsite.ts";
+import { passwordOf, pushingAlone, withSite } from "./pushsite.ts";
 import { addWatchOptions, intervalOf, type WatchFlags, watch } from "./watch.ts";
 
 interface PushFlags extends PasswordOptions, OutputFlags, WatchFlags {}
@@ -96,7 +96,8 @@ async function pushAll(
         progress.tally(`pushing to ${remote.name}: ${formatBytes(bytes)} in ${objects} objects`);
       try {
         const store = await openRemote(remote.url);
-        const result = await new Pusher(site, store, remote.name, { onProgress, breathe }).run();
+        const pusher = new Pusher(site, store, remote.name, { onProgress, breathe });
+        const result = await pushingAlone(site, remote.name, () => pusher.run());
         done.push({ remote: remote.name, ...result });
         progress.end();
         if (!flags.json && !flags.quiet && (result.segments > 0 || !flags.watch))

@@ -9,7 +9,7 @@ import { createInterface } from "node:readline";
 import type { HistoryOrder } from "../core/history.ts";
 import type { RemoteOrder } from "../core/remotes.ts";
 import { HostError, type HostReason } from "./errors.ts";
-import type { Mounted } from "./mount.ts";
+import type { Mounted, MountStatus } from "./mount.ts";
 import { makeRunDirectory, type Note, noteName, runDirectoriesOf, socketName } from "./rundir.ts";
 
 export type ControlRequest =
@@ -76,7 +76,7 @@ async function answer(mount: Mounted, line: string): Promise<ControlReply> {
     const request = JSON.parse(line) as ControlRequest;
     switch (request.cmd) {
       case "status":
-        return { ok: true, result: mount.status() };
+        return { ok: true, result: await statusOf(mount) };
       case "sync":
         await mount.sync();
         return { ok: true, result: null };
@@ -94,6 +94,11 @@ async function answer(mount: Mounted, line: string): Promise<ControlReply> {
     const message = error instanceof Error ? error.message : String(error);
     return { ok: false, reason: error instanceof HostError ? error.reason : "engine", message };
   }
+}
+
+async function statusOf(mount: Mounted): Promise<MountStatus> {
+  const remotes = await mount.remoteStates();
+  return { ...mount.status(), ...(remotes === undefined ? {} : { remotes }) };
 }
 
 /**

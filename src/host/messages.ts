@@ -41,10 +41,12 @@ export type ToWorker =
   | { readonly type: "history"; readonly id: number; readonly order: HistoryOrder }
   | { readonly type: "remote"; readonly id: number; readonly order: RemoteOrder }
   /** Stop serving, although the kernel has not let go. */
-  | { readonly type: "stop" };
+  | { readonly type: "stop" }
+  /** Close the volume: nobody has orders any more. */
+  | { readonly type: "close" };
 
 export type FromWorker =
-  | { readonly type: "opened"; readonly readOnly: boolean; readonly at: Snapshot | undefined }
+  | ({ readonly type: "opened" } & Opened)
   | { readonly type: "refused"; readonly refusal: Refusal }
   | { readonly type: "ready" }
   | { readonly type: "log"; readonly level: LogLevel; readonly line: string }
@@ -56,7 +58,16 @@ export type FromWorker =
   | { readonly type: "synced"; readonly id: number; readonly error?: string }
   | { readonly type: "history"; readonly id: number; readonly outcome: HistoryOutcome }
   | { readonly type: "remote"; readonly id: number; readonly outcome: RemoteOutcome }
+  /** Nobody is served any more; orders still are. */
+  | { readonly type: "ended" }
   | { readonly type: "closed"; readonly clean: boolean };
+
+/** What was found when the volume was opened. */
+export interface Opened {
+  readonly readOnly: boolean;
+  readonly at: Snapshot | undefined;
+  readonly hasRemotes: boolean;
+}
 
 /** An error of opening, as it survives the way between threads. */
 export interface Refusal {

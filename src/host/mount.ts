@@ -8,7 +8,7 @@ import { OpenError } from "../core/errors.ts";
 import type { HistoryOrder, HistoryOutcome, Snapshot } from "../core/history.ts";
 import type { RemoteOrder, RemoteOutcome } from "../core/remotes.ts";
 import type { At } from "../core/types.ts";
-import type { Key } from "../db/key.ts";
+import { Key } from "../db/key.ts";
 import { COST_SLOTS, Costs, type OperationCost } from "../fuse/costs.ts";
 import { incEpoch, invalEntry, invalInode } from "../fuse/notify.ts";
 import { COUNTER, COUNTERS } from "../fuse/server.ts";
@@ -17,6 +17,8 @@ import { close, eventfd, forbidDump, write, writeAsync } from "../native/libc.ts
 import { type Attachment, adopt, attach, detach, raiseReadahead } from "./attachment.ts";
 import { HostError } from "./errors.ts";
 import { IdleEnd, IdleWatch } from "./idle.ts";
+import type { LogOrder, RemoteState } from "./logmessages.ts";
+import { LogThread } from "./logthread.ts";
 import type { FromWorker, Refusal, ToWorker, WorkerOrder } from "./messages.ts";
 import { inheritedFd } from "./mountpoint.ts";
 import { mountedAt } from "./mounts.ts";
@@ -61,6 +63,8 @@ export interface MountOptions {
   readonly attrTimeoutSec?: number;
   /** Unmount when nobody used it for so long. */
   readonly idleTimeoutMs?: number;
+  /** How often it is looked whether there is something to be pushed to remotes; absent: never. */
+  readonly pushMs?: number;
 }
 
 export interface MountStatus {
@@ -91,6 +95,16 @@ export interface MountStatus {
   readonly protocol: string;
   /** What each operation cost the serving thread. */
   readonly operations: readonly OperationCost[];
+  /** Asked of the thread that keeps the log, where there is one. */
+  readonly remotes?: readonly RemoteState[];
+}
+
+/** How a mount ended. */
+export interface MountEnd {
+  /** Everything was committed. */
+  readonly clean: boolean;
+  /** A thread hangs in a system call: leave by `exitNow`. */
+  readonly hangs: boolean;
 }
 
 /**
@@ -102,8 +116,8 @@ const RING = new Uint8Array(new BigUint64Array([1n]).buffer);
 
 /** What the owner of a mount does with it, whatever its transport. */
 export interface Mounted {
-  /** Resolves when it is gone and its file is closed; `clean`: everything was committed. */
-  readonly closed: Promise<{ clean: boolean }>;
+  /** Resolves when it is gone and its file is closed. */
+  readonly closed: Promise<MountEnd>;
   readonly mountpoint: string;
   /** What is silently done wrong here, where that is so: whoever mounts must be told. */
   readonly warning?: string | undefined;
@@ -114,14 +128,19 @@ export interface Mounted {
   history(order: HistoryOrder): Promise<HistoryOutcome>;
   /** Notes what a push wants noted. */
   remote(order: RemoteOrder): Promise<RemoteOutcome>;
+  /** How its remotes are; undefined where nothing is pushed or pulled here, or that does not tell soon. */
+  remoteStates(): Promise<readonly RemoteState[] | undefined>;
   /** @throws HostError busy, not-mounted, not-permitted */
   unmount(lazy: boolean): Promise<void>;
-  close(): Promise<void>;
+  /** Stops serving at once, whoever still uses the mount. `hurry`: remotes get nothing any more. */
+  close(hurry?: boolean): Promise<void>;
 }
 
 export class Mount implements Mounted {
-  readonly closed: Promise<{ clean: boolean }>;
+  readonly closed: Promise<MountEnd>;
   readonly #options: MountOptions;
+  /** For the thread that keeps the log. */
+  readonly #key: Key;
   readonly #log: Log;
   readonly #worker: Worker;
   readonly #wakeFd: number;
@@ -141,6 +160,9 @@ export class Mount implements Mounted {
   /** Waits for the next step of the worker's start. */
   #onStep: ((step: Step) => void) | undefined;
   #announced: Promise<void> = Promise.resolve();
+  #logThread: LogThread | undefined;
+  #hurries = false;
+  #hangs = false;
   #idle: IdleWatch | undefined;
 
   /**
@@ -171,14 +193,11 @@ export class Mount implements Mounted {
     this.#counters = new Float64Array(counters);
     const costs = new SharedArrayBuffer(COST_SLOTS * Float64Array.BYTES_PER_ELEMENT);
     this.#costs = new Costs(new Float64Array(costs));
-    const { bytes, salt, cipher } = key.toMessage();
-    // Shared, not copied: whoever zeroes it zeroes the only one.
-    const shared = new Uint8Array(new SharedArrayBuffer(bytes.length));
-    shared.set(bytes);
-    bytes.fill(0);
+    this.#key = Key.fromMessage(key.toMessage());
+    const message = key.toSharedMessage();
     const order: WorkerOrder = {
       path: options.path,
-      key: { bytes: shared, salt, cipher },
+      key: message,
       readOnly: options.readOnly,
       noatime: options.noatime,
       sync: options.sync,
@@ -203,7 +222,7 @@ export class Mount implements Mounted {
     });
     this.#worker.on("message", (message: FromWorker) => this.#hear(message));
     this.#worker.on("error", (error) => {
-      shared.fill(0);
+      message.bytes.fill(0);
       this.#log(
         "error",
         `the serving thread crashed: ${error instanceof Error ? error.stack : String(error)}`,
@@ -232,10 +251,19 @@ export class Mount implements Mounted {
     // The kernel makes up a root that belongs to uid 0 and asks for the real one at the first stat: before that
     // its owner could not even chmod it.
     await visitRoot(this.mountpoint).catch(() => {});
+    if (opened.hasRemotes) this.#startLog();
     const { idleTimeoutMs } = this.#options;
     if (idleTimeoutMs === undefined || this.#ended) return;
     const end = new IdleEnd(this, () => this.#lastUse(), idleTimeoutMs, this.#log);
     this.#idle = new IdleWatch(end, idleTimeoutMs);
+  }
+
+  /** Begins to push, where that is wanted. */
+  #startLog(): void {
+    const { path, pushMs } = this.#options;
+    if (pushMs === undefined || this.#readOnly || this.#logThread !== undefined || this.#ended) return;
+    const order: LogOrder = { path, key: this.#key.toSharedMessage(), role: "push", intervalMs: pushMs };
+    this.#logThread = new LogThread(order, this, this.#log);
   }
 
   #step(): Promise<Step> {
@@ -284,6 +312,9 @@ export class Mount implements Mounted {
         this.#remotes.get(message.id)?.(message.outcome);
         this.#remotes.delete(message.id);
         break;
+      case "ended":
+        void this.#finish();
+        break;
       case "closed":
         this.#clean = message.clean;
         this.#onStep?.(message);
@@ -314,7 +345,15 @@ export class Mount implements Mounted {
     if (!this.#ended) this.#post({ type: "writtenBack" });
   }
 
-  async #onExit(): Promise<{ clean: boolean }> {
+  /** Nobody is served any more: what is left to be pushed goes, then the volume is closed. */
+  async #finish(): Promise<void> {
+    this.#idle?.stop();
+    if ((await this.#logThread?.leave(this.#hurries)) === false) this.#hangs = true;
+    this.#logThread = undefined;
+    this.#post({ type: "close" });
+  }
+
+  async #onExit(): Promise<MountEnd> {
     this.#ended = true;
     this.#idle?.stop();
     this.#onStep?.({ type: "crashed", error: new Error("the serving thread ended") });
@@ -322,6 +361,11 @@ export class Mount implements Mounted {
     this.#syncs.clear();
     for (const settle of this.#histories.values()) settle({ ok: false, code: "EIO" });
     this.#histories.clear();
+    for (const settle of this.#remotes.values()) settle({ ok: false, code: "EIO" });
+    this.#remotes.clear();
+    // After a crash: else it has left by now.
+    if ((await this.#logThread?.leave(true)) === false) this.#hangs = true;
+    this.#key.wipe();
     await this.#announced;
     if (this.#attachment !== undefined) {
       // After a crash or a stop the kernel still shows the mount, and all that it could say is "not connected".
@@ -329,7 +373,7 @@ export class Mount implements Mounted {
       close(this.#attachment.fd);
     }
     close(this.#wakeFd);
-    return { clean: this.#clean === true };
+    return { clean: this.#clean === true, hangs: this.#hangs };
   }
 
   /** Whether the mount table shows our mount at its place. */
@@ -407,9 +451,16 @@ export class Mount implements Mounted {
     if (this.#ended || this.#clean !== undefined) return { ok: false, code: "EIO" };
     const id = ++this.#lastSync;
     return await new Promise((resolve) => {
-      this.#remotes.set(id, resolve);
+      this.#remotes.set(id, (outcome) => {
+        if (outcome.ok && order.do === "add") this.#startLog();
+        resolve(outcome);
+      });
       this.#post({ type: "remote", id, order });
     });
+  }
+
+  async remoteStates(): Promise<readonly RemoteState[] | undefined> {
+    return await this.#logThread?.states();
   }
 
   /**
@@ -426,8 +477,8 @@ export class Mount implements Mounted {
     return this.#counters[COUNTER.lastUse] || this.#since.getTime();
   }
 
-  /** Stops serving at once, whoever still uses the mount; commits and closes the file. */
-  async close(): Promise<void> {
+  async close(hurry = true): Promise<void> {
+    this.#hurries ||= hurry;
     if (!this.#ended) this.#post({ type: "stop" });
     await this.closed;
   }

@@ -16,7 +16,7 @@ import type { PastSource } from "../fuse/hidden.ts";
 import { Session } from "../fuse/session.ts";
 import { pageSize } from "../native/libc.ts";
 import { AideThread } from "./aide.ts";
-import type { FromWorker, Refusal, ToWorker, WorkerOrder } from "./messages.ts";
+import type { FromWorker, Opened, Refusal, ToWorker, WorkerOrder } from "./messages.ts";
 
 assert(parentPort !== null, "worker.ts runs as a worker");
 const port: MessagePort = parentPort;
@@ -97,12 +97,8 @@ function serve(volume: Volume, fd: number): boolean {
   });
   const obey = (message: ToWorker): void => {
     if (message.type === "stop") session.stop();
-    if (message.type === "history")
-      tell({ type: "history", id: message.id, outcome: obeyHistory(volume.history, message.order) });
-    if (message.type === "remote")
-      tell({ type: "remote", id: message.id, outcome: obeyRemotes(volume.remotes, message.order) });
-    if (message.type === "writtenBack") session.writtenBack();
-    if (message.type === "sync") tell({ type: "synced", id: message.id, ...commit(volume) });
+    else if (message.type === "writtenBack") session.writtenBack();
+    else obeyOrder(volume, message);
   };
   try {
     const end = session.run();
@@ -114,6 +110,15 @@ function serve(volume: Volume, fd: number): boolean {
   } finally {
     session.close();
   }
+}
+
+/** What can be wanted of a volume whether it is served or not. */
+function obeyOrder(volume: Volume, message: ToWorker): void {
+  if (message.type === "history")
+    tell({ type: "history", id: message.id, outcome: obeyHistory(volume.history, message.order) });
+  if (message.type === "remote")
+    tell({ type: "remote", id: message.id, outcome: obeyRemotes(volume.remotes, message.order) });
+  if (message.type === "sync") tell({ type: "synced", id: message.id, ...commit(volume) });
 }
 
 /** Views of the past, on connections of their own. */
@@ -153,20 +158,35 @@ function closeVolume(volume: Volume): boolean {
   }
 }
 
+function foundIn({ readOnly, at, remotes }: Volume): Opened {
+  return { readOnly, at, hasRemotes: at === undefined && remotes.list().length > 0 };
+}
+
+function finish(volume: Volume, served: boolean): void {
+  const closed = closeVolume(volume);
+  key.wipe();
+  tell({ type: "closed", clean: served && closed });
+  port.close();
+}
+
 const aide = new AideThread();
 const key = Key.fromMessage(order.key);
 const volume = openVolume(key);
 if (volume === undefined) {
   key.wipe();
 } else {
-  tell({ type: "opened", readOnly: volume.readOnly, at: volume.at });
+  tell({ type: "opened", ...foundIn(volume) });
   port.once("message", (message: ToWorker) => {
     // "stop" here: the mount could not be made.
     const served = message.type === "serve" ? serve(volume, message.fd) : true;
     aide.stop();
-    const closed = closeVolume(volume);
-    key.wipe();
-    tell({ type: "closed", clean: served && closed });
-    port.close();
+    // What cannot be committed now is told when the volume is closed.
+    commit(volume);
+    // Whoever pushes has orders until the main thread says that it is enough.
+    port.on("message", (later: ToWorker) => {
+      if (later.type === "close") finish(volume, served);
+      else obeyOrder(volume, later);
+    });
+    tell({ type: "ended" });
   });
 }

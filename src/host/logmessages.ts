@@ -1,0 +1,42 @@
+/**
+ * What the main thread and the thread that keeps the log of a mounted volume say to each other: plain tagged objects. Who
+ * asks puts a number into the question, and the answer has the same.
+ */
+import type { LogLevel } from "../base/log.ts";
+import type { RemoteOrder, RemoteOutcome } from "../core/remotes.ts";
+import type { KeyMessage } from "../db/key.ts";
+import type { Lag } from "../log/lag.ts";
+
+/** How the thread is started. */
+export interface LogOrder {
+  readonly path: string;
+  readonly key: KeyMessage;
+  readonly role: LogRole;
+  /** How often it looks whether there is something to do; 0: when it is told to. */
+  readonly intervalMs: number;
+}
+
+/** A volume that is mounted for writing pushes to its remotes. */
+export type LogRole = "push";
+
+/** How a remote is, as the thread knows. */
+export interface RemoteState extends Lag {
+  /** Something goes there or comes from there now. */
+  readonly busy: boolean;
+  /** Why the last try failed, and when the first of those was that did: absent where it is well. */
+  readonly error?: string;
+  readonly failingSince?: string;
+}
+
+export type ToLog =
+  /** What became of an order. */
+  | { readonly type: "obeyed"; readonly id: number; readonly outcome: RemoteOutcome }
+  | { readonly type: "status"; readonly id: number }
+  /** The mount is gone: there are so many milliseconds for what is left to do. */
+  | { readonly type: "leave"; readonly graceMs: number };
+
+export type FromLog =
+  | { readonly type: "log"; readonly level: LogLevel; readonly line: string }
+  /** Only who serves the volume writes to it. */
+  | { readonly type: "order"; readonly id: number; readonly order: RemoteOrder }
+  | { readonly type: "status"; readonly id: number; readonly remotes: readonly RemoteState[] };
