@@ -44,6 +44,10 @@ export interface VolumeOptions {
   readonly readOnly?: boolean;
   /** A replica, which is else opened read-only, may be changed: for whoever keeps it a replica. */
   readonly changesReplica?: boolean;
+  /** A replica is read while another thread of this process, which opened it with `isHeld`, changes it: see `followed`. */
+  readonly follows?: boolean;
+  /** Another thread of this process has the volume open, and holds the lock on it. */
+  readonly isHeld?: boolean;
   /**
    * Read-only, also while another process has the volume mounted: then all that is read is one snapshot of what
    * was committed when it was opened. Let it go soon: until `close` that process's -wal cannot start over.
@@ -147,7 +151,8 @@ export class Volume {
     const isPast = options.at !== undefined;
     const readOnly = options.readOnly === true || options.beside === true || isPast || !isWritable(real);
     // Who looks at the past disturbs nobody, and nobody but a rewrite him: SQLite's own locks see to that.
-    const lock = isPast
+    const lock =
+      isPast || options.isHeld === true
       ? undefined
       : options.beside === true
         ? FileLock.besideWriter(real)
@@ -170,7 +175,7 @@ export class Volume {
     this.#lock = lock;
     const wal = statSync(`${path}-wal`, { throwIfNoEntry: false });
     const walWaits = wal !== undefined && wal.size > 0;
-    const beside = lock === undefined;
+    const beside = lock === undefined && options.isHeld !== true;
     if (options.readOnly && walWaits && !beside && !isWritable(path)) {
       throw new OpenError(
         "unreplayable-wal",
@@ -191,6 +196,7 @@ export class Volume {
       this.#store = new Store(path, key, {
         readOnly: options.readOnly,
         changesReplica: options.changesReplica === true,
+        follows: options.follows === true,
         immutable:
           options.readOnly && !walWaits && (!beside || (options.at !== undefined && cannotChange(path))),
         beside: beside ? (isWritable(path) ? "readwrite" : "readonly") : undefined,
@@ -266,6 +272,16 @@ export class Volume {
   /** Whether this is a copy that is changed by what it pulls alone. */
   get isReplica(): boolean {
     return isReplica(this.#store.writer);
+  }
+
+  /** Whether what is read here may be changed by another thread. */
+  get follows(): boolean {
+    return this.#store.follows;
+  }
+
+  /** Another number for each state that was seen of what another thread changes; 0 where none does. @throws FsError EIO */
+  get followed(): number {
+    return this.#store.followed;
   }
 
   /** Number of inodes. */

@@ -17,12 +17,15 @@ import { decodeRecord, type LogRecord, type ObjectRef, type Segment } from "./fo
 import { META_KEYS } from "./pusher.ts";
 import { objectName, type RemoteStore } from "./remote.ts";
 import { hashOf, type Sealer } from "./seal.ts";
+import { Touched, type TouchedRows } from "./touched.ts";
 
 export interface FollowOptions {
   /** Called now and then. */
   readonly onProgress?: (fetched: Fetched) => void;
   /** Called between two records; it throws where the work is to stop. */
   readonly breathe?: () => Promise<void> | undefined;
+  /** Called when a segment, or a log that started over, is applied, for one who keeps some of it elsewhere. */
+  readonly onApplied?: (touched: TouchedRows) => Promise<void>;
 }
 
 /** What was fetched: for people. */
@@ -94,19 +97,20 @@ export class Follower {
   async follow(chain: readonly Link[]): Promise<void> {
     const [first] = chain;
     if (first?.segment.base === 0) {
-      await this.#transaction(async () => {
+      await this.#transaction(true, async (touched) => {
         for (const table of TABLES) this.#db.exec(`DELETE FROM ${table}`);
-        for (const link of chain) await this.#apply(link);
+        for (const link of chain) await this.#apply(link, touched);
       });
       return;
     }
-    for (const link of chain) await this.#transaction(() => this.#apply(link));
+    for (const link of chain) await this.#transaction(false, (touched) => this.#apply(link, touched));
   }
 
-  async #transaction(run: () => Promise<void>): Promise<void> {
+  async #transaction(everything: boolean, run: (touched: Touched) => Promise<void>): Promise<void> {
+    const touched = new Touched(everything);
     this.#db.exec("BEGIN IMMEDIATE");
     try {
-      await run();
+      await run(touched);
       this.#db.exec("COMMIT");
     } catch (error) {
       this.#db.resetAll();
@@ -114,12 +118,13 @@ export class Follower {
       throw error;
     }
     this.#db.checkpointPassive();
+    await this.#options.onApplied?.(touched.rows());
   }
 
-  async #apply({ segment, hash }: Link): Promise<void> {
+  async #apply({ segment, hash }: Link, touched: Touched): Promise<void> {
     const wanted: WantedBlock[] = [];
     const kept = keptEpochs(this.#db);
-    const applier = new Applier(this.#db, segment.base, kept, (block) => wanted.push(block));
+    const applier = new Applier(this.#db, segment.base, kept, (block) => wanted.push(block), touched);
     try {
       for (const ref of segment.records) {
         const records = await readRecords(this.#store, this.#sealer, ref);

@@ -3,7 +3,7 @@ import { NewVolume } from "../core/create.ts";
 import { OpenError } from "../core/errors.ts";
 import { hexMeta, isReplica, requireFeature } from "../core/format.ts";
 import { listRemotes, type Remote } from "../core/remotes.ts";
-import { Volume } from "../core/volume.ts";
+import { Volume, type VolumeOptions } from "../core/volume.ts";
 import { Database } from "../db/database.ts";
 import type { Key } from "../db/key.ts";
 import { type Link, readChain } from "./chain.ts";
@@ -116,18 +116,21 @@ function originOf(db: Database): Remote {
   return origin;
 }
 
+export type ReplicaOptions = Pick<VolumeOptions, "isHeld" | "cacheBytes">;
+
 /** A replica that is held open for pulls. */
 export class Replica {
   readonly #volume: Volume;
   readonly #db: Database;
 
-  /** @throws OpenError as Volume.open; LogError: it is no replica */
-  constructor(path: string, key: Key, onLog: (line: string) => void) {
-    this.#volume = Volume.open(path, key, { changesReplica: true, onLog });
+  /** `options`: as of a volume. @throws OpenError as Volume.open; LogError: it is no replica */
+  constructor(path: string, key: Key, onLog: (line: string) => void, options: ReplicaOptions = {}) {
+    const { cacheBytes = 64 * 2 ** 20 } = options;
+    this.#volume = Volume.open(path, key, { changesReplica: true, onLog, ...options });
     try {
       if (this.#volume.readOnly)
         throw new OpenError("unreadable", path, `${path}: the file or its directory cannot be written`);
-      this.#db = new Database(this.#volume.path, key, { mode: "readwrite", cacheBytes: 64 * 2 ** 20 });
+      this.#db = new Database(this.#volume.path, key, { mode: "readwrite", cacheBytes });
       this.#db.exec("PRAGMA busy_timeout = 10000; PRAGMA synchronous = FULL; PRAGMA temp_store = MEMORY");
       originOf(this.#db);
     } catch (error) {
@@ -158,6 +161,7 @@ export class Replica {
     return { ...follower.fetched, epoch, segment, hash };
   }
 
+  /** Again: nothing. A pull under way is undone, and ends with an error. */
   close(): void {
     this.#db?.close();
     this.#volume.close();
