@@ -1,4 +1,4 @@
--- The format of a sqlfuse volume, version 1.3. Executed verbatim to make one, and
+-- The format of a sqlfuse volume, version 1.4. Executed verbatim to make one, and
 -- the only place where a table is described.
 --
 -- Words: an EPOCH is the counter that snapshots and replication advance. A row says
@@ -32,6 +32,8 @@ PRAGMA user_version = 1;            -- major format version; meta.format has the
 --                  compression: a block may have a codec other than 0 (since 1.1)
 --                  block-size: a block size may be other than a power of two (since 1.2)
 --                  replica: this copy is changed by what it pulls alone (since 1.3); its replica_id is its source's
+--                  partial: a replica that does not have the content of all its blocks (since 1.4)
+--   partial_limit  of a partial replica: bytes of content that may go again which it has at most; 0: any (since 1.4)
 CREATE TABLE meta (
   key   TEXT PRIMARY KEY,
   value ANY NOT NULL
@@ -229,3 +231,17 @@ CREATE TABLE remote_block (
   codec  INTEGER NOT NULL, -- as block.codec
   PRIMARY KEY (remote, id)
 ) STRICT, WITHOUT ROWID;
+
+-- Of a partial replica (since 1.4): all its blocks. The content of one that is not here is asked of the remote.
+CREATE TABLE partial_block (
+  block  INTEGER PRIMARY KEY, -- as block.id
+  id     BLOB NOT NULL,       -- keyed hash of its content: where that is says remote_block
+  length INTEGER NOT NULL,    -- bytes of the block as it is stored
+  used   INTEGER NOT NULL,    -- 0: not here; else when it was used last, in seconds since 1970
+  keep   INTEGER NOT NULL     -- 1: of a small or pinned file, and always here
+) STRICT;
+CREATE INDEX partial_block_used ON partial_block (used) WHERE keep = 0 AND used > 0;
+CREATE INDEX partial_block_due ON partial_block (block) WHERE keep = 1 AND used = 0;
+
+-- Of a partial replica: the files that are always here, and directories with all that is in them.
+CREATE TABLE pin (ino INTEGER PRIMARY KEY) STRICT;

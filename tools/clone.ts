@@ -2,6 +2,7 @@
 import { existsSync, realpathSync } from "node:fs";
 import type { Command } from "commander";
 import type { Fetched } from "../src/log/follower.ts";
+import { parseBytes } from "./bytes.ts";
 import { requireEngine } from "./engine.ts";
 import { EXIT, ToolError } from "./exitcodes.ts";
 import { addHelp } from "./help.ts";
@@ -13,6 +14,8 @@ import { Progress } from "./progress.ts";
 interface CloneFlags extends PasswordOptions, OutputFlags {
   readonly restore?: true;
   readonly until?: string;
+  readonly partial?: true;
+  readonly limit?: string;
 }
 
 export function addClone(program: Command): void {
@@ -29,7 +32,9 @@ export function addClone(program: Command): void {
       "--restore",
       "FILE is the volume from now on, in the place of one that is lost, and pushes to URL",
     )
-    .option("--until <segment>", "only as far as this segment, as where a later one is missing");
+    .option("--until <segment>", "only as far as this segment, as where a later one is missing")
+    .option("--partial", "without the content of files of more than 64 KiB, which is fetched when it is read")
+    .option("--limit <bytes>", "with --partial: fetched content that is kept at most, as 10G (default: any)");
   addPasswordOptions(command);
   addOutputOptions(command).action(clone);
   addHelp(command, {
@@ -38,6 +43,7 @@ export function addClone(program: Command): void {
     ],
     examples: [
       "sqlfuse clone /mnt/nas/vault replica.sqlite",
+      "sqlfuse clone --partial --limit 20G /mnt/nas/vault replica.sqlite",
       "sqlfuse clone --restore /mnt/nas/vault vault.sqlite",
     ],
   });
@@ -45,6 +51,7 @@ export function addClone(program: Command): void {
 
 async function clone(url: string, file: string, flags: CloneFlags): Promise<void> {
   const until = flags.until === undefined ? undefined : segmentOf(flags.until);
+  const partial = partialOf(flags);
   if (existsSync(file))
     throw new ToolError(EXIT.unusable, `${file}: exists already; choose another name or remove it first`);
   await requireEngine();
@@ -62,11 +69,12 @@ async function clone(url: string, file: string, flags: CloneFlags): Promise<void
           progress.tally(`cloning ${url}: ${formatBytes(bytes)}, ${blocks} blocks`),
         restore: flags.restore === true,
         ...(until === undefined ? {} : { until }),
+        ...(partial === undefined ? {} : { partial }),
       }),
     );
     progress.end();
     const hash = Buffer.from(result.hash).toString("hex");
-    const what = flags.restore ? "restored" : "a replica";
+    const what = flags.restore ? "restored" : flags.partial ? "a partial replica" : "a replica";
     tell(flags, `${file}: ${what}, as of segment ${result.segment} (${hash})`, {
       path: realpathSync(file),
       ...result,
@@ -81,4 +89,13 @@ async function clone(url: string, file: string, flags: CloneFlags): Promise<void
 function segmentOf(text: string): number {
   if (/^\d{1,15}$/.test(text) && Number(text) > 0) return Number(text);
   throw new ToolError(EXIT.usage, `--until ${text}: not the number of a segment`);
+}
+
+function partialOf({ partial, limit, restore }: CloneFlags): { limit: number } | undefined {
+  if (partial && restore)
+    throw new ToolError(EXIT.usage, "--restore: a volume has all of its content, so not --partial");
+  if (partial) return { limit: limit === undefined ? 0 : parseBytes("--limit", limit) };
+  if (limit !== undefined)
+    throw new ToolError(EXIT.usage, "--limit: is of a replica that is made with --partial");
+  return undefined;
 }

@@ -1,6 +1,7 @@
 /** `sqlfuse info FILE`: first what anybody can see of the file, then what the password opens. */
 import type { Command } from "commander";
 import type { Inside, Outside } from "../src/core/info.ts";
+import type { Share } from "../src/core/partial.ts";
 import { requireEngine } from "./engine.ts";
 import { EXIT, ToolError } from "./exitcodes.ts";
 import { addHelp } from "./help.ts";
@@ -134,6 +135,7 @@ function insideLines(inside: Inside): string[] {
         `${formatBytes(inside.blockSize)} each in new files`,
     ),
     row("packing", packing(inside)),
+    ...(inside.share === undefined ? [] : [row("here", shareLine(inside.share))]),
     row(
       "history",
       `epoch ${number(inside.epoch)}, ${plural(inside.snapshots, "snapshot")}, ${plural(inside.pastRows, "row")} of earlier epochs`,
@@ -146,6 +148,11 @@ function packing({ compression, sample, blocksStored }: Inside): string {
   if (contentBytes === 0) return compression;
   const about = blocks < blocksStored ? "about " : "";
   return `${compression}; blocks take ${about}${(storedBytes / contentBytes).toFixed(2)} times what is in them`;
+}
+
+function shareLine({ bytes, bytesHere, limit, pins }: Share): string {
+  const most = limit === 0 ? "" : `; at most ${formatBytes(limit)} that may go again`;
+  return `${formatBytes(bytesHere)} of ${formatBytes(bytes)}, ${plural(pins.length, "pinned tree")}${most}`;
 }
 
 function derivation(iterations: number): string {

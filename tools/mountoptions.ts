@@ -4,6 +4,7 @@
  */
 import { LOG_LEVELS, type LogLevel } from "../src/base/log.ts";
 import { DEFAULT_TRANSPORT, TRANSPORTS, type Transport } from "../src/host/transport.ts";
+import { parseBytes } from "./bytes.ts";
 import { EXIT, ToolError } from "./exitcodes.ts";
 
 export interface MountSettings {
@@ -192,21 +193,9 @@ function milliseconds(value: string, what: string): number {
   return seconds * 1000;
 }
 
-const UNIT_BYTES: Record<string, number> = { "": 1, K: 2 ** 10, M: 2 ** 20, G: 2 ** 30 };
-const LEAST_CACHE_BYTES = 2 ** 20;
-const MOST_CACHE_BYTES = 64 * 2 ** 30;
-
 /** What --cache-size takes, as bytes. */
 export function parseCacheSize(value: string): number {
-  const [, digits, unit = ""] = /^(\d+)([KMG]?)$/i.exec(value) ?? [];
-  const bytes = Number(digits) * (UNIT_BYTES[unit.toUpperCase()] ?? Number.NaN);
-  if (!(bytes >= LEAST_CACHE_BYTES && bytes <= MOST_CACHE_BYTES)) {
-    throw new ToolError(
-      EXIT.usage,
-      `cache size "${value}": not a number of bytes from 1M to 64G, such as 32M`,
-    );
-  }
-  return bytes;
+  return parseBytes("cache size", value, "1M", "64G", "32M");
 }
 
 function parseLogLevel(value: string): LogLevel {

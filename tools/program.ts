@@ -24,6 +24,8 @@ const COMMANDS: Readonly<Record<string, () => Promise<(program: Command) => void
   push: async () => (await import("./push.ts")).addPush,
   clone: async () => (await import("./clone.ts")).addClone,
   pull: async () => (await import("./pull.ts")).addPull,
+  pin: async () => (await import("./pin.ts")).addPin,
+  unpin: async () => (await import("./pin.ts")).addUnpin,
   "log-dump": async () => (await import("./logdump.ts")).addLogDump,
   fsck: async () => (await import("./fsck.ts")).addFsck,
   rekey: async () => (await import("./rekey.ts")).addRekey,

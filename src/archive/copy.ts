@@ -184,6 +184,8 @@ export function describe(error: unknown): string {
   const code = refusalOf(error);
   if (!(error instanceof Error)) return String(error);
   if (error.name === "PlaceError" && error.message !== code) return error.message;
+  if (error.name === "AwayError")
+    return "its content is not here, as the replica is partial: see sqlfuse pin";
   if (code === undefined) return error.message;
   return WORDS[code] ?? code;
 }

@@ -17,6 +17,7 @@ import { SqliteError } from "../db/errors.ts";
 import type { Statement } from "../db/statement.ts";
 import { type Compression, contentBytes, encode, RAW } from "./codec.ts";
 import { requireFeature } from "./format.ts";
+import { AwayError } from "./partial.ts";
 import type { Store } from "./store.ts";
 import type { BlockNo, Ino } from "./types.ts";
 import { copyPart, Unpacker } from "./unpacker.ts";
@@ -37,6 +38,7 @@ const MOST_KEPT = 16;
 /** Longer content is not kept. */
 const LONGEST_KEPT = 1 << 17;
 
+const VOLUME = 0 as Ino;
 const DATA = "SELECT codec, data FROM block WHERE id = ?1";
 
 export class Blocks {
@@ -80,7 +82,7 @@ export class Blocks {
   /**
    * Copies the content from byte `from` on to the start of `into`, as much as there is and as fits, and
    * tells how much: what follows in the block is zeros. `blockSize`: the most that there can be.
-   * @throws DamageError where they are missing, damaged or not understood
+   * @throws DamageError where they are missing, damaged or not understood; AwayError
    */
   load(ino: Ino, block: BlockNo, blockSize: number, from: number, into: Uint8Array): number {
     const held = this.#held;
@@ -91,9 +93,12 @@ export class Blocks {
       this.#kept.set(block, kept);
       return copyPart(kept, from, into);
     }
-    const copied = this.#reading(block, `inode ${ino}, block ${block}`, (row) =>
+    const visiting = this.#store.partial?.visiting.get(block);
+    if (visiting !== undefined) return copyPart(visiting, from, into);
+    const copied = this.#reading(ino, block, `inode ${ino}, block ${block}`, (row) =>
       this.#unpacker.read(row, blockSize, from, into),
     );
+    this.#store.partial?.use(block);
     // Only now is it known that no page of it was damaged.
     const content = this.#unpacker.decoded;
     if (content !== undefined) this.#keep(block, content);
@@ -109,7 +114,7 @@ export class Blocks {
   isIntact(block: BlockNo): boolean {
     if (this.#fresh.has(block)) return true;
     try {
-      this.#reading(block, `block ${block}`, (row) => {
+      this.#reading(VOLUME, block, `block ${block}`, (row) => {
         contentBytes(row.int(0), row.blobLength(1));
         row.loadBlob(1);
       });
@@ -139,6 +144,7 @@ export class Blocks {
     if (held !== undefined) this.#held = undefined;
     this.#kept.delete(block);
     if (held?.stored === false) return;
+    if (this.#store.partial?.forget(block) === false) return;
     if (this.isIntact(block)) this.#delete.bindInt(1, block).run();
   }
 
@@ -186,13 +192,13 @@ export class Blocks {
     row.bindInt(1, block).bindBlob(2, data).bindInt(3, codec).run();
   }
 
-  #reading<T>(block: BlockNo, what: string, use: (row: Statement) => T): T {
+  #reading<T>(ino: Ino, block: BlockNo, what: string, use: (row: Statement) => T): T {
     const onWriter = this.#store.readOnly || this.#fresh.has(block);
     const connection = onWriter ? this.#store.writer : this.#store.reader;
     if (!onWriter) this.#readerData ??= connection.prepare(DATA);
     const row = (onWriter ? undefined : this.#readerData) ?? this.#data;
     try {
-      const result = this.#one(row, block, what, use);
+      const result = this.#one(row, ino, block, what, use);
       if (!connection.isPoisoned) return result;
       throw new DamageError(`${what}: a page has a wrong HMAC`);
     } catch (error) {
@@ -200,8 +206,11 @@ export class Blocks {
     }
   }
 
-  #one<T>(row: Statement, block: BlockNo, what: string, use: (row: Statement) => T): T {
-    if (!row.bindInt(1, block).step()) throw new DamageError(`${what}: missing`);
+  #one<T>(row: Statement, ino: Ino, block: BlockNo, what: string, use: (row: Statement) => T): T {
+    if (!row.bindInt(1, block).step())
+      throw this.#store.partial?.isAway(block)
+        ? new AwayError(ino, block)
+        : new DamageError(`${what}: missing`);
     try {
       return use(row);
     } catch (error) {

@@ -32,7 +32,7 @@ import {
   readHeadFile,
   refuseOtherVolume,
 } from "./head.ts";
-import { type Broken, INVARIANTS, type Invariant } from "./invariants.ts";
+import { brokenOf, INVARIANTS, type Invariant } from "./invariants.ts";
 import { FileLock } from "./lock.ts";
 import { Names, showName, showText } from "./names.ts";
 import { type Gap, type Salvaged, salvage } from "./salvage.ts";
@@ -508,22 +508,6 @@ function unreadableAttributes(db: Database, { attributes, attributeGaps }: Salva
   }
   db.release(has);
   return findings;
-}
-
-/** What breaks an invariant. */
-export function* brokenOf(db: Database, broken: Invariant["broken"]): Generator<Broken> {
-  if (typeof broken !== "string") {
-    yield* broken(db);
-    return;
-  }
-  const rows = db.prepare(broken);
-  const found: Broken[] = [];
-  while (rows.step()) {
-    const entry = rows.isNull(3) ? {} : { entry: { parent: Number(rows.bigint(2)), name: rows.blob(3) } };
-    found.push({ ino: Number(rows.bigint(0)), text: rows.text(1), ...entry });
-  }
-  db.release(rows);
-  yield* found;
 }
 
 interface Difference {

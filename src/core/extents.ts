@@ -59,6 +59,7 @@ export class Extents {
   readonly #share: Statement;
   readonly #otherLive: Statement;
   readonly #otherPast: Statement;
+  #away: Statement | undefined;
 
   constructor(store: Store, inodes: Inodes, blocks: Blocks, xattrs: Xattrs, compression: Compression) {
     this.#store = store;
@@ -130,6 +131,19 @@ export class Extents {
       done = to - offset;
     }
     if (done < into.length) into.fill(0, done);
+  }
+
+  /** The blocks with bytes of the file from `offset` to `end` that have to be fetched first. Of a partial replica. */
+  away(inode: Inode, offset: number, end: number): BlockNo[] {
+    this.#away ??= this.#store.writer.prepare(
+      `SELECT e.block FROM extent AS e JOIN partial_block AS p ON p.block = e.block
+         WHERE e.ino = ?1 AND e.idx >= ?2 AND e.idx < ?3 AND p.used = 0 ORDER BY e.idx`,
+    );
+    const rows = this.#away.bindInt(1, inode.ino).bindInt(2, blockOf(offset, inode.blockSize));
+    rows.bindInt(3, blocksFor(end, inode.blockSize));
+    const found: BlockNo[] = [];
+    while (rows.step()) found.push(rows.int(0) as BlockNo);
+    return found.filter((block) => this.#store.partial?.visiting.get(block) === undefined);
   }
 
   /** How what is now written to a file is compressed: ask before the first write of a change. @throws DamageError */

@@ -16,6 +16,7 @@ import { isDirectory, isRegular, S_IFREG } from "./mode.ts";
 import { blockOf, blocksFor, type Span, spansOf } from "./spans.ts";
 import type { Store } from "./store.ts";
 import {
+  type BlockNo,
   FALLOC_FL_KEEP_SIZE,
   FALLOC_FL_PUNCH_HOLE,
   FALLOC_FL_ZERO_RANGE,
@@ -106,6 +107,15 @@ export class Files {
       if (parts === undefined) return undefined;
       this.#inodes.accessed(inode);
       return { length: bytes, parts };
+    });
+  }
+
+  /** Blocks of a partial replica that a read would meet and that are away. @throws FsError ESTALE, EISDIR, EINVAL */
+  away(ino: Ino, offset: number, length: number): readonly BlockNo[] {
+    return this.#store.query(ino, () => {
+      const inode = this.#regular(ino);
+      const end = Math.min(offset + length, inode.size);
+      return this.#store.partial === undefined || end <= offset ? [] : this.#extents.away(inode, offset, end);
     });
   }
 

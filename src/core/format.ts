@@ -60,9 +60,19 @@ export const UPGRADES: readonly string[] = [
      codec  INTEGER NOT NULL,
      PRIMARY KEY (remote, id)
    ) STRICT, WITHOUT ROWID`,
+  `CREATE TABLE IF NOT EXISTS partial_block (
+     block  INTEGER PRIMARY KEY,
+     id     BLOB NOT NULL,
+     length INTEGER NOT NULL,
+     used   INTEGER NOT NULL,
+     keep   INTEGER NOT NULL
+   ) STRICT;
+   CREATE INDEX IF NOT EXISTS partial_block_used ON partial_block (used) WHERE keep = 0 AND used > 0;
+   CREATE INDEX IF NOT EXISTS partial_block_due ON partial_block (block) WHERE keep = 1 AND used = 0;
+   CREATE TABLE IF NOT EXISTS pin (ino INTEGER PRIMARY KEY) STRICT`,
 ];
 /** Names in `features_incompatible` that this version understands. */
-const KNOWN_FEATURES = ["compression", "block-size", "replica"] as const;
+const KNOWN_FEATURES = ["compression", "block-size", "replica", "partial"] as const;
 export type Feature = (typeof KNOWN_FEATURES)[number];
 /** meta.format of a new volume. */
 export const FORMAT = `${FORMAT_MAJOR}.${UPGRADES.length}.0`;

@@ -12,6 +12,7 @@ import { OpenError } from "./errors.ts";
 import { APPLICATION_ID, compressionMeta, readMeta } from "./format.ts";
 import { FileLock, lockHolder } from "./lock.ts";
 import { S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG, S_IFSOCK } from "./mode.ts";
+import { isPartial, type Share, shareOf } from "./partial.ts";
 import { keptEpochs } from "./past.ts";
 
 /** What anybody with the file can learn. */
@@ -86,6 +87,8 @@ export interface Inside extends Pages {
   readonly snapshots: number;
   /** Rows kept of epochs before. */
   readonly pastRows: number;
+  /** Of a partial replica: what is here. */
+  readonly share?: Share;
 }
 
 /**
@@ -156,6 +159,7 @@ export function describe(path: string, key: Key): Inside {
       blockSize: Number(meta("block_size")),
       ...inodes,
       ...blocks,
+      ...(isPartial(db) ? { share: shareOf(db) } : {}),
       compression: compressionMeta(db),
       sample: sampleBlocks(db, blocks.blocksStored),
       epoch: Number(meta("epoch")),

@@ -12,6 +12,7 @@ import { APPLICATION_ID, type Feature, FORMAT, FORMAT_MAJOR } from "./format.ts"
 import { HISTORY_INVARIANTS } from "./historyinvariants.ts";
 import { type Mender, NUMBER_MAX } from "./mender.ts";
 import { S_IFBLK, S_IFCHR, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG } from "./mode.ts";
+import { isPartial } from "./partial.ts";
 import { REMOTE_INVARIANTS } from "./remoteinvariants.ts";
 import { MAX_FILE_SIZE, NAME_MAX, ROOT_INO, SYMLINK_MAX } from "./types.ts";
 import { DEFAULT_CIPHER } from "./unlock.ts";
@@ -33,6 +34,23 @@ export interface Invariant {
   readonly remedy: string;
   /** SQL, or what SQL alone cannot do. */
   readonly mend: readonly string[] | ((mender: Mender) => void);
+}
+
+/** What breaks an invariant. */
+export function* brokenOf(db: Database, broken: Invariant["broken"]): Generator<Broken> {
+  if (typeof broken === "string") yield* rowsOf(db, broken);
+  else yield* broken(db);
+}
+
+function* rowsOf(db: Database, sql: string): Generator<Broken> {
+  const rows = db.prepare(sql);
+  const found: Broken[] = [];
+  while (rows.step()) {
+    const entry = rows.isNull(3) ? {} : { entry: { parent: Number(rows.bigint(2)), name: rows.blob(3) } };
+    found.push({ ino: Number(rows.bigint(0)), text: rows.text(1), ...entry });
+  }
+  db.release(rows);
+  yield* found;
 }
 
 /** Larger epochs are damage, not history. */
@@ -116,13 +134,20 @@ const SUPPORTS = (type: string) => `CASE ${type}
   WHEN ${S_IFDIR} THEN i.block_size = 0 AND i.target IS NULL AND (i.parent > 0 OR i.nlink = 0)
   ELSE i.block_size = 0 AND i.target IS NULL AND i.parent = 0 END`;
 
+const NO_BLOCK = "NOT EXISTS (SELECT 1 FROM block AS b WHERE b.id = partial_block.block)";
+const BAD_PARTIAL = `SELECT 0, 'block ' || block || ' is not as this partial replica notes it', NULL, NULL FROM partial_block
+  WHERE (used > 0) = ${NO_BLOCK} OR used < 0 OR length(id) <> 32`;
+/** Blocks that are away, but not lost. */
+const AWAY = "SELECT block FROM partial_block WHERE used = 0";
+
 /** A row of `extent` or `extent_past` whose block is not there, with the bytes that are lost with it. */
-const missingBlock = (table: string, when: string) => `
+const missingBlock = (table: string, when: string, away: string) => `
   SELECT e.ino, 'bytes ' || (e.idx * ifnull(i.block_size, 0)) || ' to '
     || (min((e.idx + 1) * ifnull(i.block_size, 0), max(ifnull(i.size, 0), e.idx * ifnull(i.block_size, 0) + 1)) - 1)
     || '${when} are lost: block ' || e.block || ' does not exist', NULL, NULL
   FROM ${table} AS e LEFT JOIN block AS b ON b.id = e.block LEFT JOIN inode AS i ON i.ino = e.ino
-  WHERE e.block <> 0 AND b.id IS NULL`;
+  WHERE e.block <> 0 AND b.id IS NULL AND e.block NOT IN (${away})`;
+const awayIn = (db: Database) => (isPartial(db) ? AWAY : "SELECT 0");
 
 const ALL_EXTENTS = `(SELECT ino, block, shared FROM extent UNION ALL SELECT ino, block, shared FROM extent_past)`;
 
@@ -509,13 +534,30 @@ export const INVARIANTS: readonly Invariant[] = [
     mend: ["UPDATE block SET hash = NULL WHERE hash IS NOT NULL AND length(hash) NOT BETWEEN 16 AND 64"],
   },
   {
+    kind: "partial-block",
+    broken: (db) => (isPartial(db) ? rowsOf(db, BAD_PARTIAL) : []),
+    remedy: "it is noted as what it is",
+    mend: [
+      `UPDATE partial_block SET used = 0 WHERE used <> 0 AND ${NO_BLOCK}`,
+      `UPDATE partial_block SET used = 1 WHERE used <= 0 AND NOT ${NO_BLOCK}`,
+      "DELETE FROM partial_block WHERE length(id) <> 32",
+    ],
+  },
+  {
     kind: "block-missing",
-    broken: `${missingBlock("extent", "")} UNION ALL ${missingBlock("extent_past", " of its past")}`,
+    broken: (db) =>
+      rowsOf(
+        db,
+        `${missingBlock("extent", "", awayIn(db))} UNION ALL ${missingBlock("extent_past", " of its past", awayIn(db))}`,
+      ),
     remedy: "a hole takes its place",
-    mend: ["extent", "extent_past"].map(
-      (table) =>
-        `DELETE FROM ${table} WHERE block <> 0 AND NOT EXISTS (SELECT 1 FROM block WHERE block.id = ${table}.block)`,
-    ),
+    mend: ({ db }) => {
+      for (const table of ["extent", "extent_past"])
+        db.exec(
+          `DELETE FROM ${table} WHERE block <> 0 AND NOT EXISTS (SELECT 1 FROM block WHERE block.id = ${table}.block)
+             AND block NOT IN (${awayIn(db)})`,
+        );
+    },
   },
   {
     kind: "block-shared",

@@ -13,7 +13,6 @@ import { Database } from "../db/database.ts";
 import type { Key } from "../db/key.ts";
 import { Pages } from "../db/pages.ts";
 import {
-  brokenOf,
   type Finding,
   inspect,
   overlayOf,
@@ -28,7 +27,7 @@ import { Draft } from "./draft.ts";
 import { OpenError } from "./errors.ts";
 import { schemaSql } from "./format.ts";
 import { acceptState } from "./head.ts";
-import { INVARIANTS } from "./invariants.ts";
+import { brokenOf, INVARIANTS } from "./invariants.ts";
 import { FileLock } from "./lock.ts";
 import { Mender, type Placement } from "./mender.ts";
 import { startRemotesOver } from "./remoteinvariants.ts";

@@ -28,6 +28,7 @@ import { Epochs } from "./epochs.ts";
 import { FollowingView } from "./following.ts";
 import { checkFormat, isReplica } from "./format.ts";
 import type { HeadKeeper } from "./head.ts";
+import { isPartial, Partial, type Visiting } from "./partial.ts";
 import { PastView } from "./past.ts";
 import { Space } from "./space.ts";
 import { Spill } from "./spill.ts";
@@ -56,6 +57,8 @@ export interface StoreOptions {
   readonly answersFirst: boolean;
   readonly cacheBytes: number;
   readonly copier?: WalCopier | undefined;
+  /** Of a partial replica: what was fetched. */
+  readonly visiting: Visiting;
   readonly clock: Clock;
   readonly onLog: (line: string) => void;
 }
@@ -77,6 +80,8 @@ export class Store {
   readonly #begin: Statement;
   readonly #commit: Statement;
   readonly counters: Counters;
+  /** What a partial replica knows of its blocks; undefined in other volumes. */
+  readonly partial: Partial | undefined;
   #reader: Database | undefined;
   #head: HeadKeeper | undefined;
   /** Monotonic time at which the open group began. */
@@ -135,6 +140,9 @@ export class Store {
       checkFormat(this.writer);
       this.readOnly = options.readOnly || (options.changesReplica !== true && isReplica(this.writer));
       this.#configureWriter();
+      this.partial = isPartial(this.writer)
+        ? new Partial(this.writer, this.readOnly, options.visiting)
+        : undefined;
       this.epochs = new Epochs(this.writer);
       this.counters = new Counters(this.writer, this.epoch);
       this.#begin = this.writer.prepare("BEGIN IMMEDIATE");
@@ -521,6 +529,12 @@ export class Store {
       `a commit failed, and the last changes of ${this.#lost.size} files may be lost; the volume is read-only until it is mounted again: ${String(error)}`,
     );
     this.#drop();
+  }
+
+  /** Somebody else changed the tables while no group was open. */
+  refresh(): void {
+    this.epochs.reread(this.writer);
+    this.#forget();
   }
 
   #forget(): void {

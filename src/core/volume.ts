@@ -29,6 +29,7 @@ import { History, type Snapshot } from "./history.ts";
 import { Inodes } from "./inodes.ts";
 import { FileLock, lockHolder, lockHolders } from "./lock.ts";
 import { Names } from "./names.ts";
+import { type Share, shareOf, Visiting } from "./partial.ts";
 import { Prune } from "./prune.ts";
 import { Purge } from "./purge.ts";
 import { Remotes } from "./remotes.ts";
@@ -36,7 +37,7 @@ import { Restore } from "./restore.ts";
 import { sqlText } from "./sqltext.ts";
 import { Store } from "./store.ts";
 import { Tree } from "./tree.ts";
-import { type At, type Epoch, type Ino, NAME_MAX, ROOT_INO, type StatFs } from "./types.ts";
+import { type At, type BlockNo, type Epoch, type Ino, NAME_MAX, ROOT_INO, type StatFs } from "./types.ts";
 import type { WalCopier } from "./walkeeper.ts";
 import { Xattrs } from "./xattrs.ts";
 
@@ -74,6 +75,8 @@ export interface VolumeOptions {
   readonly answersFirst?: boolean;
   /** Copies the -wal while this thread serves. */
   readonly copier?: WalCopier;
+  /** Of a partial replica: what was fetched, for all of its views; default: nothing. */
+  readonly visiting?: Visiting;
   /** READ, READDIR and READLINK leave atime alone. */
   readonly noatime?: boolean;
   /** Bytes of page caches, together; default: DEFAULT_CACHE_BYTES. */
@@ -91,6 +94,7 @@ export interface VolumeOptions {
 }
 
 export const DEFAULT_CACHE_BYTES = 64 * 2 ** 20;
+const SHARE_MS = 5000;
 const DEFAULT_COMMIT_INTERVAL_MS = 1000;
 /** One slice of purging in `idle`. */
 const PURGE_SLICE_MS = 1;
@@ -127,6 +131,7 @@ export class Volume {
   readonly #historyMs: number;
   /** When it was first seen that something changed since the last snapshot. */
   #changedMs: number | undefined;
+  #share: { readonly atMs: number; readonly share: Share | undefined } | undefined;
   #closed = false;
 
   /** Makes a new volume at `path`, which must not exist. @throws OpenError */
@@ -153,10 +158,10 @@ export class Volume {
     // Who looks at the past disturbs nobody, and nobody but a rewrite him: SQLite's own locks see to that.
     const lock =
       isPast || options.isHeld === true
-      ? undefined
-      : options.beside === true
-        ? FileLock.besideWriter(real)
-        : new FileLock(real, readOnly);
+        ? undefined
+        : options.beside === true
+          ? FileLock.besideWriter(real)
+          : new FileLock(real, readOnly);
     try {
       return new Volume(real, key, { ...options, readOnly }, lock);
     } catch (error) {
@@ -205,6 +210,7 @@ export class Volume {
         sync: options.sync ?? false,
         answersFirst: options.answersFirst ?? false,
         copier: options.copier,
+        visiting: options.visiting ?? new Visiting(),
         cacheBytes: options.cacheBytes ?? DEFAULT_CACHE_BYTES,
         clock: options.clock ?? systemClock,
         onLog: log,
@@ -284,6 +290,31 @@ export class Volume {
     return this.#store.followed;
   }
 
+  /** Another connection changed the volume: nothing that was kept of it here holds. */
+  refresh(): void {
+    this.commit();
+    this.#store.refresh();
+    this.#prune.wake();
+  }
+
+  /** How much of a partial replica is here; undefined for other volumes. */
+  share(): Share | undefined {
+    return this.#store.partial && this.#store.query(ROOT_INO, () => shareOf(this.#store.writer));
+  }
+
+  /** As `share`, not older than some seconds: it looks at every block. */
+  #shareNow(): Share | undefined {
+    const nowMs = this.#store.clock.monotonicMs();
+    if (this.#share === undefined || nowMs - this.#share.atMs > SHARE_MS)
+      this.#share = { atMs: nowMs, share: this.share() };
+    return this.#share.share;
+  }
+
+  /** Blocks of a partial replica that were read since this was last asked; none of other volumes. */
+  takeUsed(): readonly BlockNo[] {
+    return this.#store.partial?.takeUsed() ?? [];
+  }
+
   /** Number of inodes. */
   get inodeCount(): number {
     return this.#rows.files;
@@ -306,10 +337,15 @@ export class Volume {
     return this.#store.epoch;
   }
 
-  /** The disk's own figures, with what this volume may still take, and the volume's files. */
+  /**
+   * The disk's own figures, with what this volume may still take, and the volume's files. Of a partial replica what is used
+   * is all content, here or not, and what is free is free here.
+   */
   statfs(): StatFs {
-    const { blockSize, blocks, availableBytes } = this.#store.spaceFigures();
+    const { blockSize, blocks: diskBlocks, availableBytes } = this.#store.spaceFigures();
     const free = Math.floor(availableBytes / blockSize);
+    const share = this.#shareNow();
+    const blocks = share === undefined ? diskBlocks : Math.ceil(share.bytes / blockSize) + free;
     const files = this.#store.query(ROOT_INO, () => this.#rows.files);
     // An inode takes some hundred bytes, so free space bounds their number.
     const INODE_BYTES = 512;

@@ -38,7 +38,7 @@ const MOST_VIEWS = 4;
 export interface PastVolume {
   readonly tree: Pick<HandledVolume["tree"], "lookup" | "parentOf" | "readdir" | "readdirplus" | "readlink">;
   readonly attributes: Pick<HandledVolume["attributes"], "getattr">;
-  readonly files: Pick<HandledVolume["files"], "read" | "lseek">;
+  readonly files: Pick<HandledVolume["files"], "read" | "away" | "lseek">;
   readonly xattrs: Pick<HandledVolume["xattrs"], "get" | "list">;
   close(): void;
 }
@@ -258,6 +258,7 @@ export class Hidden {
       files: {
         ...fixedFiles,
         read: (node, offset, length, into) => view(node).files.read(inoOf(node), offset, length, into),
+        away: (node, offset, length) => view(node).files.away(inoOf(node), offset, length),
         lseek: (node, offset, whence) => view(node).files.lseek(inoOf(node), offset, whence),
         // The kernel opens files for writing by itself, and a mapping can be stored to then.
         write: (node) => {
@@ -342,6 +343,7 @@ const fixedTree = {
 
 const fixedFiles = {
   plan: () => undefined,
+  away: () => [],
   write: refuse,
   fallocate: refuse,
   // The kernel reads and writes then.

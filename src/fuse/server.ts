@@ -28,7 +28,10 @@ export interface HandledVolume extends Pick<Volume, "statfs" | "fsync" | "commit
     readdirplus(ino: Ino, cookie: number, visit: (entry: Entry, attr: Attr | undefined) => boolean): void;
   };
   readonly attributes: Pick<Volume["attributes"], "getattr" | "setattr">;
-  readonly files: Pick<Volume["files"], "read" | "plan" | "write" | "fallocate" | "lseek" | "copyFileRange">;
+  readonly files: Pick<
+    Volume["files"],
+    "read" | "away" | "plan" | "write" | "fallocate" | "lseek" | "copyFileRange"
+  >;
   readonly xattrs: Pick<Volume["xattrs"], "get" | "list" | "set" | "remove">;
   readonly inodes: Pick<Volume["inodes"], "ref">;
 }

@@ -11,9 +11,11 @@
 import { type Clock, systemClock } from "../base/clock.ts";
 import { DamageError, E, FsError } from "../base/errno.ts";
 import type { ReadPlan } from "../core/files.ts";
-import type { Ino } from "../core/types.ts";
+import { AwayError } from "../core/partial.ts";
+import type { BlockNo, Ino } from "../core/types.ts";
 import { COST_SLOTS, Costs } from "./costs.ts";
 import type { Device } from "./device.ts";
+import { type BlockFetcher, Fetching } from "./fetching.ts";
 import { Hidden, type PastSource } from "./hidden.ts";
 import { type Agreement, negotiate, type Offer, type Wishes } from "./init.ts";
 import { InHeader, OutHeader, ReadIn, WriteIn } from "./kernel.ts";
@@ -64,6 +66,8 @@ export interface SessionOptions {
   /** `COUNTERS` slots; shared with whoever shows them. */
   readonly counters?: Float64Array;
   readonly secondReader?: SecondReader | undefined;
+  /** Of a partial replica: who fetches what is away; he calls `arrived` or `refused`. */
+  readonly fetcher?: BlockFetcher | undefined;
   /** Where the past is to be had: shows it in directories that no listing shows. */
   readonly past?: PastSource | undefined;
   /** A snapshot is about to be made: have the kernel write back what is stored in mapped files, then call `writtenBack`. */
@@ -126,6 +130,7 @@ export class Session implements Server {
   /** A copy of the READ that another thread has. */
   readonly #delegated = new Uint8Array(InHeader.size + ReadIn.size);
   readonly #hidden: Hidden | undefined;
+  readonly #fetching: Fetching | undefined;
   /** Requests that wait until the kernel has written back. */
   #postponed: Uint8Array[] = [];
   #isWrittenBack = false;
@@ -155,6 +160,7 @@ export class Session implements Server {
     this.#onTrace = options.onTrace;
     this.#secondReader = options.secondReader;
     this.#hidden = options.past && new Hidden(this, options.past);
+    this.#fetching = options.fetcher && new Fetching(options.fetcher);
     this.#costs = new Costs(options.costs ?? new Float64Array(COST_SLOTS));
     this.#wishes = {
       writeback: options.writeback ?? false,
@@ -251,16 +257,20 @@ export class Session implements Server {
     this.counters[COUNTER.requests]! += 1;
     this.granted.length = 0;
     let result: number;
+    let server: Server | undefined;
     if (row?.handler === undefined) {
       result = -E.ENOSYS;
     } else if (request.len !== received || request.length < row.in.size) {
       result = -E.EINVAL;
     } else {
       try {
-        const server = request.nodeid < FIRST_HIDDEN ? this : this.#serverOf(request);
+        server = request.nodeid < FIRST_HIDDEN ? this : this.#serverOf(request);
         result = server === undefined ? ELSEWHERE : row.handler(server, request, reply);
+        if (this.#fetching !== undefined && row.code === PROTOCOL.READ.code && result > 0)
+          this.#readOn(server, request, result);
       } catch (error) {
-        result = -this.#errnoOf(error, row.name);
+        const waits = error instanceof AwayError && this.#fetches(server, request);
+        result = waits ? ELSEWHERE : -this.#errnoOf(error, row.name);
       }
     }
     if (row !== undefined && !row.replies) return;
@@ -274,6 +284,45 @@ export class Session implements Server {
     this.volume.finish();
     if (written < 0) this.#undelivered(written);
     if (row?.name === "INIT" && result > 0) this.#options.onReady?.(this.agreed);
+  }
+
+  /** Has what a READ lacks fetched, and puts it off until then. */
+  #fetches(server: Server | undefined, request: Request): boolean {
+    if (this.#fetching === undefined || server === undefined) return false;
+    const [offset, size] = [request.u64(ReadIn.at.offset), request.u32(ReadIn.at.size)];
+    const { files } = server.volume;
+    const missing = files.away(request.nodeid, offset, size);
+    if (missing.length === 0) return false;
+    this.#fetching.wait(request.bytes.slice(0, request.len), missing);
+    this.#readOn(server, request, size);
+    return true;
+  }
+
+  #readOn(server: Server | undefined, request: Request, length: number): void {
+    if (server === undefined) return;
+    const offset = request.u64(ReadIn.at.offset);
+    this.#fetching?.readOn(request.nodeid, offset, offset + length, (ino, from, bytes) =>
+      server.volume.files.away(ino, from, bytes),
+    );
+  }
+
+  /** Blocks that were asked for can be read. Called from `onWake`. */
+  arrived(blocks: readonly BlockNo[]): void {
+    for (const message of this.#fetching?.arrived(blocks) ?? []) this.#again(message);
+  }
+
+  /** Blocks that were asked for cannot be had. Called from `onWake`. */
+  refused(blocks: readonly BlockNo[]): void {
+    for (const message of this.#fetching?.refused(blocks) ?? []) {
+      this.#request.bytes.set(message);
+      this.counters[COUNTER.errors]! += 1;
+      this.#device.write(this.#reply.bytes, this.#reply.finish(this.#request, -E.EIO, 0));
+    }
+  }
+
+  #again(message: Uint8Array): void {
+    this.#request.bytes.set(message);
+    this.handle(message.length);
   }
 
   /** Who answers for a node that is hidden; undefined: the request was put off. @throws FsError ESTALE */
@@ -297,10 +346,7 @@ export class Session implements Server {
     const waiting = this.#postponed;
     this.#postponed = [];
     this.#isWrittenBack = true;
-    for (const message of waiting) {
-      this.#request.bytes.set(message);
-      this.handle(message.length);
-    }
+    for (const message of waiting) this.#again(message);
     this.#isWrittenBack = false;
   }
 

@@ -31,6 +31,8 @@ export class Applier {
   #object: { readonly name: Uint8Array; readonly salt: Uint8Array } | undefined;
   /** Blocks that lost an extent, not to the past. */
   readonly #released = new Set<number>();
+  /** Nodes of this segment. */
+  readonly #nodes = new Set<number>();
   /** Blocks that extents of this segment name. */
   readonly #named = new Set<number>();
   #changes = 0;
@@ -56,6 +58,11 @@ export class Applier {
 
   get counts(): { readonly changes: number; readonly blocks: number } {
     return { changes: this.#changes, blocks: this.#blocks };
+  }
+
+  /** The files that this segment made or changed, by their numbers. */
+  get nodes(): ReadonlySet<number> {
+    return this.#nodes;
   }
 
   #sql(sql: string): Statement {
@@ -114,9 +121,12 @@ export class Applier {
     const live = this.#sql("SELECT 1 FROM extent WHERE block = ?1 AND shared = 1 LIMIT 1");
     const past = this.#sql("SELECT 1 FROM extent_past WHERE block = ?1 AND shared = 1 LIMIT 1");
     const drop = this.#sql("DELETE FROM block WHERE id = ?1");
+    const forget = this.#sql("DELETE FROM partial_block WHERE block = ?1");
     for (const block of this.#released) {
       const isNamed = this.#named.has(block) || has(live.bindInt(1, block)) || has(past.bindInt(1, block));
-      if (!isNamed) drop.bindInt(1, block).run();
+      if (isNamed) continue;
+      drop.bindInt(1, block).run();
+      forget.bindInt(1, block).run();
     }
     this.close();
   }
@@ -144,6 +154,7 @@ export class Applier {
   #node(node: NodeRecord): void {
     this.#ino = node.ino;
     this.#touched?.inode(node.ino, isDirectory(node.mode));
+    this.#nodes.add(node.ino);
     const past = `INSERT INTO inode_past SELECT *, ?2 FROM inode WHERE ino = ?1 AND born <= ?3`;
     this.#sql(past).bindInt(1, node.ino).bindInt(2, this.#died).bindInt(3, this.#kept).run();
     const row = this.#sql(

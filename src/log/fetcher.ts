@@ -19,7 +19,7 @@ const RANGE_BYTES = 8 * 2 ** 20;
 const GAP_BYTES = 2 ** 17;
 
 /** Blocks that lie close together in one object. */
-interface Range {
+export interface Range {
   readonly object: Uint8Array;
   readonly salt: Uint8Array;
   readonly from: number;
@@ -27,7 +27,16 @@ interface Range {
   readonly blocks: WantedBlock[];
 }
 
-function rangesOf(blocks: readonly WantedBlock[]): Range[] {
+/** A block as it is stored, and what it holds. */
+export interface FetchedBlock {
+  readonly block: WantedBlock;
+  /** As block.data has it. */
+  readonly data: Buffer;
+  readonly content: Uint8Array;
+}
+
+/** `most`: bytes of one range. */
+export function rangesOf(blocks: readonly WantedBlock[], most = RANGE_BYTES): Range[] {
   const ranges: Range[] = [];
   for (const block of blocks) {
     const end = block.place + block.length + TAG_BYTES;
@@ -37,13 +46,42 @@ function rangesOf(blocks: readonly WantedBlock[]): Range[] {
       Buffer.compare(last.object, block.object) === 0 &&
       block.place >= last.from &&
       block.place - last.end <= GAP_BYTES &&
-      end - last.from <= RANGE_BYTES;
+      end - last.from <= most;
     if (last !== undefined && isNear) {
       last.blocks.push(block);
       last.end = Math.max(last.end, end);
     } else ranges.push({ object: block.object, salt: block.salt, from: block.place, end, blocks: [block] });
   }
   return ranges;
+}
+
+/** The bytes of a range. @throws LogError incomplete, unreachable */
+export async function getRange(store: RemoteStore, { object, from, end }: Range): Promise<Buffer> {
+  const name = objectName(object);
+  const part = await store.get(name, from, end - from);
+  if (part === undefined) throw new LogError("incomplete", `${store.url}: ${name} is missing`);
+  return part;
+}
+
+/** Proves and gives the blocks of a range. @throws LogError damaged */
+export function* openRange(
+  store: RemoteStore,
+  sealer: Sealer,
+  range: Range,
+  part: Buffer,
+): Generator<FetchedBlock> {
+  const open = sealer.opener(range.salt);
+  for (const block of range.blocks) {
+    const at = block.place - range.from;
+    let fetched: FetchedBlock;
+    try {
+      const data = open(block.place, part.subarray(at, at + block.length + TAG_BYTES));
+      fetched = { block, data, content: provenContent(sealer, block, data) };
+    } catch (error) {
+      throw toldOf(store, objectName(range.object), error);
+    }
+    yield fetched;
+  }
 }
 
 /** Gives each block with its data, as block.data has it. @throws LogError damaged, incomplete, unreachable */
@@ -54,40 +92,27 @@ export async function fetchBlocks(
   take: (block: WantedBlock, data: Uint8Array) => Promise<void>,
 ): Promise<number> {
   const ranges = rangesOf(blocks);
-  const ahead: Promise<Buffer | undefined>[] = [];
+  const ahead: Promise<Buffer>[] = [];
   let bytes = 0;
   const ask = (range: Range | undefined): void => {
     if (range === undefined) return;
-    const asked = store.get(objectName(range.object), range.from, range.end - range.from);
+    const asked = getRange(store, range);
     // It is awaited in its turn; till then a failure of it is nobody's.
     asked.catch(() => {});
     ahead.push(asked);
   };
   for (const range of ranges.slice(0, AHEAD)) ask(range);
   for (const [i, range] of ranges.entries()) {
-    const name = objectName(range.object);
-    const part = await ahead.shift();
+    const part = (await ahead.shift()) as Buffer;
     ask(ranges[i + AHEAD]);
-    if (part === undefined) throw new LogError("incomplete", `${store.url}: ${name} is missing`);
     bytes += part.length;
-    const open = sealer.opener(range.salt);
-    for (const block of range.blocks) {
-      const at = block.place - range.from;
-      let data: Buffer;
-      try {
-        data = open(block.place, part.subarray(at, at + block.length + TAG_BYTES));
-        checkContent(sealer, block, data);
-      } catch (error) {
-        throw toldOf(store, name, error);
-      }
-      await take(block, data);
-    }
+    for (const { block, data } of openRange(store, sealer, range, part)) await take(block, data);
   }
   return bytes;
 }
 
-/** @throws LogError damaged */
-export function checkContent(sealer: Sealer, block: WantedBlock, data: Uint8Array): void {
+/** What the data of a block holds, which is what its id says. @throws LogError damaged */
+export function provenContent(sealer: Sealer, block: WantedBlock, data: Uint8Array): Uint8Array {
   let content: Uint8Array;
   try {
     content = decoded(block.codec, data);
@@ -95,6 +120,6 @@ export function checkContent(sealer: Sealer, block: WantedBlock, data: Uint8Arra
     if (!(error instanceof DamageError)) throw error;
     throw new LogError("damaged", `block ${block.number} does not decode`, { cause: error });
   }
-  if (sealer.blockId(content).equals(block.id)) return;
+  if (sealer.blockId(content).equals(block.id)) return content;
   throw new LogError("damaged", `block ${block.number} has another content than its id says`);
 }

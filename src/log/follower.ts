@@ -5,6 +5,7 @@
  */
 import { brotliDecompressSync } from "node:zlib";
 import { isReplica, readMeta, refuseTooNew } from "../core/format.ts";
+import { isPartial } from "../core/partial.ts";
 import { keptEpochs } from "../core/past.ts";
 import { noteShipped, type Remote, type ShippedBlock } from "../core/remotes.ts";
 import type { Database } from "../db/database.ts";
@@ -12,8 +13,9 @@ import { Applier, type WantedBlock } from "./applier.ts";
 import { ByteReader } from "./bytes.ts";
 import { type Link, toldOf } from "./chain.ts";
 import { LogError } from "./errors.ts";
-import { checkContent, fetchBlocks } from "./fetcher.ts";
+import { fetchBlocks, provenContent } from "./fetcher.ts";
 import { decodeRecord, type LogRecord, type ObjectRef, type Segment } from "./format.ts";
+import { Holdings } from "./holdings.ts";
 import { META_KEYS } from "./pusher.ts";
 import { objectName, type RemoteStore } from "./remote.ts";
 import { hashOf, type Sealer } from "./seal.ts";
@@ -35,7 +37,7 @@ export interface Fetched {
   readonly blocks: number;
 }
 
-/** What a log that starts over takes the place of. */
+/** What a log that starts over takes the place of; blocks stay, since most of them are named again. */
 const TABLES = [
   "inode",
   "inode_past",
@@ -45,7 +47,6 @@ const TABLES = [
   "xattr_past",
   "extent",
   "extent_past",
-  "block",
   "snapshot",
   "remote_block",
   "remote_object",
@@ -78,6 +79,8 @@ export class Follower {
   readonly #sealer: Sealer;
   readonly #remote: Remote;
   readonly #options: FollowOptions;
+  /** Of a partial replica. */
+  readonly #holdings: Holdings | undefined;
   #fetched = { segments: 0, bytes: 0, blocks: 0 };
 
   /** Nobody else writes to `db`. `remote`: its row of the log. */
@@ -87,6 +90,7 @@ export class Follower {
     this.#sealer = sealer;
     this.#remote = remote;
     this.#options = options;
+    this.#holdings = isPartial(db) ? new Holdings(db, remote.id) : undefined;
   }
 
   get fetched(): Fetched {
@@ -95,15 +99,24 @@ export class Follower {
 
   /** Applies what was proved, durably. @throws LogError, OpenError too-new, SqliteError: then nothing of that segment is applied */
   async follow(chain: readonly Link[]): Promise<void> {
-    const [first] = chain;
-    if (first?.segment.base === 0) {
-      await this.#transaction(true, async (touched) => {
-        for (const table of TABLES) this.#db.exec(`DELETE FROM ${table}`);
-        for (const link of chain) await this.#apply(link, touched);
-      });
-      return;
+    const startsOver = chain[0]?.segment.base === 0;
+    try {
+      if (startsOver) await this.#transaction(true, (touched) => this.#startOver(chain, touched));
+      else
+        for (const link of chain)
+          await this.#transaction(false, (touched) => this.#apply(link, false, touched));
+    } finally {
+      this.#holdings?.close();
     }
-    for (const link of chain) await this.#transaction(false, (touched) => this.#apply(link, touched));
+  }
+
+  async #startOver(chain: readonly Link[], touched: Touched): Promise<void> {
+    for (const table of TABLES) this.#db.exec(`DELETE FROM ${table}`);
+    for (const link of chain) await this.#apply(link, true, touched);
+    this.#db.exec(
+      "DELETE FROM block WHERE id NOT IN (SELECT block FROM extent UNION ALL SELECT block FROM extent_past)",
+    );
+    this.#holdings?.dropUnnamed();
   }
 
   async #transaction(everything: boolean, run: (touched: Touched) => Promise<void>): Promise<void> {
@@ -121,7 +134,7 @@ export class Follower {
     await this.#options.onApplied?.(touched.rows());
   }
 
-  async #apply({ segment, hash }: Link, touched: Touched): Promise<void> {
+  async #apply({ segment, hash }: Link, startsOver: boolean, touched: Touched): Promise<void> {
     const wanted: WantedBlock[] = [];
     const kept = keptEpochs(this.#db);
     const applier = new Applier(this.#db, segment.base, kept, (block) => wanted.push(block), touched);
@@ -133,12 +146,13 @@ export class Follower {
           applier.apply(record);
           await this.#options.breathe?.();
         }
-        await this.#takeBlocks(wanted.splice(0));
+        await this.#takeBlocks(wanted.splice(0), startsOver);
       }
       const { changes, blocks } = applier.counts;
       if (changes !== segment.changes || blocks !== segment.blocks)
         throw new LogError("damaged", `segment ${segment.number} has not as many records as it says`);
       applier.finish();
+      await this.#fetchKept(segment.base === 0 ? undefined : applier.nodes);
     } finally {
       applier.close();
     }
@@ -148,38 +162,82 @@ export class Follower {
     this.#fetched.segments++;
   }
 
-  async #takeBlocks(wanted: readonly WantedBlock[]): Promise<void> {
-    const missing = this.#missing(wanted);
+  async #takeBlocks(wanted: readonly WantedBlock[], startsOver: boolean): Promise<void> {
+    this.#noteObjects(wanted);
+    if (this.#holdings !== undefined) {
+      this.#holdings.name(wanted);
+      return;
+    }
+    const missing = this.#missing(wanted, startsOver);
     const insert = this.#db.prepare("INSERT INTO block (id, codec, hash, data) VALUES (?1, ?2, NULL, ?3)");
     try {
-      this.#fetched.bytes += await fetchBlocks(this.#store, this.#sealer, missing, async (block, data) => {
+      await this.#fetch(missing, (block, data) => {
         insert.bindInt(1, block.number).bindInt(2, block.codec).bindBlob(3, data).run();
-        this.#fetched.blocks++;
-        this.#options.onProgress?.(this.#fetched);
-        await this.#options.breathe?.();
       });
     } finally {
       this.#db.release(insert);
     }
-    this.#noteObjects(wanted);
   }
 
-  /** Those that are not here yet. One that is must be the same. @throws LogError diverged */
-  #missing(wanted: readonly WantedBlock[]): WantedBlock[] {
+  async #fetch(
+    missing: readonly WantedBlock[],
+    take: (block: WantedBlock, data: Uint8Array) => void,
+  ): Promise<void> {
+    this.#fetched.bytes += await fetchBlocks(this.#store, this.#sealer, missing, async (block, data) => {
+      take(block, data);
+      this.#fetched.blocks++;
+      this.#options.onProgress?.(this.#fetched);
+      await this.#options.breathe?.();
+    });
+  }
+
+  /** A partial replica has what is to be kept there, of these files or of all. */
+  async #fetchKept(inos: ReadonlySet<number> | undefined): Promise<void> {
+    this.#holdings?.keepSmall(inos);
+    this.#holdings?.keepPinned();
+    while (await this.#fetchDue());
+  }
+
+  /** Whether there was anything to fetch. */
+  async #fetchDue(): Promise<boolean> {
+    const due = this.#holdings?.due() ?? [];
+    await this.#fetch(due, (block, data) => this.#holdings?.take(block, data));
+    return due.length > 0;
+  }
+
+  /** Fetches what a partial replica is to keep and has not, a part in each transaction. @throws LogError, SqliteError */
+  async fetchKept(): Promise<void> {
+    try {
+      await this.#transaction(false, async () => this.#holdings?.keepPinned());
+      for (let more = true; more; )
+        await this.#transaction(false, async () => {
+          more = await this.#fetchDue();
+        });
+    } finally {
+      this.#holdings?.close();
+    }
+  }
+
+  /** Those that are not here yet. Where the log goes on, one that is must be the same. @throws LogError diverged */
+  #missing(wanted: readonly WantedBlock[], startsOver: boolean): WantedBlock[] {
     const here = this.#db.prepare("SELECT codec, data FROM block WHERE id = ?1");
+    const drop = this.#db.prepare("DELETE FROM block WHERE id = ?1");
     const missing = wanted.filter((block) => {
       if (!here.bindInt(1, block.number).step()) return true;
       const [codec, data] = [here.int(0), here.blob(1)];
       here.reset();
       try {
-        checkContent(this.#sealer, { ...block, codec }, data);
+        provenContent(this.#sealer, { ...block, codec }, data);
+        return false;
       } catch (cause) {
         const message = `block ${block.number} is another one here than at the source`;
-        throw new LogError("diverged", message, { cause });
+        if (!startsOver) throw new LogError("diverged", message, { cause });
+        drop.bindInt(1, block.number).run();
+        return true;
       }
-      return false;
     });
     this.#db.release(here);
+    this.#db.release(drop);
     return missing;
   }
 
@@ -204,7 +262,8 @@ export class Follower {
     const values = new Map(meta.filter(([key]) => META_KEYS.some((known) => known === key)));
     const features = JSON.parse(values.get("features_incompatible") ?? "[]") as string[];
     refuseTooNew(this.#db, features);
-    values.set("features_incompatible", JSON.stringify(stays ? [...features, "replica"] : features));
+    const own = [...(stays ? ["replica"] : []), ...(this.#holdings === undefined ? [] : ["partial"])];
+    values.set("features_incompatible", JSON.stringify([...features, ...own]));
     values.set("epoch", String(epoch + 1));
     values.set("changed", String(epoch));
     for (const [key, value] of values) {

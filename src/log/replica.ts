@@ -2,6 +2,7 @@
 import { NewVolume } from "../core/create.ts";
 import { OpenError } from "../core/errors.ts";
 import { hexMeta, isReplica, requireFeature } from "../core/format.ts";
+import { isPartial } from "../core/partial.ts";
 import { listRemotes, type Remote } from "../core/remotes.ts";
 import { Volume, type VolumeOptions } from "../core/volume.ts";
 import { Database } from "../db/database.ts";
@@ -9,7 +10,9 @@ import type { Key } from "../db/key.ts";
 import { type Link, readChain } from "./chain.ts";
 import { LogError } from "./errors.ts";
 import { type Fetched, Follower, type FollowOptions } from "./follower.ts";
+import { Holdings } from "./holdings.ts";
 import { getKeyFile, type LogKey } from "./keyfile.ts";
+import { OnDemand, type Readers } from "./ondemand.ts";
 import type { RemoteStore } from "./remote.ts";
 import { Sealer } from "./seal.ts";
 
@@ -21,6 +24,13 @@ export interface CloneOptions extends FollowOptions {
   readonly restore?: boolean;
   /** The last segment to apply. */
   readonly until?: number;
+  /** Without the content of large files, which is fetched when it is read. */
+  readonly partial?: PartialOptions;
+}
+
+interface PartialOptions {
+  /** Bytes of fetched content that are here at most, beside what is always here; 0: any. */
+  readonly limit: number;
 }
 
 export interface FollowResult extends Fetched {
@@ -72,6 +82,7 @@ async function fillDraft(
   db.exec("PRAGMA temp_store = MEMORY; PRAGMA synchronous = OFF");
   db.pragma("journal_mode = OFF");
   adopt(db, store.url, logKey);
+  if (options.partial !== undefined) becomePartial(db, options.partial);
   const follower = new Follower(db, store, sealer, originOf(db), options);
   await follower.follow(chain);
   const { epoch, segment, hash } = originOf(db);
@@ -94,6 +105,11 @@ function adopt(db: Database, url: string, { log, secret, volume, writer }: LogKe
   );
   insert.bindText(1, url).bindBlob(2, log).bindBlob(3, secret).bindBigInt(4, writer).run();
   db.release(insert);
+}
+
+function becomePartial(db: Database, { limit }: PartialOptions): void {
+  requireFeature(db, "partial");
+  db.exec(`INSERT OR REPLACE INTO meta (key, value) VALUES ('partial_limit', ${limit})`);
 }
 
 /** From now on this is the volume, and its next push goes on behind the last segment. */
@@ -122,6 +138,8 @@ export type ReplicaOptions = Pick<VolumeOptions, "isHeld" | "cacheBytes">;
 export class Replica {
   readonly #volume: Volume;
   readonly #db: Database;
+  /** Whoever writes to it next waits for this. */
+  #turn: Promise<unknown> = Promise.resolve();
 
   /** `options`: as of a volume. @throws OpenError as Volume.open; LogError: it is no replica */
   constructor(path: string, key: Key, onLog: (line: string) => void, options: ReplicaOptions = {}) {
@@ -143,12 +161,33 @@ export class Replica {
     return originOf(this.#db).url;
   }
 
+  get isPartial(): boolean {
+    return isPartial(this.#db);
+  }
+
+  /** Has `run` done when nothing else writes. */
+  #exclusively<T>(run: () => Promise<T>): Promise<T> {
+    const done = this.#turn.then(run);
+    this.#turn = done.catch(() => {});
+    return done;
+  }
+
+  #sealer(): Sealer {
+    const { log, secret } = originOf(this.#db);
+    return new Sealer(log, secret);
+  }
+
   /** Applies what is new. @throws LogError, SqliteError */
   async pull(store: RemoteStore, options: FollowOptions = {}): Promise<FollowResult> {
+    return await this.#exclusively(() => this.#pull(store, options));
+  }
+
+  async #pull(store: RemoteStore, options: FollowOptions): Promise<FollowResult> {
+    this.#volume.refresh();
     this.#volume.prune();
     this.#volume.commit();
     const origin = originOf(this.#db);
-    const sealer = new Sealer(origin.log, origin.secret);
+    const sealer = this.#sealer();
     const volume = Buffer.from(hexMeta(this.#db, "volume_id"), "hex");
     // After a repair it has seen nothing that counts.
     const seen = origin.segment === 0 ? undefined : origin;
@@ -159,6 +198,37 @@ export class Replica {
     if (end >= origin.epoch) await follower.follow(chain);
     const { epoch, segment, hash } = originOf(this.#db);
     return { ...follower.fetched, epoch, segment, hash };
+  }
+
+  /** Fetches blocks of a partial replica for its readers. `close` it before the replica. */
+  onDemand(store: RemoteStore, readers: Readers): OnDemand {
+    const exclusively = (run: () => Promise<void>): Promise<void> => this.#exclusively(run);
+    return new OnDemand(this.#db, store, this.#sealer(), originOf(this.#db).id, readers, exclusively);
+  }
+
+  /**
+   * Has a file, or a directory and all that ever is in it, kept here whole: what is away is fetched now. Stopped, what came
+   * stays, and the next pull goes on. @throws LogError
+   */
+  async pin(ino: number, store: RemoteStore, options: FollowOptions = {}): Promise<Fetched> {
+    return await this.#exclusively(async () => {
+      this.#db.exec(`INSERT OR IGNORE INTO pin (ino) VALUES (${ino})`);
+      const follower = new Follower(this.#db, store, this.#sealer(), originOf(this.#db), options);
+      await follower.fetchKept();
+      return follower.fetched;
+    });
+  }
+
+  /** False where it was not pinned. What only that kept here may go again. */
+  async unpin(ino: number): Promise<boolean> {
+    return await this.#exclusively(async () => {
+      const holdings = new Holdings(this.#db, originOf(this.#db).id);
+      try {
+        return holdings.unpin(ino);
+      } finally {
+        holdings.close();
+      }
+    });
   }
 
   /** Again: nothing. A pull under way is undone, and ends with an error. */

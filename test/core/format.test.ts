@@ -7,6 +7,7 @@ import { describe, expect, it } from "vitest";
 import { check, schemaDifferences } from "../../src/core/check.ts";
 import { OpenError } from "../../src/core/errors.ts";
 import { FORMAT, schemaSql, UPGRADES } from "../../src/core/format.ts";
+import { AwayError } from "../../src/core/partial.ts";
 import { unlock } from "../../src/core/unlock.ts";
 import { Volume } from "../../src/core/volume.ts";
 import { Database } from "../../src/db/database.ts";
@@ -14,7 +15,7 @@ import { inDatabase } from "../db/fixture.ts";
 import { queryNumber } from "../db/query.ts";
 import { runChild } from "./child.ts";
 import { type Dump, dump, dumpEpoch } from "./dump.ts";
-import { b, type Fixture, inVolume, namesOf, put, ROOT, touch } from "./fixture.ts";
+import { b, type Fixture, inVolume, namesOf, noise, put, ROOT, touch } from "./fixture.ts";
 import { tablesOf } from "./tables.ts";
 
 const FIXTURES = fileURLToPath(new URL("../fixtures", import.meta.url));
@@ -33,7 +34,7 @@ function listOf(db: Database, sql: string): string[] {
   return list;
 }
 
-describe("format 1.3", () => {
+describe("format 1.4", () => {
   const INODE =
     "ino mode nlink uid gid rdev size block_size extents parent generation atime_ns mtime_ns ctime_ns btime_ns born origin serial version target";
 
@@ -57,6 +58,8 @@ describe("format 1.3", () => {
         remote: "id name url log secret writer epoch segment hash pending pending_epoch synced_ns key_salt",
         remote_object: "number remote name salt",
         remote_block: "remote id object place length codec",
+        partial_block: "block id length used keep",
+        pin: "ino",
       });
     }));
 
@@ -78,6 +81,8 @@ describe("format 1.3", () => {
         "inode_global",
         "inode_past_died",
         "inode_unlinked",
+        "partial_block_due",
+        "partial_block_used",
         "remote_object_name",
         "snapshot_name",
         "xattr_past_died",
@@ -108,7 +113,7 @@ describe("format 1.3", () => {
           "replica_id",
           "volume_id",
         ]);
-        expect(listOf(db, "SELECT value FROM meta WHERE key = 'format'")).toEqual(["1.3.0"]);
+        expect(listOf(db, "SELECT value FROM meta WHERE key = 'format'")).toEqual(["1.4.0"]);
         expect(listOf(db, "SELECT lower(hex(value)) FROM meta WHERE key = 'volume_id'")).toEqual([volumeId]);
         expect(queryNumber(db, "SELECT length(value) FROM meta WHERE key = 'volume_id'")).toBe(16);
         expect(queryNumber(db, "SELECT value > 0 FROM meta WHERE key = 'replica_id'")).toBe(1);
@@ -178,6 +183,30 @@ describe("format 1.3", () => {
       ]);
       expect(volume.history.list()).toMatchObject([{ epoch: 1, name: "pushed-1", protected: true }]);
       volume.close();
+    }));
+
+  it("of its fixture has the content of small and pinned files, and says which of large ones is away", () =>
+    withFixture("1.4", (path) => {
+      const key = unlock(path, b("fixture of format 1.4"));
+      expect(check(path, key)).toEqual([]);
+      const replica = Volume.open(path, key);
+      const read = (name: string): Uint8Array => {
+        const into = new Uint8Array(100_000);
+        const { ino } = replica.tree.lookup(ROOT, b(name)) ?? { ino: ROOT };
+        return into.subarray(0, replica.files.read(ino, 0, into.length, into));
+      };
+      expect(replica.readOnly).toBe(true);
+      expect(read("small")).toEqual(new Uint8Array(noise(1000)));
+      expect(read("pinned")).toEqual(new Uint8Array(noise(100_000, 3)));
+      expect(() => read("large")).toThrow(AwayError);
+      const { bytes, bytesHere } = replica.share() ?? { bytes: 0, bytesHere: 0 };
+      expect(bytes - bytesHere).toBeGreaterThanOrEqual(100_000);
+      expect(bytesHere).toBeGreaterThanOrEqual(101_000);
+      replica.close();
+      const db = new Database(path, key, { mode: "readonly" });
+      expect(queryNumber(db, "SELECT count(*) FROM pin")).toBe(1);
+      expect(listOf(db, "SELECT value FROM meta WHERE key = 'partial_limit'")).toEqual(["1000000"]);
+      db.close();
     }));
 
   it("has no snapshots and no remotes where it is older and only read", () =>

@@ -9,7 +9,7 @@ import { Volume } from "../../src/core/volume.ts";
 import { Database } from "../../src/db/database.ts";
 import type { Key } from "../../src/db/key.ts";
 import { DirectoryStore } from "../../src/log/directory.ts";
-import { Pusher, type PushResult } from "../../src/log/pusher.ts";
+import { Pusher, type PushOptions, type PushResult } from "../../src/log/pusher.ts";
 import type { RemoteStore } from "../../src/log/remote.ts";
 import { type CloneOptions, clone, type FollowResult, Replica } from "../../src/log/replica.ts";
 import { localSite } from "../../src/log/site.ts";
@@ -43,10 +43,10 @@ export class LogFixture {
   }
 
   /** Pushes the open volume. */
-  async push(store: RemoteStore = this.store, name = NAME): Promise<PushResult> {
+  async push(store: RemoteStore = this.store, name = NAME, options: PushOptions = {}): Promise<PushResult> {
     const site = localSite(this.volume, this.source.key);
     try {
-      return await new Pusher(site, store, name).run();
+      return await new Pusher(site, store, name, options).run();
     } finally {
       site.close();
     }

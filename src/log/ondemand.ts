@@ -1,0 +1,217 @@
+/**
+ * Fetches blocks of a partial replica when somebody reads them.
+ *
+ * What is proved is handed on at once, and recorded in the replica a little later, many blocks in one transaction: what was
+ * not recorded when the process died is fetched again. Who waits comes before what is read ahead; a block that is on
+ * its way is not asked for again.
+ */
+import type { Database } from "../db/database.ts";
+import { SqliteError } from "../db/errors.ts";
+import { LogError } from "./errors.ts";
+import { type FetchedBlock, getRange, openRange, type Range, rangesOf } from "./fetcher.ts";
+import { Holdings } from "./holdings.ts";
+import type { RemoteStore } from "./remote.ts";
+import type { Sealer } from "./seal.ts";
+
+/** Who reads. */
+export interface Readers {
+  arrived(blocks: readonly { readonly block: number; readonly content: Uint8Array }[]): void;
+  /** These cannot be had now. */
+  refused(blocks: readonly number[]): void;
+  /** These can be read in the replica from now on. */
+  recorded(blocks: readonly number[]): void;
+  log(line: string): void;
+}
+
+/** Has `run` done while nothing else writes to the replica. */
+export type Exclusively = (run: () => Promise<void>) => Promise<void>;
+
+/** Ranges on their way at once, and the most bytes of one. */
+const FLIGHTS = 8;
+const RANGE_BYTES = 2 ** 20;
+/** What is recorded in one transaction, in bytes, or whatever came in so many milliseconds. */
+const RECORD_BYTES = 8 * 2 ** 20;
+const RECORD_MS = 300;
+/** While more waits to be recorded, what arrives is not: it only visits. */
+const MOST_BYTES = 48 * 2 ** 20;
+
+export class OnDemand {
+  readonly #db: Database;
+  readonly #store: RemoteStore;
+  readonly #sealer: Sealer;
+  readonly #holdings: Holdings;
+  readonly #readers: Readers;
+  readonly #exclusively: Exclusively;
+  #wanted: Range[] = [];
+  #next: Range[] = [];
+  /** Blocks that are asked for and have not come. */
+  readonly #asked = new Set<number>();
+  readonly #flights = new Set<Promise<void>>();
+  #unrecorded: FetchedBlock[] = [];
+  #unrecordedBytes = 0;
+  #used = new Set<number>();
+  #timer: NodeJS.Timeout | undefined;
+  #recording: Promise<void> | undefined;
+  #lastLine = "";
+  #closed = false;
+
+  /** `remote`: number of the log. `db`: the one connection that writes the replica. */
+  constructor(
+    db: Database,
+    store: RemoteStore,
+    sealer: Sealer,
+    remote: number,
+    readers: Readers,
+    exclusively: Exclusively,
+  ) {
+    this.#db = db;
+    this.#store = store;
+    this.#sealer = sealer;
+    this.#holdings = new Holdings(db, remote);
+    this.#readers = readers;
+    this.#exclusively = exclusively;
+  }
+
+  /** Asks for blocks that somebody waits for, and for some that he may want next. */
+  fetch(wanted: readonly number[], next: readonly number[]): void {
+    this.#hurry(new Set(wanted));
+    this.#wanted.push(...this.#rangesOf(wanted, true));
+    this.#next.push(...this.#rangesOf(next, false));
+    this.#launch();
+  }
+
+  /** What was asked for ahead, and is waited for now, goes first. */
+  #hurry(wanted: ReadonlySet<number>): void {
+    const isWanted = ({ blocks }: Range): boolean => blocks.some(({ number }) => wanted.has(number));
+    this.#wanted.push(...this.#next.filter(isWanted));
+    this.#next = this.#next.filter((range) => !isWanted(range));
+  }
+
+  #rangesOf(blocks: readonly number[], isWaitedFor: boolean): Range[] {
+    const asked = blocks.filter((block) => !this.#asked.has(block));
+    const places = this.#holdings.places(asked);
+    for (const { number } of places) this.#asked.add(number);
+    if (isWaitedFor) this.#settle(asked.filter((block) => !this.#asked.has(block)));
+    return rangesOf(places, RANGE_BYTES);
+  }
+
+  /** What is waited for and has no place has come meanwhile, or no file has it any more, or it is lost. */
+  #settle(others: readonly number[]): void {
+    if (others.length === 0) return;
+    const lost = others.filter((block) => this.#holdings.isAway(block));
+    if (lost.length > 0) this.#refuse(lost, `it is not known where block ${lost[0]} is`);
+    this.#readers.recorded(others.filter((block) => !lost.includes(block)));
+  }
+
+  #refuse(blocks: readonly number[], line: string): void {
+    if (line !== this.#lastLine) this.#readers.log(line);
+    this.#lastLine = line;
+    this.#readers.refused(blocks);
+  }
+
+  #launch(): void {
+    while (this.#flights.size < FLIGHTS) {
+      const range = this.#wanted.shift() ?? this.#next.shift();
+      if (range === undefined) return;
+      const flight: Promise<void> = this.#fly(range).finally(() => {
+        this.#flights.delete(flight);
+        this.#launch();
+      });
+      this.#flights.add(flight);
+    }
+  }
+
+  async #fly(range: Range): Promise<void> {
+    try {
+      const part = await getRange(this.#store, range);
+      const fetched = [...openRange(this.#store, this.#sealer, range, part)];
+      this.#readers.arrived(fetched.map(({ block, content }) => ({ block: block.number, content })));
+      this.#lastLine = "";
+      this.#record(fetched);
+    } catch (error) {
+      if (!(error instanceof LogError)) throw error;
+      // Who waits for them gets EIO; who asks again has them asked for again.
+      this.#refuse(
+        range.blocks.map(({ number }) => number),
+        error.message,
+      );
+    } finally {
+      for (const { number } of range.blocks) this.#asked.delete(number);
+    }
+  }
+
+  /** Blocks that were read just now. */
+  used(blocks: readonly number[]): void {
+    for (const block of blocks) this.#used.add(block);
+    if (blocks.length > 0) this.#recordSoon();
+  }
+
+  #record(fetched: readonly FetchedBlock[]): void {
+    for (const one of fetched) {
+      if (this.#unrecordedBytes > MOST_BYTES) return;
+      this.#unrecorded.push(one);
+      this.#unrecordedBytes += one.data.length;
+    }
+    if (this.#unrecordedBytes >= RECORD_BYTES) this.#recordNow();
+    else this.#recordSoon();
+  }
+
+  #recordSoon(): void {
+    this.#timer ??= setTimeout(() => this.#recordNow(), RECORD_MS);
+  }
+
+  #recordNow(): void {
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
+    this.#recording ??= this.#exclusively(() => this.#write()).finally(() => {
+      this.#recording = undefined;
+      if (this.#unrecorded.length > 0 && !this.#closed) this.#recordSoon();
+    });
+  }
+
+  /** @throws SqliteError but for a full disk, or one that fails */
+  async #write(): Promise<void> {
+    const fetched = this.#unrecorded;
+    const used = this.#used;
+    [this.#unrecorded, this.#unrecordedBytes, this.#used] = [[], 0, new Set()];
+    this.#db.exec("BEGIN IMMEDIATE");
+    try {
+      // A segment may have dropped them meanwhile.
+      const named = fetched.filter(({ block }) => this.#holdings.isAway(block.number));
+      for (const { block, data } of named) this.#holdings.take(block, data);
+      this.#holdings.used(used);
+      this.#holdings.evict();
+      this.#db.exec("COMMIT");
+    } catch (error) {
+      this.#db.resetAll();
+      this.#db.rollBack();
+      this.#holdings.recount();
+      if (!(error instanceof SqliteError)) throw error;
+      this.#readers.log(`what was fetched cannot be kept: ${error.message}`);
+      return;
+    }
+    this.#db.checkpointPassive();
+    this.#readers.recorded(fetched.map(({ block }) => block.number));
+  }
+
+  /** A segment was applied: figures are counted anew. */
+  changed(): void {
+    this.#holdings.recount();
+  }
+
+  /** Until nothing is on its way. */
+  async idle(): Promise<void> {
+    while (this.#flights.size > 0) await Promise.allSettled(this.#flights);
+  }
+
+  /** Records what came, and forgets what is on its way. */
+  async close(): Promise<void> {
+    this.#closed = true;
+    [this.#wanted, this.#next] = [[], []];
+    await this.#recording;
+    if (this.#unrecorded.length > 0 || this.#used.size > 0) this.#recordNow();
+    await this.#recording;
+    clearTimeout(this.#timer);
+    this.#holdings.close();
+  }
+}
