@@ -44,6 +44,8 @@ interface MountFlags extends PasswordOptions, OutputFlags, AtFlags {
   readonly history?: string;
   readonly push: boolean;
   readonly pushInterval?: string;
+  readonly pull: boolean;
+  readonly pullInterval?: string;
   readonly logLevel?: LogLevel;
   readonly trace?: true;
   readonly transport?: Transport;
@@ -89,6 +91,11 @@ export function addMount(program: Command): void {
       "push to the volume's remotes so long after a change at the latest, as -o push_interval= (default: 30s; 0: never)",
     )
     .option("--no-push", "leave the remotes alone: as --push-interval 0")
+    .option(
+      "--pull-interval <duration>",
+      "a replica: look so often whether something was pushed, as -o pull_interval= (default: 10s; 0: never)",
+    )
+    .option("--no-pull", "a replica stays as it is until sqlfuse pull: as --pull-interval 0")
     .option("--cache-size <bytes>", "page cache: 1M to 64G (default: 64M), as -o cache_size=")
     .option("--log-file <file>", "append messages to FILE")
     .addOption(
@@ -199,6 +206,8 @@ function settingsOf(flags: MountFlags): MountSettings {
   if (flags.history !== undefined) settings.historyMs = parseInterval(flags.history);
   if (flags.pushInterval !== undefined) settings.pushMs = parsePause(flags.pushInterval, "push interval");
   if (!flags.push) settings.pushMs = 0;
+  if (flags.pullInterval !== undefined) settings.pullMs = parsePause(flags.pullInterval, "pull interval");
+  if (!flags.pull) settings.pullMs = 0;
   if (flags.at !== undefined) settings.at = flags.at;
   if (flags.cacheSize !== undefined) settings.cacheBytes = parseCacheSize(flags.cacheSize);
   if (flags.logLevel !== undefined) settings.logLevel = flags.logLevel;
@@ -243,6 +252,7 @@ function mountOptions(path: string, mountpoint: string, settings: MountSettings)
     fsname: settings.fsname ?? (settings.at === undefined ? path : `${path}@${settings.at}`),
     ...(settings.at === undefined ? {} : { at: parseAt(settings.at) }),
     ...(settings.historyMs === 0 ? {} : { historyMs: settings.historyMs }),
+    pullMs: settings.pullMs,
     ...(settings.pushMs === 0 ? {} : { pushMs: settings.pushMs }),
     ...(settings.cacheBytes === undefined ? {} : { cacheBytes: settings.cacheBytes }),
     ...(settings.headFile === undefined ? {} : { headFile: settings.headFile }),

@@ -26,6 +26,8 @@ export interface MountSettings {
   historyMs: number;
   /** Between looks whether there is something to be pushed; 0: none. */
   pushMs: number;
+  /** Between looks whether something was pushed; 0: when it is told to. */
+  pullMs: number;
   /** What snapshot to show: see src/core/moment.ts. */
   at?: string;
   logLevel: LogLevel;
@@ -55,6 +57,7 @@ export const DEFAULT_SETTINGS: Readonly<MountSettings> = {
   idleTimeoutMs: 0,
   historyMs: 0,
   pushMs: 30_000,
+  pullMs: 10_000,
   logLevel: "info",
 };
 
@@ -88,6 +91,7 @@ const VALUES: Record<string, (value: string, word: string) => Partial<MountSetti
   idle_timeout: (value) => ({ idleTimeoutMs: parseDuration(value) }),
   history: (value) => ({ historyMs: parseInterval(value) }),
   push_interval: (value) => ({ pushMs: parsePause(value, "push interval") }),
+  pull_interval: (value) => ({ pullMs: parsePause(value, "pull interval") }),
   at: (value) => ({ at: value }),
   cache_size: (value) => ({ cacheBytes: parseCacheSize(value) }),
   password_file: (value) => ({ passwordFile: value }),
@@ -176,7 +180,7 @@ export function parseInterval(value: string): number {
   return milliseconds(value, "history");
 }
 
-/** What --push-interval takes, as milliseconds; 0: never. */
+/** What --push-interval and --pull-interval take, as milliseconds; 0: never. */
 export function parsePause(value: string, what: string): number {
   return milliseconds(value, what);
 }
@@ -229,6 +233,7 @@ export const MOUNT_OPTION_HELP = `Mount options (-o, separated by commas; the la
   idle_timeout=DURATION   as --idle-timeout
   history=DURATION        as --history
   push_interval=DURATION  as --push-interval
+  pull_interval=DURATION  as --pull-interval
   at=SNAPSHOT             as --at; in fstab \\040 for a space
   cache_size=BYTES        as --cache-size
   fsname=NAME             shown in /proc/mounts (default: the file)

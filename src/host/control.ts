@@ -17,6 +17,7 @@ export type ControlRequest =
   | { readonly cmd: "sync" }
   | { readonly cmd: "history"; readonly order: HistoryOrder }
   | { readonly cmd: "remote"; readonly order: RemoteOrder }
+  | { readonly cmd: "pull" }
   | { readonly cmd: "unmount"; readonly lazy: boolean };
 
 type ControlReply =
@@ -84,6 +85,8 @@ async function answer(mount: Mounted, line: string): Promise<ControlReply> {
         return { ok: true, result: await mount.history(request.order) };
       case "remote":
         return { ok: true, result: await mount.remote(request.order) };
+      case "pull":
+        return { ok: true, result: await mount.pull() };
       case "unmount":
         await mount.unmount(request.lazy === true);
         return { ok: true, result: null };

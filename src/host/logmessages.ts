@@ -5,7 +5,10 @@
 import type { LogLevel } from "../base/log.ts";
 import type { RemoteOrder, RemoteOutcome } from "../core/remotes.ts";
 import type { KeyMessage } from "../db/key.ts";
+import type { LogReason } from "../log/errors.ts";
 import type { Lag } from "../log/lag.ts";
+import type { FollowResult } from "../log/replica.ts";
+import type { TouchedRows } from "../log/touched.ts";
 
 /** How the thread is started. */
 export interface LogOrder {
@@ -16,8 +19,8 @@ export interface LogOrder {
   readonly intervalMs: number;
 }
 
-/** A volume that is mounted for writing pushes to its remotes. */
-export type LogRole = "push";
+/** A volume that is mounted for writing pushes to its remotes; a replica follows the one that it was made from. */
+export type LogRole = "push" | "follow";
 
 /** How a remote is, as the thread knows. */
 export interface RemoteState extends Lag {
@@ -28,10 +31,18 @@ export interface RemoteState extends Lag {
   readonly failingSince?: string;
 }
 
+/** What a pull brought, or why it failed: `reason` is of a LogError. */
+export type PullOutcome =
+  | ({ readonly ok: true; readonly hash: string } & Omit<FollowResult, "hash">)
+  | { readonly ok: false; readonly reason?: LogReason; readonly message: string };
+
 export type ToLog =
   /** What became of an order. */
   | { readonly type: "obeyed"; readonly id: number; readonly outcome: RemoteOutcome }
   | { readonly type: "status"; readonly id: number }
+  | { readonly type: "pull"; readonly id: number }
+  /** Nobody keeps anything of the state before any more. */
+  | { readonly type: "told"; readonly id: number }
   /** The mount is gone: there are so many milliseconds for what is left to do. */
   | { readonly type: "leave"; readonly graceMs: number };
 
@@ -39,4 +50,13 @@ export type FromLog =
   | { readonly type: "log"; readonly level: LogLevel; readonly line: string }
   /** Only who serves the volume writes to it. */
   | { readonly type: "order"; readonly id: number; readonly order: RemoteOrder }
-  | { readonly type: "status"; readonly id: number; readonly remotes: readonly RemoteState[] };
+  | { readonly type: "status"; readonly id: number; readonly remotes: readonly RemoteState[] }
+  | { readonly type: "pulled"; readonly id: number; readonly outcome: PullOutcome }
+  /** A segment was applied, and touched this. */
+  | { readonly type: "changed"; readonly id: number; readonly touched: TouchedRows };
+
+/** What is asked of the thread, and what it answers. */
+export interface LogAnswers {
+  readonly status: Extract<FromLog, { type: "status" }>;
+  readonly pull: Extract<FromLog, { type: "pulled" }>;
+}

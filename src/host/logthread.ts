@@ -7,7 +7,11 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { Worker } from "node:worker_threads";
 import type { Log } from "../base/log.ts";
 import type { RemoteOrder, RemoteOutcome } from "../core/remotes.ts";
-import type { FromLog, LogOrder, RemoteState, ToLog } from "./logmessages.ts";
+import type { Key } from "../db/key.ts";
+import type { TouchedRows } from "../log/touched.ts";
+import { HostError } from "./errors.ts";
+import type { FromLog, LogAnswers, LogOrder, PullOutcome, RemoteState, ToLog } from "./logmessages.ts";
+import type { MountOptions } from "./mount.ts";
 import { writeBack } from "./visitor.ts";
 
 /** What is left to be pushed when a mount ends has so long. */
@@ -22,7 +26,10 @@ const YOUNG_MB = 6;
 /** What the thread wants of the mount. */
 export interface LoggedMount {
   readonly mountpoint: string;
+  /** Has whoever serves the volume note something. */
   remote(order: RemoteOrder): Promise<RemoteOutcome>;
+  /** Another state is to be seen from now on: resolves when nobody, the kernel neither, keeps what this touched. */
+  changed(touched: TouchedRows): Promise<void>;
 }
 
 export class LogThread {
@@ -30,7 +37,8 @@ export class LogThread {
   readonly #log: Log;
   readonly #worker: Worker;
   readonly #ended: Promise<void>;
-  readonly #asked = new Map<number, (remotes: readonly RemoteState[]) => void>();
+  /** Questions that are not answered yet. */
+  readonly #asked = new Map<number, (answer: FromLog) => void>();
   #lastId = 0;
   #isLeaving = false;
 
@@ -66,10 +74,24 @@ export class LogThread {
         this.#post({ type: "obeyed", id, outcome: await this.#obey(order) });
         break;
       }
-      case "status":
-        this.#asked.get(message.id)?.(message.remotes);
+      case "changed":
+        await this.#mount.changed(message.touched);
+        this.#post({ type: "told", id: message.id });
+        break;
+      default:
+        this.#asked.get(message.id)?.(message);
         this.#asked.delete(message.id);
     }
+  }
+
+  /** Undefined where the thread ends first. */
+  async #ask<T extends keyof LogAnswers>(type: T): Promise<LogAnswers[T] | undefined> {
+    const id = ++this.#lastId;
+    const answer = new Promise<LogAnswers[T]>((resolve) => {
+      this.#asked.set(id, resolve as (answer: FromLog) => void);
+      this.#post({ type, id });
+    });
+    return await Promise.race([answer, this.#ended.then(() => undefined)]);
   }
 
   async #obey(order: RemoteOrder): Promise<RemoteOutcome> {
@@ -83,13 +105,14 @@ export class LogThread {
 
   /** How the remotes are; undefined where it does not tell soon. */
   async states(): Promise<readonly RemoteState[] | undefined> {
-    const id = ++this.#lastId;
-    const answer = new Promise<readonly RemoteState[]>((resolve) => {
-      this.#asked.set(id, resolve);
-      this.#post({ type: "status", id });
-    });
     const none = sleep(ANSWER_MS, undefined, { ref: false });
-    return await Promise.race([answer, none, this.#ended.then(() => undefined)]);
+    return (await Promise.race([this.#ask("status"), none]))?.remotes;
+  }
+
+  /** Has a replica pull what was pushed until now. */
+  async pull(): Promise<PullOutcome> {
+    const answer = await this.#ask("pull");
+    return answer?.outcome ?? { ok: false, message: "the mount ended" };
   }
 
   /**
@@ -105,4 +128,22 @@ export class LogThread {
     this.#worker.unref();
     return ended;
   }
+}
+
+/** What the thread that keeps the log of a volume is to do; undefined: nothing. `readOnly`: it is not written here. */
+export function logOrder(
+  { path, pushMs, pullMs }: MountOptions,
+  key: Key,
+  volume: { readonly follows: boolean; readonly readOnly: boolean },
+): LogOrder | undefined {
+  if (volume.follows) return { path, key: key.toSharedMessage(), role: "follow", intervalMs: pullMs };
+  if (volume.readOnly || pushMs === undefined) return undefined;
+  return { path, key: key.toSharedMessage(), role: "push", intervalMs: pushMs };
+}
+
+export function notFollowing(mountpoint: string): HostError {
+  return new HostError(
+    "not-replica",
+    `${mountpoint}: is no replica, or one that is mounted with --read-only`,
+  );
 }

@@ -10,7 +10,9 @@ import { FsError } from "../base/errno.ts";
 import type { LogLevel } from "../base/log.ts";
 import type { RemoteOrder, RemoteOutcome } from "../core/remotes.ts";
 import { Key } from "../db/key.ts";
-import type { FromLog, LogOrder, ToLog } from "./logmessages.ts";
+import type { TouchedRows } from "../log/touched.ts";
+import { Following } from "./following.ts";
+import type { FromLog, LogOrder, PullOutcome, ToLog } from "./logmessages.ts";
 import { Pushing } from "./pushing.ts";
 
 assert(parentPort !== null, "logworker.ts runs as a worker");
@@ -23,6 +25,8 @@ const SLICE = 16;
 
 /** Orders that are not obeyed yet. */
 const waiting = new Map<number, (outcome: RemoteOutcome) => void>();
+/** Segments that others are being told of. */
+const telling = new Map<number, () => void>();
 let last = 0;
 
 function tell(message: FromLog): void {
@@ -54,6 +58,27 @@ async function haveAtOnce(done: RemoteOrder): Promise<number> {
   throw new FsError(outcome.code);
 }
 
+/** Tells of a segment; resolves when nobody keeps anything of the state before. */
+async function changed(touched: TouchedRows): Promise<void> {
+  const id = ++last;
+  await new Promise<void>((resolve) => {
+    telling.set(id, resolve);
+    tell({ type: "changed", id, touched });
+  });
+}
+
+async function pull(): Promise<PullOutcome> {
+  if (work instanceof Following) return await work.pull();
+  return { ok: false, message: `${order.path}: not a replica: it was not made by sqlfuse clone` };
+}
+
+function begin(): Pushing | Following {
+  const { path, intervalMs } = order;
+  return order.role === "push"
+    ? new Pushing({ path, key, intervalMs, log, order: have })
+    : new Following({ path, key, intervalMs, log, changed });
+}
+
 /** On Linux 0 is the thread that asks; elsewhere it would be the process. */
 function stepBack(): void {
   if (process.platform === "linux") setPriority(0, LOWEST);
@@ -65,8 +90,15 @@ async function hear(message: ToLog): Promise<void> {
       waiting.get(message.id)?.(message.outcome);
       waiting.delete(message.id);
       break;
+    case "told":
+      telling.get(message.id)?.();
+      telling.delete(message.id);
+      break;
     case "status":
       tell({ type: "status", id: message.id, remotes: work.states() });
+      break;
+    case "pull":
+      tell({ type: "pulled", id: message.id, outcome: await pull() });
       break;
     case "leave":
       await work.leave(message.graceMs);
@@ -76,5 +108,5 @@ async function hear(message: ToLog): Promise<void> {
 }
 
 stepBack();
-const work = new Pushing({ path: order.path, key, intervalMs: order.intervalMs, log, order: have });
+const work = begin();
 port.on("message", (message: ToLog) => void hear(message));

@@ -2,23 +2,26 @@
  * A mounted volume, seen from the main thread: it makes the mount, keeps the worker that serves it, and ends
  * both. It never touches the database.
  */
+import { setTimeout as sleep } from "node:timers/promises";
 import { Worker } from "node:worker_threads";
+import { E } from "../base/errno.ts";
 import type { Log } from "../base/log.ts";
 import { OpenError } from "../core/errors.ts";
 import type { HistoryOrder, HistoryOutcome, Snapshot } from "../core/history.ts";
 import type { RemoteOrder, RemoteOutcome } from "../core/remotes.ts";
-import type { At } from "../core/types.ts";
+import type { At, Ino } from "../core/types.ts";
 import { Key } from "../db/key.ts";
 import { COST_SLOTS, Costs, type OperationCost } from "../fuse/costs.ts";
-import { incEpoch, invalEntry, invalInode } from "../fuse/notify.ts";
+import { incEpoch, invalAttributes, invalEntry, invalInode } from "../fuse/notify.ts";
 import { COUNTER, COUNTERS } from "../fuse/server.ts";
-import type { Lost } from "../fuse/session.ts";
+import type { Stale } from "../fuse/session.ts";
+import type { TouchedRows } from "../log/touched.ts";
 import { close, eventfd, forbidDump, write, writeAsync } from "../native/libc.ts";
-import { type Attachment, adopt, attach, detach, raiseReadahead } from "./attachment.ts";
+import { type Attachment, abort, adopt, attach, detach, raiseReadahead } from "./attachment.ts";
 import { HostError } from "./errors.ts";
 import { IdleEnd, IdleWatch } from "./idle.ts";
-import type { LogOrder, RemoteState } from "./logmessages.ts";
-import { LogThread } from "./logthread.ts";
+import type { PullOutcome, RemoteState } from "./logmessages.ts";
+import { LogThread, logOrder, notFollowing } from "./logthread.ts";
 import type { FromWorker, Refusal, ToWorker, WorkerOrder } from "./messages.ts";
 import { inheritedFd } from "./mountpoint.ts";
 import { mountedAt } from "./mounts.ts";
@@ -65,6 +68,8 @@ export interface MountOptions {
   readonly idleTimeoutMs?: number;
   /** How often it is looked whether there is something to be pushed to remotes; absent: never. */
   readonly pushMs?: number;
+  /** How often a replica looks whether something was pushed; 0: when it is told to. */
+  readonly pullMs: number;
 }
 
 export interface MountStatus {
@@ -112,6 +117,10 @@ export interface MountEnd {
  * saved no processor time where 30,000 files were made and removed.
  */
 const YOUNG_MB = 6;
+/** The kernel notes an answer within microseconds, if its processor is not busy. */
+const NOTED_MS = 50;
+/** A write to the kernel that takes longer waits for an answer that will not come. */
+const ANNOUNCE_MS = 1000;
 const RING = new Uint8Array(new BigUint64Array([1n]).buffer);
 
 /** What the owner of a mount does with it, whatever its transport. */
@@ -128,6 +137,8 @@ export interface Mounted {
   history(order: HistoryOrder): Promise<HistoryOutcome>;
   /** Notes what a push wants noted. */
   remote(order: RemoteOrder): Promise<RemoteOutcome>;
+  /** Has a replica pull what was pushed until now. @throws HostError not-replica */
+  pull(): Promise<PullOutcome>;
   /** How its remotes are; undefined where nothing is pushed or pulled here, or that does not tell soon. */
   remoteStates(): Promise<readonly RemoteState[] | undefined>;
   /** @throws HostError busy, not-mounted, not-permitted */
@@ -150,6 +161,7 @@ export class Mount implements Mounted {
   readonly #syncs = new Map<number, (error: string | undefined) => void>();
   readonly #histories = new Map<number, (outcome: HistoryOutcome) => void>();
   readonly #remotes = new Map<number, (outcome: RemoteOutcome) => void>();
+  readonly #changes = new Map<number, (stale: Stale | undefined) => void>();
   #attachment: Attachment | undefined;
   #at: Snapshot | undefined;
   #readOnly: boolean;
@@ -161,6 +173,7 @@ export class Mount implements Mounted {
   #onStep: ((step: Step) => void) | undefined;
   #announced: Promise<void> = Promise.resolve();
   #logThread: LogThread | undefined;
+  #follows = false;
   #hurries = false;
   #hangs = false;
   #idle: IdleWatch | undefined;
@@ -251,6 +264,7 @@ export class Mount implements Mounted {
     // The kernel makes up a root that belongs to uid 0 and asks for the real one at the first stat: before that
     // its owner could not even chmod it.
     await visitRoot(this.mountpoint).catch(() => {});
+    this.#follows = opened.follows;
     if (opened.hasRemotes) this.#startLog();
     const { idleTimeoutMs } = this.#options;
     if (idleTimeoutMs === undefined || this.#ended) return;
@@ -258,12 +272,11 @@ export class Mount implements Mounted {
     this.#idle = new IdleWatch(end, idleTimeoutMs);
   }
 
-  /** Begins to push, where that is wanted. */
+  /** Begins to follow or to push, where that can be and is wanted. */
   #startLog(): void {
-    const { path, pushMs } = this.#options;
-    if (pushMs === undefined || this.#readOnly || this.#logThread !== undefined || this.#ended) return;
-    const order: LogOrder = { path, key: this.#key.toSharedMessage(), role: "push", intervalMs: pushMs };
-    this.#logThread = new LogThread(order, this, this.#log);
+    if (this.#logThread !== undefined || this.#ended) return;
+    const order = logOrder(this.#options, this.#key, { follows: this.#follows, readOnly: this.#readOnly });
+    if (order !== undefined) this.#logThread = new LogThread(order, this, this.#log);
   }
 
   #step(): Promise<Step> {
@@ -312,6 +325,10 @@ export class Mount implements Mounted {
         this.#remotes.get(message.id)?.(message.outcome);
         this.#remotes.delete(message.id);
         break;
+      case "stale":
+        this.#changes.get(message.id)?.(message.stale);
+        this.#changes.delete(message.id);
+        break;
       case "ended":
         void this.#finish();
         break;
@@ -323,16 +340,32 @@ export class Mount implements Mounted {
   }
 
   /**
-   * Tells the kernel to forget what a lost group had made it believe. Each write may wait until the worker has
-   * answered another request, so it is neither on the worker's thread nor on this one.
+   * Tells the kernel what to forget. Each write may wait until the worker has answered another request: one that reads a
+   * page of that inode, or looks into that directory. So it is neither on the worker's thread nor on this one.
    */
-  async #announce(lost: Lost): Promise<void> {
+  async #announce({ incEpoch: all, names, inos, attributes }: Stale): Promise<void> {
     const fd = this.#attachment?.fd;
     if (fd === undefined) return;
     // What it has forgotten already it answers with ENOENT, which is just as well.
-    if (lost.incEpoch) await writeAsync(fd, incEpoch());
-    for (const { parent, name } of lost.names) await writeAsync(fd, invalEntry(parent, name));
-    for (const ino of lost.inos) await writeAsync(fd, invalInode(ino));
+    if (all) await writeAsync(fd, incEpoch());
+    for (const { parent, name } of names) if (!this.#ended) await writeAsync(fd, invalEntry(parent, name));
+    const missed = await this.#forget(inos, attributes);
+    if (missed.length === 0 || this.#ended) return;
+    // It was told of these, and may have been about to note what it was told.
+    await sleep(NOTED_MS);
+    await this.#forget(missed, []);
+  }
+
+  /** Gives the inodes that the kernel does not know. */
+  async #forget(inos: readonly Ino[], attributes: readonly Ino[]): Promise<Ino[]> {
+    const fd = this.#attachment?.fd ?? -1;
+    const missed: Ino[] = [];
+    const tell = async (ino: Ino, message: Uint8Array): Promise<void> => {
+      if (!this.#ended && (await writeAsync(fd, message)) === -E.ENOENT) missed.push(ino);
+    };
+    for (const ino of attributes) await tell(ino, invalAttributes(ino));
+    for (const ino of inos) await tell(ino, invalInode(ino));
+    return missed;
   }
 
   /** What was stored in mapped files reaches the volume. Where it cannot, a snapshot is without it, as any read is. */
@@ -363,10 +396,12 @@ export class Mount implements Mounted {
     this.#histories.clear();
     for (const settle of this.#remotes.values()) settle({ ok: false, code: "EIO" });
     this.#remotes.clear();
+    for (const settle of this.#changes.values()) settle(undefined);
+    this.#changes.clear();
     // After a crash: else it has left by now.
     if ((await this.#logThread?.leave(true)) === false) this.#hangs = true;
     this.#key.wipe();
-    await this.#announced;
+    await this.#endOfAnnouncing();
     if (this.#attachment !== undefined) {
       // After a crash or a stop the kernel still shows the mount, and all that it could say is "not connected".
       if (this.#isShown()) this.#tryDetach(this.mountpoint);
@@ -374,6 +409,15 @@ export class Mount implements Mounted {
     }
     close(this.#wakeFd);
     return { clean: this.#clean === true, hangs: this.#hangs };
+  }
+
+  /** A write that waits for an answer of the thread that served would wait for ever: then the connection is cut. */
+  async #endOfAnnouncing(): Promise<void> {
+    const late = sleep(ANNOUNCE_MS, true, { ref: false });
+    const hangs = await Promise.race([this.#announced.then(() => false), late]);
+    if (!hangs || this.#attachment === undefined) return;
+    abort(this.#attachment);
+    await this.#announced;
   }
 
   /** Whether the mount table shows our mount at its place. */
@@ -457,6 +501,24 @@ export class Mount implements Mounted {
       });
       this.#post({ type: "remote", id, order });
     });
+  }
+
+  /** A segment was applied: who asks is served by it, and the kernel forgets what it keeps of before. */
+  async changed(touched: TouchedRows): Promise<void> {
+    if (this.#ended || this.#clean !== undefined) return;
+    const id = ++this.#lastSync;
+    const stale = await new Promise<Stale | undefined>((resolve) => {
+      this.#changes.set(id, resolve);
+      this.#post({ type: "changed", id, touched });
+    });
+    if (stale === undefined) return;
+    this.#announced = this.#announced.then(() => this.#announce(stale));
+    await this.#announced;
+  }
+
+  async pull(): Promise<PullOutcome> {
+    if (!this.#follows || this.#logThread === undefined) throw notFollowing(this.mountpoint);
+    return await this.#logThread.pull();
   }
 
   async remoteStates(): Promise<readonly RemoteState[] | undefined> {

@@ -19,8 +19,8 @@ import { Operations } from "../fusenative/operations.ts";
 import { forbidDump } from "../native/libc.ts";
 import { HostError } from "./errors.ts";
 import { IdleEnd, IdleWatch } from "./idle.ts";
-import type { LogOrder, RemoteState } from "./logmessages.ts";
-import { LogThread } from "./logthread.ts";
+import type { PullOutcome, RemoteState } from "./logmessages.ts";
+import { LogThread, logOrder, notFollowing } from "./logthread.ts";
 import type { DetachOrder, DetachReport } from "./messages.ts";
 import type { MountEnd, Mounted, MountOptions, MountStatus } from "./mount.ts";
 import { FS_TYPE, mountedAt } from "./mounts.ts";
@@ -102,6 +102,7 @@ export class NativeMount implements Mounted {
       this.#volume = Volume.open(options.path, key, {
         readOnly: options.readOnly,
         noatime: options.noatime,
+        follows: true,
         sync: options.sync,
         commitIntervalMs: options.commitIntervalMs,
         onLog: (line) => log("warn", line),
@@ -162,13 +163,21 @@ export class NativeMount implements Mounted {
     this.#idle = new IdleWatch(new IdleEnd(this, lastUse, idleTimeoutMs, this.#log), idleTimeoutMs);
   }
 
-  /** Begins to push, where that is wanted. */
+  /** Begins to follow or to push, where that can be and is wanted. */
   #startLog(): void {
-    const { path, pushMs } = this.#options;
-    const { readOnly } = this.#volume;
-    if (pushMs === undefined || readOnly || this.#logThread !== undefined || this.#ended) return;
-    const order: LogOrder = { path, key: this.#key.toSharedMessage(), role: "push", intervalMs: pushMs };
-    this.#logThread = new LogThread(order, this, this.#log);
+    if (this.#logThread !== undefined || this.#ended) return;
+    const order = logOrder(this.#options, this.#key, this.#volume);
+    if (order !== undefined) this.#logThread = new LogThread(order, this, this.#log);
+  }
+
+  /** A segment was applied. The kernel keeps nothing here but names, for a second. */
+  async changed(): Promise<void> {
+    this.#server.operations?.changed();
+  }
+
+  async pull(): Promise<PullOutcome> {
+    if (!this.#volume.follows || this.#logThread === undefined) throw notFollowing(this.mountpoint);
+    return await this.#logThread.pull();
   }
 
   // --- the volume's turns

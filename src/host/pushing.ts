@@ -19,9 +19,6 @@ import { Health } from "./health.ts";
 import type { RemoteState } from "./logmessages.ts";
 import { lockPush } from "./pushlock.ts";
 
-/** A remote that owes an answer for longer is one that does not answer. */
-const SILENT_MS = 60_000;
-const LOOK_MS = 250;
 /** So often others get their turn on this thread. */
 const BREATH_MS = 10;
 
@@ -38,7 +35,6 @@ export interface PushingOptions {
 interface Run {
   readonly store: AttendedStore;
   readonly db: Database;
-  isOver: boolean;
 }
 
 export class Pushing {
@@ -123,8 +119,7 @@ export class Pushing {
       const done = this.#run(name, run)
         .finally(release)
         .then(() => health.well(), failed);
-      if (!(await Promise.race([done.then(() => true), answers(run)])))
-        health.failed(`${url}: does not answer`, performance.now());
+      if (!(await store.outlasts(done))) health.failed(`${url}: does not answer`, performance.now());
     } catch (error) {
       failed(error);
     }
@@ -138,7 +133,6 @@ export class Pushing {
       await new Pusher({ db, key, order }, store, name, { breathe: this.#breath() }).run();
     } finally {
       this.#runs.delete(name);
-      run.isOver = true;
       db.close();
     }
   }
@@ -199,20 +193,11 @@ export class Pushing {
 /** `release` is called where it cannot be opened. @throws SqliteError */
 function opened(path: string, key: Key, store: AttendedStore, release: () => void): Run {
   try {
-    return { store, db: openBeside(path, key), isOver: false };
+    return { store, db: openBeside(path, key) };
   } catch (error) {
     release();
     throw error;
   }
-}
-
-/** False when its remote does not answer; true some time after its end. */
-async function answers(run: Run): Promise<boolean> {
-  while (!run.isOver) {
-    if (run.store.silentMs >= SILENT_MS) return false;
-    await sleep(LOOK_MS, undefined, { ref: false });
-  }
-  return true;
 }
 
 function textOf(error: unknown): string {

@@ -54,6 +54,7 @@ function openVolume(key: Key): Volume | undefined {
     return Volume.open(path, key, {
       readOnly,
       noatime,
+      follows: true,
       answersFirst: true,
       copier: aide,
       sync,
@@ -83,6 +84,7 @@ function serve(volume: Volume, fd: number): boolean {
     pageSize: pageSize(),
     secondReader: aide,
     past: volume.at === undefined ? pastOf(volume) : undefined,
+    followed: volume.follows ? () => volume.followed : undefined,
     onWriteBack: () => tell({ type: "writeBack" }),
     counters: new Float64Array(order.counters),
     costs: new Float64Array(order.costs),
@@ -98,6 +100,8 @@ function serve(volume: Volume, fd: number): boolean {
   const obey = (message: ToWorker): void => {
     if (message.type === "stop") session.stop();
     else if (message.type === "writtenBack") session.writtenBack();
+    else if (message.type === "changed")
+      tell({ type: "stale", id: message.id, stale: session.changed(message.touched) });
     else obeyOrder(volume, message);
   };
   try {
@@ -158,8 +162,8 @@ function closeVolume(volume: Volume): boolean {
   }
 }
 
-function foundIn({ readOnly, at, remotes }: Volume): Opened {
-  return { readOnly, at, hasRemotes: at === undefined && remotes.list().length > 0 };
+function foundIn({ readOnly, at, follows, remotes }: Volume): Opened {
+  return { readOnly, at, follows, hasRemotes: at === undefined && remotes.list().length > 0 };
 }
 
 function finish(volume: Volume, served: boolean): void {

@@ -2,8 +2,13 @@
  * A remote that somebody attends to: who waits for it can tell that it does not answer, and give it up. A call that is
  * under way cannot be called back (a disk that is gone from the network keeps it for ever), but none follows it then.
  */
+import { setTimeout as sleep } from "node:timers/promises";
 import { LogError } from "./errors.ts";
 import type { RemoteStore, StoredFile } from "./remote.ts";
+
+/** A remote that owes an answer for longer is one that does not answer. */
+const SILENT_MS = 60_000;
+const LOOK_MS = 250;
 
 export class AttendedStore implements RemoteStore {
   readonly url: string;
@@ -20,8 +25,21 @@ export class AttendedStore implements RemoteStore {
     this.#lastMs = nowMs();
   }
 
-  /** For how long it has owed an answer; 0 where it does not. */
-  get silentMs(): number {
+  /** Whether `done`, which needs this remote, settles before that has owed an answer for too long. */
+  async outlasts(done: Promise<unknown>): Promise<boolean> {
+    let isOver = false;
+    const over = done.then(
+      () => (isOver = true),
+      () => (isOver = true),
+    );
+    while (!isOver) {
+      if (this.#silentMs >= SILENT_MS) return false;
+      await Promise.race([over, sleep(LOOK_MS, undefined, { ref: false })]);
+    }
+    return true;
+  }
+
+  get #silentMs(): number {
     return this.#waiting === 0 ? 0 : this.#nowMs() - this.#lastMs;
   }
 
