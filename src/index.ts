@@ -2,7 +2,6 @@
 
 export { type Clock, systemClock, type Time } from "./base/clock.ts";
 export { DamageError, E, type ErrnoName, FsError } from "./base/errno.ts";
-export { check, type Finding } from "./core/check.ts";
 export type { Compression } from "./core/codec.ts";
 export type { CreateOptions } from "./core/create.ts";
 export { OpenError, type OpenReason } from "./core/errors.ts";
@@ -22,3 +21,4 @@ export * from "./core/types.ts";
 export { unlock } from "./core/unlock.ts";
 export { Volume, type VolumeOptions } from "./core/volume.ts";
 export { KDF_ITERATIONS, Key, STRONG_KDF_ITERATIONS } from "./db/key.ts";
+export { check, type Finding } from "./fsck/check.ts";

@@ -2,6 +2,7 @@
 import { existsSync, realpathSync } from "node:fs";
 import type { Command } from "commander";
 import type { Fetched } from "../src/log/follower.ts";
+import { type AccessFlags, accessOf, addAccessOptions, rateOf } from "./access.ts";
 import { parseBytes } from "./bytes.ts";
 import { requireEngine } from "./engine.ts";
 import { EXIT, ToolError } from "./exitcodes.ts";
@@ -11,7 +12,7 @@ import { addOutputOptions, formatBytes, type OutputFlags, tell, warn } from "./o
 import { addPasswordOptions, type PasswordOptions, readPassword } from "./password.ts";
 import { Progress } from "./progress.ts";
 
-interface CloneFlags extends PasswordOptions, OutputFlags {
+interface CloneFlags extends PasswordOptions, OutputFlags, AccessFlags {
   readonly restore?: true;
   readonly until?: string;
   readonly partial?: true;
@@ -26,7 +27,7 @@ export function addClone(program: Command): void {
       "Makes the new volume FILE from what was pushed to URL, under the same password. It is a replica: it is mounted " +
         "read-only, and sqlfuse pull brings it up to date. FILE is there when all of it is, or not at all.",
     )
-    .argument("<url>", "the directory that was given to sqlfuse remote add")
+    .argument("<url>", "what was given to sqlfuse remote add")
     .argument("<file>", "the database file to make")
     .option(
       "--restore",
@@ -35,6 +36,7 @@ export function addClone(program: Command): void {
     .option("--until <segment>", "only as far as this segment, as where a later one is missing")
     .option("--partial", "without the content of files of more than 64 KiB, which is fetched when it is read")
     .option("--limit <bytes>", "with --partial: fetched content that is kept at most, as 10G (default: any)");
+  addAccessOptions(command);
   addPasswordOptions(command);
   addOutputOptions(command).action(clone);
   addHelp(command, {
@@ -52,26 +54,29 @@ export function addClone(program: Command): void {
 async function clone(url: string, file: string, flags: CloneFlags): Promise<void> {
   const until = flags.until === undefined ? undefined : segmentOf(flags.until);
   const partial = partialOf(flags);
+  const rate = rateOf(flags.bwlimit);
   if (existsSync(file))
     throw new ToolError(EXIT.unusable, `${file}: exists already; choose another name or remove it first`);
   await requireEngine();
   const { clone: make } = await import("../src/log/replica.ts");
   const { openRemote } = await import("../src/log/remote.ts");
   const { resolveUrl } = await import("./remote.ts");
-  const store = await openRemote(resolveUrl(url));
+  // What is wrong with the URL is said before anybody types a password.
+  await openRemote(resolveUrl(url));
   const password = await readPassword(flags, { path: url, confirm: false, warn });
   const progress = new Progress(flags.quiet);
   try {
-    const result = await interruptible(`stopped; ${file} was not made`, ({ breathe }) =>
-      make(store, file, password, {
+    const result = await interruptible(`stopped; ${file} was not made`, async ({ breathe, signal }) => {
+      const store = await openRemote(resolveUrl(url), accessOf(signal, progress, rate));
+      return await make(store, file, password, {
         breathe,
         onProgress: ({ bytes, blocks }: Fetched) =>
           progress.tally(`cloning ${url}: ${formatBytes(bytes)}, ${blocks} blocks`),
         restore: flags.restore === true,
         ...(until === undefined ? {} : { until }),
         ...(partial === undefined ? {} : { partial }),
-      }),
-    );
+      });
+    });
     progress.end();
     const hash = Buffer.from(result.hash).toString("hex");
     const what = flags.restore ? "restored" : flags.partial ? "a partial replica" : "a replica";

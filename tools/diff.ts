@@ -59,34 +59,13 @@ async function diff(
   await withChanges(where, flags, async (volume, changes, key) => {
     const from = epochOf(volume, fromText) as Epoch;
     const to = epochOf(volume, toText) as Epoch;
-    const found =
-      from <= to
-        ? changes.between(from, to, where.path)
-        : changes.between(to, from, where.path).map(turned).sort(byPath);
+    const found = changes.between(from, to, where.path);
     const texts = flags.text ? await textsOf(found, [from, to], volume, key) : undefined;
     if (flags.json) sayJson(found.map((change, i) => jsonOf(change, texts?.[i])));
     else
       for (const [i, change] of found.entries())
         for (const line of [lineOf(change), ...(texts?.[i] ?? [])]) say(line);
   });
-}
-
-/** The same from the later state to the earlier one. */
-function turned(change: Change): Change {
-  const { before, after, from, path } = change;
-  const kinds = { added: "removed", removed: "added", modified: "modified", renamed: "renamed" } as const;
-  return {
-    kind: kinds[change.kind],
-    path: from ?? path,
-    what: change.what,
-    ...(from === undefined ? {} : { from: path }),
-    ...(after && { before: after }),
-    ...(before && { after: before }),
-  };
-}
-
-function byPath(a: Change, b: Change): number {
-  return a.path < b.path ? -1 : a.path > b.path ? 1 : 0;
 }
 
 function lineOf({ kind, path, from, what }: Change): string {
@@ -127,7 +106,7 @@ async function textsOf(
         const is = kind === "removed" ? "" : contentOf(current, after);
         if (was === undefined || is === undefined || was === is) return [];
         return [
-          `--- ${kind === "added" ? "/dev/null" : show(change.from ?? change.path)}`,
+          `--- ${kind === "added" ? "/dev/null" : show(change.from ?? change.was ?? change.path)}`,
           `+++ ${kind === "removed" ? "/dev/null" : show(change.path)}`,
           ...unifiedDiff(was, is),
         ];

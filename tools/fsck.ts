@@ -1,9 +1,9 @@
 /** `sqlfuse fsck FILE`: whether a volume is whole, and its repair. Its exit codes are those of fsck(8). */
 import { resolve } from "node:path";
 import type { Command } from "commander";
-import type { Finding, Report, Progress as Step } from "../src/core/check.ts";
-import type { Repaired } from "../src/core/repair.ts";
 import type { Key } from "../src/db/key.ts";
+import type { Finding, Report, Progress as Step } from "../src/fsck/check.ts";
+import type { Repaired } from "../src/fsck/repair.ts";
 import { requireEngine } from "./engine.ts";
 import { describeError, FSCK_EXIT, FSCK_EXIT_TABLE, ToolError } from "./exitcodes.ts";
 import { addHelp } from "./help.ts";
@@ -97,7 +97,7 @@ async function checkAndRepair(
   holder: Holder | undefined,
   signals: Signals,
 ): Promise<number> {
-  const { inspect } = await import("../src/core/check.ts");
+  const { inspect } = await import("../src/fsck/check.ts");
   const { pageSize } = key.cipher;
   const verifyData = flags.verifyData === true;
   const headFile = flags.headFile === undefined ? undefined : resolve(flags.headFile);
@@ -121,7 +121,7 @@ async function checkAndRepair(
   }
   await signals.stopHere(`stopped; nothing of ${file} was changed`);
   const { systemClock } = await import("../src/base/clock.ts");
-  const { repair } = await import("../src/core/repair.ts");
+  const { repair } = await import("../src/fsck/repair.ts");
   const repaired = await show(
     repair(file, key, report, systemClock, headFile),
     pageSize,

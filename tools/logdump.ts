@@ -2,6 +2,7 @@
 import type { Command } from "commander";
 import type { Link } from "../src/log/chain.ts";
 import type { LogRecord, NodeId } from "../src/log/format.ts";
+import { accessOf } from "./access.ts";
 import { requireEngine } from "./engine.ts";
 import { EXIT, ToolError } from "./exitcodes.ts";
 import { addHelp } from "./help.ts";
@@ -22,7 +23,7 @@ export function addLogDump(program: Command): void {
       "Prints the segments of the log at URL, and their records: which files and names changed, in which epoch, and " +
         "where their blocks are. The password of the volume is needed, and not the volume. What is printed is not encrypted.",
     )
-    .argument("<url>", "the directory that was given to sqlfuse remote add")
+    .argument("<url>", "what was given to sqlfuse remote add")
     .option(
       "--segment <n>",
       "only the segment of this number, with its records; without it the segments alone",
@@ -46,9 +47,10 @@ async function logDump(url: string, flags: LogDumpFlags): Promise<void> {
   const { readRecords } = await import("../src/log/follower.ts");
   const { Sealer } = await import("../src/log/seal.ts");
   const { resolveUrl } = await import("./remote.ts");
-  const store = await openRemote(resolveUrl(url));
+  await openRemote(resolveUrl(url)); // or it is refused before anybody types a password
   const password = await readPassword(flags, { path: url, confirm: false, warn });
-  await interruptible("stopped", async ({ breathe }) => {
+  await interruptible("stopped", async ({ breathe, signal }) => {
+    const store = await openRemote(resolveUrl(url), accessOf(signal));
     const key = await getKeyFile(store, password);
     password.fill(0);
     const sealer = new Sealer(key.log, key.secret);

@@ -5,6 +5,7 @@ import { type Ino, ROOT_INO } from "../src/core/types.ts";
 import type { Volume } from "../src/core/volume.ts";
 import type { Fetched } from "../src/log/follower.ts";
 import type { Replica } from "../src/log/replica.ts";
+import { accessOf } from "./access.ts";
 import { EXIT, ToolError } from "./exitcodes.ts";
 import { addHelp } from "./help.ts";
 import { interruptible } from "./interrupt.ts";
@@ -75,7 +76,7 @@ async function pin(first: string, inside: string | undefined, flags: Flags & { l
     const { blocks, bytes } = await interruptible("stopped; the next pull fetches the rest", (breath) =>
       withReplica(where, flags, async (replica, ino) => {
         const { openRemote } = await import("../src/log/remote.ts");
-        return await replica.pin(ino, await openRemote(replica.url), {
+        return await replica.pin(ino, await openRemote(replica.url, accessOf(breath.signal, progress)), {
           breathe: breath.breathe,
           onProgress: (fetched: Fetched) => progress.tally(`fetching: ${formatBytes(fetched.bytes)}`),
         });

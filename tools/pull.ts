@@ -5,6 +5,7 @@ import type { PullOutcome } from "../src/host/logmessages.ts";
 import type { MountedVolume } from "../src/host/mounts.ts";
 import type { Fetched } from "../src/log/follower.ts";
 import type { FollowResult } from "../src/log/replica.ts";
+import { type AccessFlags, accessOf, addAccessOptions, rateOf } from "./access.ts";
 import { requireEngine } from "./engine.ts";
 import { EXIT, ToolError } from "./exitcodes.ts";
 import { addHelp } from "./help.ts";
@@ -16,7 +17,7 @@ import { refuseMissing } from "./rewrite.ts";
 import { mountOf } from "./target.ts";
 import { addWatchOptions, intervalOf, type WatchFlags, watch } from "./watch.ts";
 
-interface PullFlags extends PasswordOptions, OutputFlags, WatchFlags {}
+interface PullFlags extends PasswordOptions, OutputFlags, WatchFlags, AccessFlags {}
 
 export function addPull(program: Command): void {
   const command = program
@@ -31,6 +32,7 @@ export function addPull(program: Command): void {
       "the database file of a replica, which sqlfuse clone made, or where it is mounted",
     );
   addWatchOptions(command, "pull what is new");
+  addAccessOptions(command);
   addPasswordOptions(command);
   addOutputOptions(command).action(pull);
   addHelp(command, {
@@ -43,6 +45,7 @@ export function addPull(program: Command): void {
 
 async function pull(file: string, flags: PullFlags): Promise<void> {
   const seconds = intervalOf(flags.interval);
+  rateOf(flags.bwlimit);
   const password = await passwordFor(file, flags);
   try {
     await interruptible("stopped; the replica is as of the last segment that was applied", async (breath) => {
@@ -77,7 +80,7 @@ async function pullOnce(
   file: string,
   password: Buffer,
   flags: PullFlags,
-  { breathe }: Breath,
+  { breathe, signal }: Breath,
 ): Promise<FollowResult> {
   const mount = await mountOf(file);
   if (mount !== undefined) return await pullByMount(mount);
@@ -90,7 +93,8 @@ async function pullOnce(
   try {
     const replica = new Replica(file, key, warn);
     try {
-      return await replica.pull(await openRemote(replica.url), {
+      const store = await openRemote(replica.url, accessOf(signal, progress, rateOf(flags.bwlimit)));
+      return await replica.pull(store, {
         breathe,
         onProgress: ({ bytes, blocks }: Fetched) =>
           progress.tally(`pulling: ${formatBytes(bytes)}, ${blocks} blocks`),

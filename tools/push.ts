@@ -2,6 +2,7 @@
 import type { Command } from "commander";
 import type { PushResult } from "../src/log/pusher.ts";
 import type { Shipped } from "../src/log/shipper.ts";
+import { type AccessFlags, accessOf, addAccessOptions, rateOf } from "./access.ts";
 import { describeError, EXIT, ToolError } from "./exitcodes.ts";
 import { addHelp } from "./help.ts";
 import { type Breath, interruptible } from "./interrupt.ts";
@@ -11,7 +12,7 @@ import { Progress } from "./progress.ts";
 import { passwordOf, pushingAlone, withSite } from "./pushsite.ts";
 import { addWatchOptions, intervalOf, type WatchFlags, watch } from "./watch.ts";
 
-interface PushFlags extends PasswordOptions, OutputFlags, WatchFlags {}
+interface PushFlags extends PasswordOptions, OutputFlags, WatchFlags, AccessFlags {}
 
 /** How a push of one remote went. */
 interface Pushed extends Partial<PushResult> {
@@ -31,6 +32,7 @@ export function addPush(program: Command): void {
     .argument("<file|mountpoint>", "the database file, or where it is mounted")
     .argument("[name]", "of one remote; see: sqlfuse remote list");
   addWatchOptions(command, "push what changed");
+  addAccessOptions(command);
   addPasswordOptions(command);
   addOutputOptions(command).action(push);
   addHelp(command, {
@@ -43,6 +45,7 @@ export function addPush(program: Command): void {
 
 async function push(target: string, name: string | undefined, flags: PushFlags): Promise<void> {
   const seconds = intervalOf(flags.interval);
+  rateOf(flags.bwlimit);
   const password = await passwordOf(target, flags);
   try {
     await interruptible("stopped; the next push goes on where this one was", async (breath) => {
@@ -95,7 +98,7 @@ async function pushAll(
       const onProgress = ({ bytes, objects }: Shipped): void =>
         progress.tally(`pushing to ${remote.name}: ${formatBytes(bytes)} in ${objects} objects`);
       try {
-        const store = await openRemote(remote.url);
+        const store = await openRemote(remote.url, accessOf(signal, progress, rateOf(flags.bwlimit)));
         const pusher = new Pusher(site, store, remote.name, { onProgress, breathe });
         const result = await pushingAlone(site, remote.name, () => pusher.run());
         done.push({ remote: remote.name, ...result });

@@ -95,7 +95,7 @@ async function renewKeyFiles(file: string, password: Buffer): Promise<void> {
   await withSite(file, password, async (site) => {
     for (const remote of remotes) {
       try {
-        await renewKeyFile(site, await openRemote(remote.url), remote);
+        await renewKeyFile(site, await openRemote(remote.url, { onRetry: warn }), remote);
       } catch (error) {
         const { message } = describeError(error);
         warn(`${remote.name}: still opens with the old password, until the next push (${message})`);

@@ -3,6 +3,7 @@ import { resolve } from "node:path";
 import { Argument, type Command } from "commander";
 import type { Remote } from "../src/core/remotes.ts";
 import type { PushSite } from "../src/log/pusher.ts";
+import { accessOf } from "./access.ts";
 import { EXIT, ToolError } from "./exitcodes.ts";
 import { addHelp } from "./help.ts";
 import { type Breath, interruptible } from "./interrupt.ts";
@@ -36,15 +37,15 @@ export function addRemote(program: Command): void {
     .command("remote")
     .summary("say where a volume is replicated to, and tell how far")
     .description(
-      "A remote is a directory, on a NAS or a USB disk, that sqlfuse push ships a volume's changes to, encrypted, and that " +
-        "sqlfuse clone makes replicas from. add names one, which is empty; remove forgets it and leaves what is there; " +
+      "A remote is a directory, on a NAS or a USB disk, or a part of an object store, that sqlfuse push ships a volume's " +
+        "changes to, encrypted, and that sqlfuse clone makes replicas from. add names one, which is empty; remove forgets it and leaves what is there; " +
         "status tells how far each is; verify looks whether all is there that a clone needs; gc removes what no kept " +
         "state of the volume needs any more.",
     )
     .addArgument(new Argument("<action>", "what to do").choices(ACTIONS))
     .argument("<file|mountpoint>", "the database file, or where it is mounted")
     .argument("[name]", "of the remote: letters, digits, . _ and -")
-    .argument("[url]", "add: the directory")
+    .argument("[url]", "add: the directory, or s3://BUCKET/PREFIX?endpoint=URL")
     .option(
       "--max-age <duration>",
       "status: exit with 1 where a remote lacks changes and had all longer ago (30m, 24h, 7d)",
@@ -57,12 +58,15 @@ export function addRemote(program: Command): void {
   addOutputOptions(command).action(remote);
   addHelp(command, {
     notes: [
-      "Whoever can read the directory learns when how much was shipped, not names, sizes, the tree or contents. Its key file " +
+      "For s3:// the keys are in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_SESSION_TOKEN), never in the URL; " +
+        "what the URL leaves out is in AWS_ENDPOINT_URL (or AWS_ENDPOINT_URL_S3) and AWS_REGION.",
+      "Whoever can read the remote learns when how much was shipped, not names, sizes, the tree or contents. Its key file " +
         "opens with the password that the volume has at the last push: an old copy of it still opens with an old password " +
         "what was shipped since; only a new remote has a new secret.",
     ],
     examples: [
       "sqlfuse remote add vault.sqlite nas /mnt/nas/vault",
+      "sqlfuse remote add vault.sqlite store 's3://vaults/ann?endpoint=https://s3.example.com'",
       "sqlfuse remote status --max-age 24h vault.sqlite",
       "sqlfuse remote verify --read-data 5 vault.sqlite nas",
     ],
@@ -88,7 +92,7 @@ async function remote(
   try {
     await interruptible("stopped; what is done stays done", (breath) =>
       withSiteOrReplica(target, password, action, async (site) => {
-        if (action === "add") await add(site, target, name ?? "", resolveUrl(url ?? ""), flags);
+        if (action === "add") await add(site, target, name ?? "", resolveUrl(url ?? ""), flags, breath);
         else if (action === "list") await list(site, flags);
         else if (action === "status") await status(site, target, maxAgeMs, flags);
         else {
@@ -157,10 +161,12 @@ async function add(
   name: string,
   url: string,
   flags: RemoteFlags,
+  { signal }: Breath,
 ): Promise<void> {
   const { addRemoteTo } = await import("../src/log/setup.ts");
+  const { openRemote } = await import("../src/log/remote.ts");
   try {
-    await addRemoteTo(site, name, url);
+    await addRemoteTo(site, name, await openRemote(url, accessOf(signal)));
   } catch (error) {
     const code = error instanceof Error && "code" in error ? error.code : undefined;
     if (code === "EEXIST")
@@ -214,7 +220,7 @@ async function verify(
   remote: Remote,
   percent: number,
   flags: RemoteFlags,
-  { breathe }: Breath,
+  { breathe, signal }: Breath,
 ): Promise<void> {
   const { verifyLog } = await import("../src/log/verify.ts");
   const { Sealer } = await import("../src/log/seal.ts");
@@ -224,11 +230,17 @@ async function verify(
   const whose = { writer: remote.writer, volume: Buffer.from(hexMeta(site.db, "volume_id"), "hex") };
   const sealer = new Sealer(remote.log, remote.secret);
   try {
-    const found = await verifyLog(await openRemote(remote.url), sealer, whose, remote, {
-      readPercent: percent,
-      breathe,
-      onProgress: (done, total) => progress.count("reading", done, total),
-    });
+    const found = await verifyLog(
+      await openRemote(remote.url, accessOf(signal, progress)),
+      sealer,
+      whose,
+      remote,
+      {
+        readPercent: percent,
+        breathe,
+        onProgress: (done, total) => progress.count("reading", done, total),
+      },
+    );
     progress.end();
     for (const problem of found.problems) warn(`${remote.name}: ${problem}`);
     const { segments, objects, bytes, read } = found;
@@ -245,13 +257,13 @@ async function collect(
   site: PushSite,
   remote: Remote,
   flags: RemoteFlags,
-  { breathe }: Breath,
+  { breathe, signal }: Breath,
 ): Promise<void> {
   const { collect: run } = await import("../src/log/gc.ts");
   const { openRemote } = await import("../src/log/remote.ts");
   const progress = new Progress(flags.quiet);
   try {
-    const store = await openRemote(remote.url);
+    const store = await openRemote(remote.url, accessOf(signal, progress));
     const onProgress = ({ bytes }: { readonly bytes: number }): void =>
       progress.tally(`starting ${remote.name} over: ${formatBytes(bytes)}`);
     const { pushed, ...gone } = await pushingAlone(site, remote.name, () =>

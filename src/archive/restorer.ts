@@ -37,8 +37,10 @@ export class Restorer {
   readonly #from: Place;
   readonly #to: Place;
   readonly #options: RestoreOptions;
-  /** Where the first name of each file with several is now. */
+  /** Where the first name of each file with several is now; of those that are there. */
   readonly #linked = new Map<string, string>();
+  /** Files with several names that stay, by their identity now: which file each was. */
+  readonly #kept = new Map<string, string>();
   /** What a dry run would have put there. */
   readonly #planned = new Set<string>();
   readonly #buffers = [Buffer.allocUnsafe(STEP_BYTES), Buffer.allocUnsafe(STEP_BYTES)] as const;
@@ -53,20 +55,34 @@ export class Restorer {
   async restore(from: string, to: string): Promise<void> {
     const stat = this.#from.stat(from);
     if (stat === undefined) throw new PlaceError("ENOENT");
-    if (from === to) this.#above(from.slice(0, Math.max(0, from.lastIndexOf("/"))));
-    await this.#item(from, to, stat);
+    // Nothing can take its place, and with `remove` all that is in it would go first.
+    if (to === "" && !isDirectory(stat.mode)) throw new PlaceError("EISDIR", "the root directory stays");
+    const made = this.#above(to.slice(0, Math.max(0, to.lastIndexOf("/"))), from === to);
+    try {
+      await this.#item(from, to, stat);
+    } finally {
+      for (const [path, then] of made) this.#finish(path, path, then);
+    }
   }
 
-  /** Directories that are gone, as they were, without what was in them. */
-  #above(path: string): void {
-    if (path === "" || this.#to.stat(path) !== undefined) return;
-    this.#above(path.slice(0, path.lastIndexOf("/")));
-    const stat = this.#from.stat(path);
+  /**
+   * Looks at the directories above: no symlink that is there now may lead elsewhere, out of the volume even. `make`: makes
+   * those that are gone, without what was in them. Gives what is to be finished, the deepest first.
+   */
+  #above(path: string, make: boolean): (readonly [string, Stat])[] {
+    if (path === "") return [];
+    const made = this.#above(path.slice(0, path.lastIndexOf("/")), make);
+    const there = this.#to.stat(path);
+    if (there !== undefined) {
+      if (isDirectory(there.mode)) return made;
+      throw new PlaceError("ENOTDIR", "what is above it is no directory now");
+    }
+    const stat = make ? this.#from.stat(path) : undefined;
     if (stat === undefined) throw new PlaceError("ENOENT");
     this.#options.onItem("restored", path);
-    if (this.#options.dryRun) return;
+    if (this.#options.dryRun) return made;
     this.#to.mkdir(path, 0o700);
-    this.#finish(path, path, stat);
+    return [[path, stat], ...made];
   }
 
   async #item(from: string, to: string, stat: Stat): Promise<void> {
@@ -132,14 +148,16 @@ export class Restorer {
       if (!this.#options.dryRun) there = undefined;
     }
     const first = stat.nlink > 1 ? this.#linked.get(stat.identity) : undefined;
-    if (stat.nlink > 1 && first === undefined) this.#linked.set(stat.identity, to);
     if (there !== undefined && (await this.#isSame(from, to, stat, there, first))) {
       if (first === undefined) this.#attributes(from, to, stat, there);
-      return;
+      if (there.nlink > 1) this.#kept.set(there.identity, stat.identity);
+    } else {
+      this.#options.onItem(there === undefined ? "restored" : "replaced", to);
+      if (this.#options.dryRun) this.#planned.add(to);
+      else await this.#put(from, to, stat, first);
     }
-    this.#options.onItem(there === undefined ? "restored" : "replaced", to);
-    if (this.#options.dryRun) this.#planned.add(to);
-    else await this.#put(from, to, stat, first);
+    // Only now: other names of a file that could not be put back are put back by themselves.
+    if (stat.nlink > 1 && first === undefined) this.#linked.set(stat.identity, to);
   }
 
   /** Whether the file that is there will do, but for its attributes. */
@@ -150,6 +168,8 @@ export class Restorer {
     if (stat.major !== there.major || stat.minor !== there.minor) return false;
     // Two names that one file has now, and two files had then.
     if (stat.nlink === 1 && there.nlink > 1) return false;
+    const kept = this.#kept.get(there.identity);
+    if (kept !== undefined && kept !== stat.identity) return false;
     if (isSymlink(stat.mode)) return this.#from.readlink(from) === this.#to.readlink(to);
     return !isRegular(stat.mode) || (await this.#hasSameContent(from, to, stat.size));
   }

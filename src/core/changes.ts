@@ -34,6 +34,8 @@ export interface Change {
   readonly path: string;
   /** Of what was renamed: its path before. */
   readonly from?: string;
+  /** Of what was modified, where it is a directory above it that was renamed: its path before. */
+  readonly was?: string;
   readonly what: readonly Aspect[];
   /** Absent where there was nothing. */
   readonly before?: Inode;
@@ -127,13 +129,16 @@ export class Changes {
     this.#went = db.prepare(`SELECT count(*) FROM dirent_past WHERE ${died.replace("ino", "parent")}`);
   }
 
-  /** What differs at and below `under` in state `to` from state `from`, which is older, by path. */
+  /** What differs at and below `under` in state `to` from state `from`, by path. */
   between(from: Epoch, to: Epoch, under = ""): Change[] {
-    const changes = this.#changed(from).flatMap((ino) => this.#of(ino, from, to));
     const isUnder = (path: string | undefined) => path !== undefined && isWithin(path, under);
-    return replacements(changes)
-      .filter(({ path, from: before }) => isUnder(path) || isUnder(before))
+    return replacements(from <= to ? this.#all(from, to) : this.#all(to, from).map(turned))
+      .filter(({ path, from: before, was }) => isUnder(path) || isUnder(before) || isUnder(was))
       .sort((a, b) => (a.path < b.path ? -1 : a.path > b.path ? 1 : 0));
+  }
+
+  #all(from: Epoch, to: Epoch): Change[] {
+    return this.#changed(from).flatMap((ino) => this.#of(ino, from, to));
   }
 
   /** The inode that `path` names in a state, symlinks not followed; undefined where there is none. */
@@ -165,47 +170,69 @@ export class Changes {
       const inode = ino && this.#at(ino, epoch);
       if (inode === undefined) return;
       if (seen < at) yield { ...this.#event("deleted", inode, kept[seen + 1]), path: name };
-      const end = yield* this.#life(inode, epoch as Epoch, states);
+      const end = yield* this.#life(inode, name, epoch as Epoch, states);
       if (end === undefined) return;
       [name, at] = end;
     }
   }
 
-  /** The changes of one inode back from a state; gives where its first name may have been another's. */
+  /**
+   * The changes of one inode back from a state, where it has the name `last`; gives where its first name may have been
+   * another's. Of several names the one that was asked for counts, as long as it is there.
+   */
   *#life(
     last: Inode,
+    lastName: string,
     state: Epoch,
     states: readonly Epoch[],
   ): Generator<Event, readonly [string, number] | undefined> {
     let inode = last;
+    let path = lastName;
     let epoch = state;
     for (;;) {
-      const path = this.#pathsOf(inode.ino, epoch)[0] ?? "";
       const { born } = inode;
-      const shown = states.find((one) => one >= born);
+      const shown = states.find((one) => one >= born) ?? epoch;
       const shownBy = shown === this.#now ? undefined : shown;
+      path = this.#nameIn(shown, inode, path, epoch);
       const before = states.findLastIndex((one) => one < born);
       const then = states[before];
       const earlier = then && this.#at(inode.ino, then);
       if (then === undefined || earlier === undefined) {
-        const wasThere = then !== undefined && this.find(path, then) !== undefined;
+        const place = then === undefined ? path : this.#placeIn(then, inode, path, shown);
+        const wasThere = then !== undefined && this.find(place, then) !== undefined;
         yield { ...this.#event(wasThere ? "replaced" : "created", inode, shownBy), path };
-        return then === undefined ? undefined : [path, before];
+        return then === undefined ? undefined : [place, before];
       }
-      yield this.#changedEvent(earlier, then, inode, epoch, shownBy);
-      [inode, epoch] = [earlier, then];
+      const from = this.#nameIn(then, inode, path, shown);
+      const change = this.#changedEvent(earlier, then, inode, shown, shownBy);
+      yield { ...change, path, ...(from === path ? {} : { from }) };
+      [inode, path, epoch] = [earlier, from, then];
     }
   }
 
+  /** The path in state `then` of an inode that has `path` in state `epoch`. */
+  #nameIn(then: Epoch, inode: Inode, path: string, epoch: Epoch): string {
+    const had = this.#entriesOf(inode.ino, then);
+    const entry = this.#entryAt(inode, path, epoch);
+    const same = had.find(({ parent, name }) => parent === entry?.parent && name === entry.name) ?? had[0];
+    return same === undefined ? "" : this.#pathOf(same, then);
+  }
+
+  /** The path in state `then` of the place that an inode has by `path` in state `epoch`. */
+  #placeIn(then: Epoch, inode: Inode, path: string, epoch: Epoch): string {
+    const entry = this.#entryAt(inode, path, epoch);
+    return entry === undefined ? path : this.#pathOf(entry, then);
+  }
+
+  #entryAt({ ino }: Inode, path: string, epoch: Epoch): Entry | undefined {
+    return this.#entriesOf(ino, epoch).find((entry) => this.#pathOf(entry, epoch) === path);
+  }
+
   #changedEvent(earlier: Inode, then: Epoch, inode: Inode, epoch: Epoch, shownBy: Epoch | undefined): Event {
-    const from = this.#pathsOf(inode.ino, then)[0] ?? "";
-    const path = this.#pathsOf(inode.ino, epoch)[0] ?? "";
     const directory = isDirectory(inode.mode);
     return {
       ...this.#event("changed", inode, shownBy),
       time: { sec: inode.ctimeSec, nsec: inode.ctimeNsec },
-      path,
-      ...(from === path ? {} : { from }),
       what: this.#aspects(earlier, inode, then, epoch),
       writtenBytes: this.#writtenBytes(inode, then, epoch),
       namesAdded: directory ? this.#count(this.#came, inode.ino, then, epoch) : 0,
@@ -246,9 +273,22 @@ export class Changes {
     }
     for (const path of gone) changes.push({ kind: "removed", path, what: [], ...both });
     if (what.length === 0) return changes;
-    // The root has no name, and is the same for ever.
-    const same = ino === ROOT_INO ? [""] : has.filter(isIn(had)).map((entry) => this.#pathOf(entry, to));
-    return [...changes, ...same.map((path): Change => ({ kind: "modified", path, what, ...both }))];
+    return [...changes, ...this.#same(ino, has.filter(isIn(had)), from, to, { what, ...both })];
+  }
+
+  /** Changes of what kept its names; the root has none, and is the same for ever. */
+  #same(
+    ino: Ino,
+    entries: readonly Entry[],
+    from: Epoch,
+    to: Epoch,
+    change: Omit<Change, "kind" | "path">,
+  ): Change[] {
+    if (ino === ROOT_INO) return [{ kind: "modified", path: "", ...change }];
+    return entries.map((entry) => {
+      const [was, path] = [this.#pathOf(entry, from), this.#pathOf(entry, to)];
+      return { kind: "modified", path, ...(was === path ? {} : { was }), ...change };
+    });
   }
 
   /** What a directory's names do to its times is no change of its own, nor is a count of links. */
@@ -308,10 +348,6 @@ export class Changes {
     return all;
   }
 
-  #pathsOf(ino: Ino, epoch: Epoch): string[] {
-    return this.#entriesOf(ino, epoch).map((entry) => this.#pathOf(entry, epoch));
-  }
-
   /** A directory that no path leads to, as damage may leave one, is called by its number. */
   #pathOf({ parent, name }: Entry, epoch: Epoch): string {
     return `${this.#directory(parent, epoch, 0) ?? `/#${parent}`}/${name}`;
@@ -364,6 +400,20 @@ function isAny(rows: Statement): boolean {
 /** Whether `path` is `top` or below it. */
 function isWithin(path: string, top: string): boolean {
   return path === top || path.startsWith(`${top}/`);
+}
+
+/** The same from the later state to the earlier one. */
+function turned({ kind, path, from, was, what, before, after }: Change): Change {
+  const kinds = { added: "removed", removed: "added", modified: "modified", renamed: "renamed" } as const;
+  return {
+    kind: kinds[kind],
+    path: from ?? was ?? path,
+    what,
+    ...(from === undefined ? {} : { from: path }),
+    ...(was === undefined ? {} : { was: path }),
+    ...(after && { before: after }),
+    ...(before && { after: before }),
+  };
 }
 
 /** A name that one file lost and another got is one change, not two. */

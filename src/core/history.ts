@@ -164,15 +164,25 @@ export class History {
   index(): void {
     const db = this.#store.writer;
     if (isIndexed(db)) return;
-    const rows = db.prepare("SELECT (SELECT count(*) FROM inode) + (SELECT count(*) FROM dirent_past)");
-    const bytes = rows.step() ? rows.int(0) * INDEX_ROW_BYTES : 0;
-    db.release(rows);
-    this.#store.query(VOLUME, () =>
+    // What waits must not be lost with it, should it meet a damaged page.
+    this.#store.commit();
+    this.#store.query(VOLUME, () => {
+      const bytes = this.#indexedRows() * INDEX_ROW_BYTES;
       this.#store.change(VOLUME, bytes, true, () => {
         for (const sql of INDEXES) db.exec(sql);
-      }),
-    );
+      });
+    });
     this.#store.commit();
+  }
+
+  #indexedRows(): number {
+    const db = this.#store.writer;
+    const rows = db.prepare("SELECT (SELECT count(*) FROM inode) + (SELECT count(*) FROM dirent_past)");
+    try {
+      return rows.step() ? rows.int(0) : 0;
+    } finally {
+      db.release(rows);
+    }
   }
 
   /** Which automatic snapshots stay. */
@@ -299,6 +309,8 @@ function isBefore(a: Time, b: Time): boolean {
 function checkName(name: string): void {
   const bytes = Buffer.byteLength(name);
   // biome-ignore lint/suspicious/noControlCharactersInRegex: these are what must not reach a terminal
-  const strange = /[\x00-\x1f\x7f-\x9f/\u2028\u2029]|^\.{0,2}$|^\d+$|^(auto|pushed)-\d+$/;
-  if (bytes > SNAPSHOT_NAME_MAX || strange.test(name)) throw new FsError("EINVAL", "no name for a snapshot");
+  const strange = /[\x00-\x1f\x7f-\x9f/\u200e\u200f\u2028-\u202e\u2066-\u2069]/;
+  const taken = /^\.{0,2}$|^\d+$|^(auto|pushed)-\d+$/;
+  if (bytes > SNAPSHOT_NAME_MAX || strange.test(name) || taken.test(name))
+    throw new FsError("EINVAL", "no name for a snapshot");
 }

@@ -44,9 +44,11 @@ function dated(now: Date, daysBack: number, hour: number, minute: number, second
 
 function ago(count: number, unit: string, now: Date): Date {
   const then = new Date(now);
-  if (unit === "month") then.setMonth(then.getMonth() - count);
-  else if (unit === "year") then.setFullYear(then.getFullYear() - count);
-  else then.setTime(then.getTime() - count * 1000 * UNIT_SECONDS[unit as keyof typeof UNIT_SECONDS]);
+  if (unit === "month" || unit === "year") {
+    then.setMonth(then.getMonth() - count * (unit === "year" ? 12 : 1));
+    // A month that has no such day: JavaScript goes on into the next, and its last day is meant.
+    if (then.getDate() !== now.getDate()) then.setDate(0);
+  } else then.setTime(then.getTime() - count * 1000 * UNIT_SECONDS[unit as keyof typeof UNIT_SECONDS]);
   return then;
 }
 

@@ -49,6 +49,11 @@ export class Visiting {
     }
   }
 
+  clear(): void {
+    this.#contents.clear();
+    this.#bytes = 0;
+  }
+
   drop(block: BlockNo): void {
     this.#bytes -= this.#contents.get(block)?.length ?? 0;
     this.#contents.delete(block);

@@ -297,7 +297,11 @@ export function rename2(server: Server, request: Request): number {
 function move(server: Server, request: Request, namesAt: number, newParent: Ino, flags: number): number {
   const name = request.name(namesAt);
   const newName = request.name(namesAt + name.length + 1);
-  server.volume.tree.rename(request.nodeid, name, newParent, newName, flags);
+  const { tree } = server.volume;
+  // A directory that is in the way, to whoever looks. The core has none there, and would put another in its place.
+  if (server.hiddenAt(newParent, newName) !== undefined && tree.lookup(newParent, newName) === undefined)
+    throw new FsError("ENOTEMPTY");
+  tree.rename(request.nodeid, name, newParent, newName, flags);
   server.touch(request.nodeid, name);
   server.touch(newParent, newName);
   return 0;

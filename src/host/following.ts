@@ -18,6 +18,8 @@ import type { PullOutcome, RemoteState } from "./logmessages.ts";
 
 /** Of its page caches, each. */
 const CACHE_BYTES = 16 * 2 ** 20;
+/** What may pass is tried again for so long; then it is told, and tried again later. */
+const PATIENCE_MS = 5000;
 /** So often others get their turn on this thread. */
 const BREATH_MS = 10;
 
@@ -107,7 +109,9 @@ export class Following {
       cacheBytes: CACHE_BYTES,
     });
     const replica = this.#replica;
-    this.#store ??= new AttendedStore(await openRemote(replica.url));
+    this.#store ??= new AttendedStore(
+      await openRemote(replica.url, { signal: this.#end.signal, patienceMs: PATIENCE_MS }),
+    );
     return await replica.pull(this.#store, { breathe: this.#breath(), onApplied: changed });
   }
 

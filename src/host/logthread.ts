@@ -132,7 +132,7 @@ export class LogThread {
 
 /** What the thread that keeps the log of a volume is to do; undefined: nothing. `readOnly`: it is not written here. */
 export function logOrder(
-  { path, pushMs, pullMs }: MountOptions,
+  { path, pushMs, pullMs = 0 }: MountOptions,
   key: Key,
   volume: { readonly follows: boolean; readonly readOnly: boolean },
 ): LogOrder | undefined {

@@ -16,7 +16,7 @@ import { incEpoch, invalAttributes, invalEntry, invalInode } from "../fuse/notif
 import { COUNTER, COUNTERS } from "../fuse/server.ts";
 import type { Stale } from "../fuse/session.ts";
 import type { TouchedRows } from "../log/touched.ts";
-import { close, eventfd, forbidDump, write, writeAsync } from "../native/libc.ts";
+import { close, eventfd, write, writeAsync } from "../native/libc.ts";
 import { type Attachment, abort, adopt, attach, detach, raiseReadahead } from "./attachment.ts";
 import { HostError } from "./errors.ts";
 import { IdleEnd, IdleWatch } from "./idle.ts";
@@ -25,6 +25,7 @@ import { LogThread, logOrder, notFollowing } from "./logthread.ts";
 import type { FromWorker, Refusal, ToWorker, WorkerOrder } from "./messages.ts";
 import { inheritedFd } from "./mountpoint.ts";
 import { mountedAt } from "./mounts.ts";
+import { startMount } from "./start.ts";
 import type { Transport } from "./transport.ts";
 import { visitRoot, writeBack } from "./visitor.ts";
 
@@ -68,8 +69,8 @@ export interface MountOptions {
   readonly idleTimeoutMs?: number;
   /** How often it is looked whether there is something to be pushed to remotes; absent: never. */
   readonly pushMs?: number;
-  /** How often a replica looks whether something was pushed; 0: when it is told to. */
-  readonly pullMs: number;
+  /** How often a replica looks whether something was pushed; 0 or absent: when it is told to. */
+  readonly pullMs?: number;
 }
 
 export interface MountStatus {
@@ -178,23 +179,12 @@ export class Mount implements Mounted {
   #hangs = false;
   #idle: IdleWatch | undefined;
 
-  /**
-   * Opens the volume and mounts it; resolves when the mount answers. The calling process keeps it: its working
-   * directory becomes "/" (it could be inside the mount, and would keep it busy), and it cannot be dumped.
-   * @throws OpenError, HostError
-   */
+  /** Opens the volume and mounts it; resolves when the mount answers. @throws OpenError, HostError */
   static async start(options: MountOptions, key: Key, log: Log): Promise<Mount> {
-    process.chdir("/");
-    forbidDump();
-    const mount = new Mount(options, key, log);
-    try {
-      await mount.#start();
-    } catch (error) {
-      // Opened and not mounted, or mounted and not answering: either way nothing is left.
-      await mount.close();
-      throw error;
-    }
-    return mount;
+    return await startMount(
+      () => new Mount(options, key, log),
+      (mount) => mount.#start(),
+    );
   }
 
   private constructor(options: MountOptions, key: Key, log: Log) {
@@ -392,10 +382,11 @@ export class Mount implements Mounted {
     this.#onStep?.({ type: "crashed", error: new Error("the serving thread ended") });
     for (const settle of this.#syncs.values()) settle(this.#clean === true ? undefined : "the mount ended");
     this.#syncs.clear();
-    for (const settle of this.#histories.values()) settle({ ok: false, code: "EIO" });
-    this.#histories.clear();
-    for (const settle of this.#remotes.values()) settle({ ok: false, code: "EIO" });
-    this.#remotes.clear();
+    // Whoever waits is told: the socket of a daemon that ends is closed only after its last answer.
+    for (const orders of [this.#histories, this.#remotes]) {
+      for (const settle of orders.values()) settle({ ok: false, code: "EIO" });
+      orders.clear();
+    }
     for (const settle of this.#changes.values()) settle(undefined);
     this.#changes.clear();
     // After a crash: else it has left by now.

@@ -16,7 +16,6 @@ import { Volume } from "../core/volume.ts";
 import { Key } from "../db/key.ts";
 import { describeFault, mountNative } from "../fusenative/bridge.ts";
 import { Operations } from "../fusenative/operations.ts";
-import { forbidDump } from "../native/libc.ts";
 import { HostError } from "./errors.ts";
 import { IdleEnd, IdleWatch } from "./idle.ts";
 import type { PullOutcome, RemoteState } from "./logmessages.ts";
@@ -24,6 +23,7 @@ import { LogThread, logOrder, notFollowing } from "./logthread.ts";
 import type { DetachOrder, DetachReport } from "./messages.ts";
 import type { MountEnd, Mounted, MountOptions, MountStatus } from "./mount.ts";
 import { FS_TYPE, mountedAt } from "./mounts.ts";
+import { startMount, volumeOptions } from "./start.ts";
 import { visitRoot } from "./visitor.ts";
 
 /** How often it is looked whether the mount is still there. */
@@ -74,23 +74,14 @@ export class NativeMount implements Mounted {
   #errors = 0;
   readonly #damaged = new Set<number>();
 
-  /**
-   * Opens the volume and mounts it; resolves when the mount answers. As Mount.start.
-   * @throws OpenError, HostError, BindingError
-   */
+  /** Opens the volume and mounts it; resolves when the mount answers. @throws OpenError, HostError, BindingError */
   static async start(options: MountOptions, key: Key, log: Log): Promise<NativeMount> {
     refuseUnsupported(options);
-    process.chdir("/");
-    forbidDump();
-    // The caller wipes the key when this returns, and the volume needs it until it is closed.
-    const mount = new NativeMount(options, Key.fromMessage(key.toMessage()), log);
-    try {
-      await mount.#start();
-    } catch (error) {
-      await mount.close();
-      throw error;
-    }
-    return mount;
+    return await startMount(
+      // The caller wipes the key when this returns, and the volume needs it until it is closed.
+      () => new NativeMount(options, Key.fromMessage(key.toMessage()), log),
+      (mount) => mount.#start(),
+    );
   }
 
   private constructor(options: MountOptions, key: Key, log: Log) {
@@ -99,18 +90,8 @@ export class NativeMount implements Mounted {
     this.#log = log;
     this.mountpoint = options.mountpoint;
     try {
-      this.#volume = Volume.open(options.path, key, {
-        readOnly: options.readOnly,
-        noatime: options.noatime,
-        follows: true,
-        sync: options.sync,
-        commitIntervalMs: options.commitIntervalMs,
-        onLog: (line) => log("warn", line),
-        ...(options.cacheBytes === undefined ? {} : { cacheBytes: options.cacheBytes }),
-        ...(options.headFile === undefined ? {} : { headFile: options.headFile }),
-        ...(options.at === undefined ? {} : { at: options.at }),
-        ...(options.historyMs === undefined ? {} : { historyMs: options.historyMs }),
-      });
+      const onLog = (line: string): void => log("warn", line);
+      this.#volume = Volume.open(options.path, key, volumeOptions(options, onLog));
     } catch (error) {
       key.wipe();
       throw error;
@@ -141,6 +122,7 @@ export class NativeMount implements Mounted {
           onFault: (name, error) => this.#onFault(name, error),
           onTrace: this.#options.trace ? (line) => this.#log("debug", line) : undefined,
         });
+        this.#descriptor = fuseDescriptors().find((fd) => !before.includes(fd));
         if (!keepsDates) this.#warning = DATES_LOST;
       } catch (error) {
         if (!(error instanceof Error && /^fuse failed/.test(error.message))) throw error;
@@ -151,7 +133,6 @@ export class NativeMount implements Mounted {
       }
     });
     await answers;
-    this.#descriptor = fuseDescriptors().find((fd) => !before.includes(fd));
     this.#device = mountedAt(this.mountpoint)?.device;
     this.#watch = setInterval(() => this.#look(), WATCH_MS);
     // So that the first who comes finds the true root.

@@ -19,6 +19,8 @@ import { Health } from "./health.ts";
 import type { RemoteState } from "./logmessages.ts";
 import { lockPush } from "./pushlock.ts";
 
+/** What may pass is tried again for so long; then it is told, and tried again later. */
+const PATIENCE_MS = 5000;
 /** So often others get their turn on this thread. */
 const BREATH_MS = 10;
 
@@ -112,7 +114,9 @@ export class Pushing {
         health.failed(textOf(error), performance.now());
     };
     try {
-      const store = new AttendedStore(await openRemote(url));
+      const store = new AttendedStore(
+        await openRemote(url, { signal: this.#end.signal, patienceMs: PATIENCE_MS }),
+      );
       const release = lockPush(path, name);
       if (release === undefined) return;
       const run = opened(path, key, store, release);

@@ -7,7 +7,7 @@ import { execFile } from "node:child_process";
 /** Runs a program that meets the mount in its arguments. @throws Error what it says where it fails */
 function visit(program: string, args: readonly string[]): Promise<void> {
   // Nothing of our environment is its business.
-  const env = { PATH: process.env["PATH"] ?? "/usr/bin:/bin" };
+  const env = { PATH: process.env.PATH ?? "/usr/bin:/bin" };
   return new Promise((resolve, reject) => {
     execFile(program, args, { env }, (error, _stdout, stderr) => {
       if (error === null) resolve();

@@ -5,6 +5,7 @@
  */
 import { type MessagePort, parentPort, receiveMessageOnPort, workerData } from "node:worker_threads";
 import { assert } from "../base/assert.ts";
+import { DamageError } from "../base/errno.ts";
 import type { LogLevel } from "../base/log.ts";
 import { OpenError } from "../core/errors.ts";
 import { obeyHistory } from "../core/history.ts";
@@ -17,6 +18,7 @@ import { Session } from "../fuse/session.ts";
 import { pageSize } from "../native/libc.ts";
 import { AideThread } from "./aide.ts";
 import type { FromWorker, Opened, Refusal, ToWorker, WorkerOrder } from "./messages.ts";
+import { volumeOptions } from "./start.ts";
 
 assert(parentPort !== null, "worker.ts runs as a worker");
 const port: MessagePort = parentPort;
@@ -49,21 +51,11 @@ function refusalOf(error: unknown): Refusal {
 }
 
 function openVolume(key: Key): Volume | undefined {
-  const { path, readOnly, noatime, sync, commitIntervalMs, headFile, at, historyMs } = order;
   try {
-    return Volume.open(path, key, {
-      readOnly,
-      noatime,
-      follows: true,
+    return Volume.open(order.path, key, {
+      ...volumeOptions(order, (line) => log("warn", line)),
       answersFirst: true,
       copier: aide,
-      sync,
-      commitIntervalMs,
-      onLog: (line) => log("warn", line),
-      cacheBytes,
-      ...(headFile === undefined ? {} : { headFile }),
-      ...(at === undefined ? {} : { at }),
-      ...(historyMs === undefined ? {} : { historyMs }),
     });
   } catch (error) {
     tell({ type: "refused", refusal: refusalOf(error) });
@@ -118,11 +110,25 @@ function serve(volume: Volume, fd: number): boolean {
 
 /** What can be wanted of a volume whether it is served or not. */
 function obeyOrder(volume: Volume, message: ToWorker): void {
-  if (message.type === "history")
-    tell({ type: "history", id: message.id, outcome: obeyHistory(volume.history, message.order) });
-  if (message.type === "remote")
-    tell({ type: "remote", id: message.id, outcome: obeyRemotes(volume.remotes, message.order) });
+  if (message.type === "history") {
+    const outcome = orEio(() => obeyHistory(volume.history, message.order));
+    tell({ type: "history", id: message.id, outcome });
+  }
+  if (message.type === "remote") {
+    const outcome = orEio(() => obeyRemotes(volume.remotes, message.order));
+    tell({ type: "remote", id: message.id, outcome });
+  }
   if (message.type === "sync") tell({ type: "synced", id: message.id, ...commit(volume) });
+}
+
+/** Damage that an order meets is told to whoever gave it: the mount lives on. */
+function orEio<T>(obey: () => T): T | { readonly ok: false; readonly code: "EIO" } {
+  try {
+    return obey();
+  } catch (error) {
+    log("error", error instanceof DamageError ? error.message : textOf(error));
+    return { ok: false, code: "EIO" };
+  }
 }
 
 /** Views of the past, on connections of their own. */

@@ -9,7 +9,8 @@ import type { Dirent } from "node:fs";
 import { access, type FileHandle, link, mkdir, open, readdir, rename, rm, stat } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
 import { LogError } from "./errors.ts";
-import type { RemoteStore, StoredFile } from "./remote.ts";
+import type { RemoteStore, StoredFile, StoreOptions } from "./remote.ts";
+import type { Throttle } from "./throttle.ts";
 
 /** In front of the names of files that are being written. */
 const UNFINISHED = ".part-";
@@ -17,11 +18,13 @@ const UNFINISHED = ".part-";
 export class DirectoryStore implements RemoteStore {
   readonly url: string;
   readonly #root: string;
+  readonly #throttle: Throttle | undefined;
   /** Directories that were made, or seen to be there. */
   readonly #known = new Set<string>();
 
-  constructor(path: string) {
+  constructor(path: string, options: StoreOptions = {}) {
     this.url = path;
+    this.#throttle = options.throttle;
     this.#root = resolve(path);
   }
 
@@ -59,7 +62,7 @@ export class DirectoryStore implements RemoteStore {
       const draft = join(directory, `${UNFINISHED}${randomBytes(8).toString("hex")}`);
       try {
         const file = await open(draft, "wx", 0o600);
-        await syncAndClose(file, bytes);
+        await syncAndClose(file, () => this.#write(file, bytes));
         const isNew = await publish(draft, path);
         if (isNew) await syncAndClose(await open(directory, "r"));
         return isNew;
@@ -67,6 +70,13 @@ export class DirectoryStore implements RemoteStore {
         await rm(draft, { force: true });
       }
     });
+  }
+
+  async #write(file: FileHandle, bytes: Uint8Array): Promise<void> {
+    if (this.#throttle === undefined) await file.writeFile(bytes);
+    else
+      for await (const { from, end } of this.#throttle.pieces(bytes.length))
+        await file.writeFile(bytes.subarray(from, end));
   }
 
   /** Durably, down from the place itself, which must be there. */
@@ -97,7 +107,9 @@ export class DirectoryStore implements RemoteStore {
         const bytes = Buffer.alloc(Math.max(0, Math.min(length ?? size, size - from)));
         let done = 0;
         while (done < bytes.length) {
-          const { bytesRead } = await file.read(bytes, done, bytes.length - done, from + done);
+          const piece = Math.min(bytes.length - done, this.#throttle?.pieceBytes ?? bytes.length);
+          await this.#throttle?.take(piece);
+          const { bytesRead } = await file.read(bytes, done, piece, from + done);
           if (bytesRead === 0) break;
           done += bytesRead;
         }
@@ -144,15 +156,17 @@ async function publish(draft: string, path: string): Promise<boolean> {
   return !isTaken;
 }
 
-async function syncAndClose(file: FileHandle, bytes?: Uint8Array): Promise<void> {
+async function syncAndClose(file: FileHandle, write?: () => Promise<void>): Promise<void> {
   try {
-    if (bytes !== undefined) await file.writeFile(bytes);
+    await write?.();
     await file.sync();
   } finally {
     await file.close();
   }
 }
 
+/** The system's; other errors have codes too, which are numbers. */
 function codeOf(error: unknown): string | undefined {
-  return (error as NodeJS.ErrnoException).code;
+  const { code } = error as { readonly code?: unknown };
+  return typeof code === "string" ? code : undefined;
 }

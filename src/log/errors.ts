@@ -20,12 +20,19 @@ export type LogReason =
   /** The replica is not what its source was. */
   | "diverged";
 
+export interface LogErrorOptions extends ErrorOptions {
+  /** The same may go well in a moment: a network that was cut, a server that is busy. */
+  readonly isPassing?: boolean;
+}
+
 export class LogError extends Error {
   readonly reason: LogReason;
+  readonly isPassing: boolean;
 
-  constructor(reason: LogReason, message: string, options?: ErrorOptions) {
+  constructor(reason: LogReason, message: string, { isPassing = false, ...options }: LogErrorOptions = {}) {
     super(message, options);
     this.name = "LogError";
     this.reason = reason;
+    this.isPassing = isPassing;
   }
 }

@@ -139,6 +139,14 @@ export class Holdings {
     return isAway;
   }
 
+  /** Whether this content is away still: a log that started over may have another one under its number. */
+  lacks({ number, id }: WantedBlock): boolean {
+    const row = this.#sql("SELECT 1 FROM partial_block WHERE block = ?1 AND used = 0 AND id = ?2");
+    const lacks = row.bindInt(1, number).bindBlob(2, id).step();
+    if (lacks) row.reset();
+    return lacks;
+  }
+
   #read(rows: Statement): WantedBlock[] {
     const found: WantedBlock[] = [];
     while (rows.step())

@@ -37,9 +37,12 @@ const MOST_BYTES = 48 * 2 ** 20;
 
 export class OnDemand {
   readonly #db: Database;
+  readonly #reader: Database;
   readonly #store: RemoteStore;
   readonly #sealer: Sealer;
   readonly #holdings: Holdings;
+  /** As of the last commit: also while a pull is half done. */
+  readonly #committed: Holdings;
   readonly #readers: Readers;
   readonly #exclusively: Exclusively;
   #wanted: Range[] = [];
@@ -55,9 +58,10 @@ export class OnDemand {
   #lastLine = "";
   #closed = false;
 
-  /** `remote`: number of the log. `db`: the one connection that writes the replica. */
+  /** `remote`: number of the log. `db`: the one connection that writes the replica; `reader`: another one, closed with this. */
   constructor(
     db: Database,
+    reader: Database,
     store: RemoteStore,
     sealer: Sealer,
     remote: number,
@@ -67,7 +71,9 @@ export class OnDemand {
     this.#db = db;
     this.#store = store;
     this.#sealer = sealer;
+    this.#reader = reader;
     this.#holdings = new Holdings(db, remote);
+    this.#committed = new Holdings(reader, remote);
     this.#readers = readers;
     this.#exclusively = exclusively;
   }
@@ -89,7 +95,7 @@ export class OnDemand {
 
   #rangesOf(blocks: readonly number[], isWaitedFor: boolean): Range[] {
     const asked = blocks.filter((block) => !this.#asked.has(block));
-    const places = this.#holdings.places(asked);
+    const places = this.#committed.places(asked);
     for (const { number } of places) this.#asked.add(number);
     if (isWaitedFor) this.#settle(asked.filter((block) => !this.#asked.has(block)));
     return rangesOf(places, RANGE_BYTES);
@@ -98,7 +104,7 @@ export class OnDemand {
   /** What is waited for and has no place has come meanwhile, or no file has it any more, or it is lost. */
   #settle(others: readonly number[]): void {
     if (others.length === 0) return;
-    const lost = others.filter((block) => this.#holdings.isAway(block));
+    const lost = others.filter((block) => this.#committed.isAway(block));
     if (lost.length > 0) this.#refuse(lost, `it is not known where block ${lost[0]} is`);
     this.#readers.recorded(others.filter((block) => !lost.includes(block)));
   }
@@ -176,9 +182,8 @@ export class OnDemand {
     [this.#unrecorded, this.#unrecordedBytes, this.#used] = [[], 0, new Set()];
     this.#db.exec("BEGIN IMMEDIATE");
     try {
-      // A segment may have dropped them meanwhile.
-      const named = fetched.filter(({ block }) => this.#holdings.isAway(block.number));
-      for (const { block, data } of named) this.#holdings.take(block, data);
+      for (const { block, data } of fetched)
+        if (this.#holdings.lacks(block)) this.#holdings.take(block, data);
       this.#holdings.used(used);
       this.#holdings.evict();
       this.#db.exec("COMMIT");
@@ -213,5 +218,7 @@ export class OnDemand {
     await this.#recording;
     clearTimeout(this.#timer);
     this.#holdings.close();
+    this.#committed.close();
+    this.#reader.close();
   }
 }

@@ -1,5 +1,7 @@
 /** A place that a log is kept in: files that are written once, under names of `[0-9a-f/]` and few words. */
 import { LogError } from "./errors.ts";
+import { PatientStore } from "./patience.ts";
+import { Throttle } from "./throttle.ts";
 
 export interface StoredFile {
   readonly name: string;
@@ -41,10 +43,52 @@ export function segmentsOf(writer: bigint): string {
   return `log/${writer.toString(16).padStart(16, "0")}/`;
 }
 
-/** The remote that `url` names. @throws LogError unreachable where nothing here knows it */
-export async function openRemote(url: string): Promise<RemoteStore> {
-  if (/^[a-z0-9+]+:\/\//i.test(url))
-    throw new LogError("unreachable", `${url}: a remote is a directory; other kinds are not known`);
-  const { DirectoryStore } = await import("./directory.ts");
-  return new DirectoryStore(url);
+/** How a remote is spoken to. */
+export interface RemoteOptions {
+  /** Stops whatever is under way; its reason is thrown. */
+  readonly signal?: AbortSignal;
+  /** Bytes that go, both ways together, in a second; undefined: as many as can. */
+  readonly bytesPerSecond?: number | undefined;
+  /** How long what may pass is tried again, in milliseconds; undefined: a minute, 0: not at all. */
+  readonly patienceMs?: number;
+  /** Told when something is tried again, once for each time that the remote is out of reach. */
+  readonly onRetry?: (line: string) => void;
+}
+
+/** What a store is given: the same, with the limit as something to wait for. */
+export interface StoreOptions {
+  readonly signal?: AbortSignal;
+  readonly throttle?: Throttle;
+}
+
+interface Kind {
+  readonly urls: RegExp;
+  readonly open: (url: string, options: StoreOptions) => Promise<RemoteStore>;
+}
+
+const KINDS: readonly Kind[] = [
+  {
+    urls: /^s3:\/\//i,
+    open: async (url, options) => new (await import("./s3.ts")).S3Store(url, options),
+  },
+  {
+    urls: /^(?![a-z0-9+]+:\/\/)/i,
+    open: async (url, options) => new (await import("./directory.ts")).DirectoryStore(url, options),
+  },
+];
+
+/** The remote that `url` names. What may pass is tried again. @throws LogError unreachable where it names none */
+export async function openRemote(url: string, options: RemoteOptions = {}): Promise<RemoteStore> {
+  const kind = KINDS.find(({ urls }) => urls.test(url));
+  if (kind === undefined)
+    throw new LogError(
+      "unreachable",
+      `${url}: a remote is a directory or s3://BUCKET/PREFIX; other kinds are not known`,
+    );
+  const { signal, bytesPerSecond } = options;
+  const store = await kind.open(url, {
+    ...(signal === undefined ? {} : { signal }),
+    ...(bytesPerSecond === undefined ? {} : { throttle: new Throttle(bytesPerSecond, signal) }),
+  });
+  return new PatientStore(store, options);
 }

@@ -137,13 +137,15 @@ export type ReplicaOptions = Pick<VolumeOptions, "isHeld" | "cacheBytes">;
 /** A replica that is held open for pulls. */
 export class Replica {
   readonly #volume: Volume;
+  readonly #key: Key;
   readonly #db: Database;
   /** Whoever writes to it next waits for this. */
   #turn: Promise<unknown> = Promise.resolve();
 
-  /** `options`: as of a volume. @throws OpenError as Volume.open; LogError: it is no replica */
+  /** `key` is used until `close`; `options`: as of a volume. @throws OpenError as Volume.open; LogError: it is no replica */
   constructor(path: string, key: Key, onLog: (line: string) => void, options: ReplicaOptions = {}) {
     const { cacheBytes = 64 * 2 ** 20 } = options;
+    this.#key = key;
     this.#volume = Volume.open(path, key, { changesReplica: true, onLog, ...options });
     try {
       if (this.#volume.readOnly)
@@ -203,7 +205,9 @@ export class Replica {
   /** Fetches blocks of a partial replica for its readers. `close` it before the replica. */
   onDemand(store: RemoteStore, readers: Readers): OnDemand {
     const exclusively = (run: () => Promise<void>): Promise<void> => this.#exclusively(run);
-    return new OnDemand(this.#db, store, this.#sealer(), originOf(this.#db).id, readers, exclusively);
+    const reader = new Database(this.#volume.path, this.#key, { mode: "readwrite" });
+    reader.exec("PRAGMA query_only = ON; PRAGMA busy_timeout = 10000");
+    return new OnDemand(this.#db, reader, store, this.#sealer(), originOf(this.#db).id, readers, exclusively);
   }
 
   /**

@@ -4,15 +4,15 @@ import { listRemotes, type Remote } from "../core/remotes.ts";
 import { LogError } from "./errors.ts";
 import { hasLog, putKeyFile } from "./keyfile.ts";
 import type { PushSite } from "./pusher.ts";
-import { openRemote, type RemoteStore } from "./remote.ts";
+import type { RemoteStore } from "./remote.ts";
 
 /** Notes the remote in the volume, and puts the key file there. @throws LogError unreachable, taken; FsError EEXIST, EINVAL */
-export async function addRemoteTo(site: PushSite, name: string, url: string): Promise<void> {
-  const store = await openRemote(url);
+export async function addRemoteTo(site: PushSite, name: string, store: RemoteStore): Promise<void> {
+  const { url } = store;
   if (await hasLog(store))
     throw new LogError(
       "taken",
-      `${url}: a log is there already; choose an empty directory, or: sqlfuse clone ${url} FILE`,
+      `${url}: a log is there already; choose an empty place, or: sqlfuse clone ${url} FILE`,
     );
   await site.order({ do: "add", name, url });
   try {

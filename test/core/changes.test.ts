@@ -105,6 +105,7 @@ describe("what changed", () => {
         "modified /d/a content",
         "removed /d/gone",
         "renamed /moved from /d/inner",
+        "modified /moved/kept attributes",
       ]);
       expect(volume.changes().between(volume.history.create("two").epoch, volume.epoch)).toEqual([]);
     }, SMALL));

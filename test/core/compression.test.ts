@@ -1,12 +1,13 @@
 /** Blocks that are compressed: when they are, by whose wish, and that nobody sees a difference in what is read. */
 import { randomBytes } from "node:crypto";
 import { afterEach, describe, expect, it, vi } from "vitest";
-import { drain, inspect } from "../../src/core/check.ts";
-import { repair } from "../../src/core/repair.ts";
 import type { Ino } from "../../src/core/types.ts";
 import type { Volume } from "../../src/core/volume.ts";
 import { SqliteError } from "../../src/db/errors.ts";
 import { Statement } from "../../src/db/statement.ts";
+import { drain, inspect } from "../../src/fsck/check.ts";
+import { repair } from "../../src/fsck/repair.ts";
+import { changedPaths, lines } from "../fsck/fsck.ts";
 import { dump } from "./dump.ts";
 import {
   afterCrash,
@@ -23,7 +24,6 @@ import {
   ROOT,
   touch,
 } from "./fixture.ts";
-import { changedPaths, lines } from "./fsck.ts";
 
 const BLOCK = 16_256;
 const ATTRIBUTE = b("user.sqlfuse.compression");

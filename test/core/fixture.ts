@@ -19,13 +19,13 @@ import { join } from "node:path";
 import { expect } from "vitest";
 import type { Clock, Time } from "../../src/base/clock.ts";
 import { type ErrnoName, FsError } from "../../src/base/errno.ts";
-import { check } from "../../src/core/check.ts";
 import { type Attr, type Caller, type Ino, ROOT_INO } from "../../src/core/types.ts";
 import { unlock } from "../../src/core/unlock.ts";
 import { Volume, type VolumeOptions } from "../../src/core/volume.ts";
 import { Database } from "../../src/db/database.ts";
 import { type CipherSettings, Key, rawKeyPassword } from "../../src/db/key.ts";
 import { FRAME_HEADER_BYTES, scanWal, WAL_HEADER_BYTES } from "../../src/db/wal.ts";
+import { check } from "../../src/fsck/check.ts";
 import { queryNumber } from "../db/query.ts";
 
 export { noise } from "./noise.ts";

@@ -15,13 +15,13 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
-import { drain, inspect } from "../../src/core/check.ts";
 import { OpenError } from "../../src/core/errors.ts";
 import { decodeHead, encodeHead, type HeadRecord, readHeadFile } from "../../src/core/head.ts";
-import { repair } from "../../src/core/repair.ts";
 import { rekey, vacuum } from "../../src/core/rewrite.ts";
 import { unlock } from "../../src/core/unlock.ts";
 import { Volume } from "../../src/core/volume.ts";
+import { drain, inspect } from "../../src/fsck/check.ts";
+import { repair } from "../../src/fsck/repair.ts";
 import { withChild } from "./child.ts";
 import { Fixture, inVolume, mkdir, namesOf, PASSWORD, ROOT, walEnd } from "./fixture.ts";
 

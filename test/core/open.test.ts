@@ -18,12 +18,12 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { check } from "../../src/core/check.ts";
 import { OpenError } from "../../src/core/errors.ts";
 import { unlock } from "../../src/core/unlock.ts";
 import { Volume } from "../../src/core/volume.ts";
 import { Database } from "../../src/db/database.ts";
 import { type CipherSettings, Key } from "../../src/db/key.ts";
+import { check } from "../../src/fsck/check.ts";
 import { withChild } from "./child.ts";
 import {
   b,

@@ -1,12 +1,12 @@
 /** `vacuum` with `recompress`: smaller, and nothing else is different. */
 import { readdirSync, readFileSync, statSync } from "node:fs";
 import { describe, expect, it } from "vitest";
-import { drain } from "../../src/core/check.ts";
 import { describe as describeVolume } from "../../src/core/info.ts";
 import { type VacuumOptions, vacuum } from "../../src/core/rewrite.ts";
 import type { Ino } from "../../src/core/types.ts";
 import type { Volume } from "../../src/core/volume.ts";
 import type { Database } from "../../src/db/database.ts";
+import { drain } from "../../src/fsck/check.ts";
 import { dump } from "./dump.ts";
 import { b, type Fixture, inVolume, mkdir, noise, PASSWORD, put, ROOT, touch } from "./fixture.ts";
 

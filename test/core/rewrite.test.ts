@@ -22,7 +22,6 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
-import { check } from "../../src/core/check.ts";
 import type { CreateOptions } from "../../src/core/create.ts";
 import { draftPath } from "../../src/core/draft.ts";
 import { OpenError, type OpenReason } from "../../src/core/errors.ts";
@@ -31,6 +30,7 @@ import { unlock } from "../../src/core/unlock.ts";
 import { Volume } from "../../src/core/volume.ts";
 import { Database } from "../../src/db/database.ts";
 import { KDF_ITERATIONS, rawKeyPassword, STRONG_KDF_ITERATIONS } from "../../src/db/key.ts";
+import { check } from "../../src/fsck/check.ts";
 import { withChild } from "./child.ts";
 import { b, mkdir, noise, put, ROOT } from "./fixture.ts";
 import { tablesOf } from "./tables.ts";

@@ -2,11 +2,11 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
-import { check } from "../../src/core/check.ts";
 import { OpenError } from "../../src/core/errors.ts";
 import { unlock } from "../../src/core/unlock.ts";
 import { Volume } from "../../src/core/volume.ts";
 import { KDF_ITERATIONS, rawKeyPassword, STRONG_KDF_ITERATIONS } from "../../src/db/key.ts";
+import { check } from "../../src/fsck/check.ts";
 
 let directory: string;
 let path: string;

@@ -12,11 +12,11 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, expect, test } from "vitest";
-import { check } from "../../src/core/check.ts";
 import { ROOT_INO } from "../../src/core/types.ts";
 import { unlock } from "../../src/core/unlock.ts";
 import { Volume } from "../../src/core/volume.ts";
 import type { Key } from "../../src/db/key.ts";
+import { check } from "../../src/fsck/check.ts";
 
 const PASSWORD = Buffer.from("a crash");
 const CALLER = { uid: 0, gid: 0, umask: 0o22 };

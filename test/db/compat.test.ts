@@ -8,9 +8,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { check } from "../../src/core/check.ts";
 import { unlock } from "../../src/core/unlock.ts";
 import { Volume } from "../../src/core/volume.ts";
+import { check } from "../../src/fsck/check.ts";
 import { b, put, ROOT } from "../core/fixture.ts";
 
 const ROOT_DIRECTORY = fileURLToPath(new URL("../..", import.meta.url));

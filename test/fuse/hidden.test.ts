@@ -179,6 +179,19 @@ test("no request moves anything between the past and the present", () => {
   ]);
 });
 
+test("nothing is renamed over the past; a directory of that name that is in the volume hides it", () => {
+  const rename = (from: string, to: string) => {
+    const body = Buffer.alloc(8);
+    body.writeBigUInt64LE(BigInt(ROOT_INO));
+    return errorOf(send(frame(OPCODE.RENAME, Buffer.concat([body, text(from, to)]), ROOT_INO)));
+  };
+  expect(rename("d", ".sqlfuse")).toBe(-E.ENOTEMPTY);
+  expect(volume.tree.lookup(ROOT_INO, Buffer.from("d"))).toBeDefined();
+  // As `put` may have made it while the volume was not mounted.
+  volume.tree.mkdir(ROOT_INO, Buffer.from(".sqlfuse"), 0o755, CALLER);
+  expect(rename("d", ".sqlfuse")).toBe(0);
+});
+
 test("a snapshot waits until the kernel has written back, and other requests do not", () => {
   const snapshots = look(".sqlfuse", "snapshots");
   const mkdir = frame(OPCODE.MKDIR, Buffer.concat([bytes("ed010000 00000000"), text("two")]), snapshots);

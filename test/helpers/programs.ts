@@ -1,5 +1,6 @@
 /** Programs that tests run as one user or another, and what a tree looks like to them. */
-import { spawnSync } from "node:child_process";
+import { spawn, spawnSync } from "node:child_process";
+import { once } from "node:events";
 import type { Owner } from "./volume.ts";
 
 export interface Run {
@@ -135,4 +136,23 @@ export function differences(before: Map<string, string>, after: Map<string, stri
   }
   for (const path of after.keys()) if (!before.has(path)) found.push(`${shown(path)} is new`);
   return found;
+}
+
+const STORE = `
+import mmap, sys
+with open(sys.argv[1], "r+b") as file:
+    mapped = mmap.mmap(file.fileno(), 0)
+    mapped[0:6] = b"MAPPED"
+    print("stored", flush=True)
+    sys.stdin.readline()
+`;
+
+/** Stores MAPPED at the begin of a file through a shared mapping, without msync. It stays mapped until what this gives is called. */
+export async function storeMapped(file: string): Promise<() => Promise<void>> {
+  const storer = spawn("python3", ["-c", STORE, file], { stdio: ["pipe", "pipe", "inherit"] });
+  await once(storer.stdout, "data");
+  return async () => {
+    storer.stdin.end("\n");
+    await once(storer, "close");
+  };
 }

@@ -28,9 +28,9 @@ import {
 import { tmpdir } from "node:os";
 import { dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
-import { check } from "../../src/core/check.ts";
 import { unlock } from "../../src/core/unlock.ts";
 import { Volume } from "../../src/core/volume.ts";
+import { check } from "../../src/fsck/check.ts";
 import { sys } from "./libc.ts";
 
 export const REPOSITORY = resolve(dirname(fileURLToPath(import.meta.url)), "../..");
@@ -88,6 +88,12 @@ export function mountingImpossible(owner?: Owner): string | undefined {
     throw new Error(`CI must mount: ${reason}`);
   if (reason === undefined && !existsSync(CLI)) throw new Error(`${CLI} is missing: npm run build`);
   return reason;
+}
+
+/** What a program printed that must succeed, without a word on stderr. */
+export function succeed({ status, signal, stdout, stderr }: Outcome): string {
+  if (status !== 0 || stderr !== "") throw new Error(`ended with ${signal ?? status}: ${stderr}`);
+  return stdout;
 }
 
 /** Runs the CLI to its end. Output goes through files: a daemon left behind must not keep a pipe open. */
@@ -299,6 +305,11 @@ export class TestVolume {
       home: this.home,
       ...(timeoutMs === undefined ? {} : { timeoutMs }),
     });
+  }
+
+  /** Mounted or not. */
+  snapshots(): { readonly name: string; readonly automatic: boolean }[] {
+    return JSON.parse(succeed(this.cli(["snapshot", "list", this.file, "--json"])));
   }
 
   /** Tries to mount in the background; the outcome is the command's own. */

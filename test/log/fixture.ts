@@ -2,12 +2,12 @@
 import { mkdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { expect } from "vitest";
-import { check } from "../../src/core/check.ts";
 import type { listRemotes } from "../../src/core/remotes.ts";
 import { unlock } from "../../src/core/unlock.ts";
 import { Volume } from "../../src/core/volume.ts";
 import { Database } from "../../src/db/database.ts";
 import type { Key } from "../../src/db/key.ts";
+import { check } from "../../src/fsck/check.ts";
 import { DirectoryStore } from "../../src/log/directory.ts";
 import { Pusher, type PushOptions, type PushResult } from "../../src/log/pusher.ts";
 import type { RemoteStore } from "../../src/log/remote.ts";

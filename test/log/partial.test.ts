@@ -1,10 +1,10 @@
 /** A partial replica has the content of small and pinned files, fetches what else is read, and lets that go again. */
 import { rmSync } from "node:fs";
 import { describe, expect, it } from "vitest";
-import { check } from "../../src/core/check.ts";
 import { AwayError, type Share, Visiting } from "../../src/core/partial.ts";
 import type { BlockNo, Ino } from "../../src/core/types.ts";
 import { Volume } from "../../src/core/volume.ts";
+import { check } from "../../src/fsck/check.ts";
 import type { RemoteStore } from "../../src/log/remote.ts";
 import { Replica } from "../../src/log/replica.ts";
 import { dump } from "../core/dump.ts";

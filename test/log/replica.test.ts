@@ -3,9 +3,9 @@ import { describe, expect, it } from "vitest";
 import { RENAME_EXCHANGE } from "../../src/core/types.ts";
 import { type Dump, dump } from "../core/dump.ts";
 import { b, mkdir, noise, put, ROOT } from "../core/fixture.ts";
-import { repairFixture } from "../core/fsck.ts";
 import { BLOCK, operate } from "../core/operations.ts";
 import { Random } from "../core/random.ts";
+import { repairFixture } from "../fsck/fsck.ts";
 import { inLog } from "./fixture.ts";
 
 describe("a replica", () => {

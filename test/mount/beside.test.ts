@@ -12,8 +12,8 @@ import {
 import { dirname, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { describe, expect, test } from "vitest";
-import { check } from "../../src/core/check.ts";
 import { unlock } from "../../src/core/unlock.ts";
+import { check } from "../../src/fsck/check.ts";
 import { isLong } from "../helpers/torture.ts";
 import {
   CLI,
@@ -21,6 +21,7 @@ import {
   mountingImpossible,
   type Outcome,
   PASSWORD,
+  succeed,
   TestVolume,
   type TestVolumeOptions,
 } from "../helpers/volume.ts";
@@ -37,11 +38,6 @@ async function withVolume(
   } finally {
     volume.remove();
   }
-}
-
-function succeed(done: Outcome): string {
-  expect({ status: done.status, stderr: done.stderr }).toEqual({ status: 0, stderr: "" });
-  return done.stdout;
 }
 
 /** Finds nothing wrong in a volume that was loaded. */

@@ -7,9 +7,9 @@ import { randomBytes } from "node:crypto";
 import { copyFileSync, mkdirSync, readdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterEach, describe, expect, test } from "vitest";
-import { drain, inspect } from "../../src/core/check.ts";
 import { unlock } from "../../src/core/unlock.ts";
 import { Pages } from "../../src/db/pages.ts";
+import { drain, inspect } from "../../src/fsck/check.ts";
 import { noise } from "../core/noise.ts";
 import { O, SysError, sys } from "../helpers/libc.ts";
 import { Random } from "../helpers/model.ts";
@@ -156,6 +156,37 @@ function expectAlive(mnt: string, round: number): void {
 }
 
 describe.skipIf(impossible !== undefined)("pages that are damaged under a mount", () => {
+  test("of names: diff, which reads all of them, is refused, and the mount lives on", async () => {
+    volume = TestVolume.create();
+    volume.mount();
+    const directory = join(volume.mountpoint, "d");
+    mkdirSync(directory);
+    for (let i = 0; i < 3000; i++) writeFileSync(join(directory, `@@name${i}@@`.padEnd(100, "-")), "");
+    expect(volume.cli(["snapshot", "create", volume.mountpoint, "one"]).status).toBe(0);
+    volume.unmount();
+    const copy = join(volume.home, "copy");
+    copyFileSync(volume.file, copy);
+    const key = unlock(copy, Buffer.from(PASSWORD));
+    const pages = new Pages(copy, key);
+    // Not the last of them, which takes the names that are made below.
+    const named = Array.from({ length: pages.pageCount }, (_, i) => i + 1).filter((page) => {
+      const names: readonly string[] =
+        (pages.read(page)?.toString("latin1") ?? "").match(/@@name\d+@@/g) ?? [];
+      return names.length > 20 && !names.includes("@@name999@@") && !names.includes("@@name2999@@");
+    });
+    pages.close();
+    key.wipe();
+    mount();
+    writeFileSync(join(volume.mountpoint, "not committed"), "kept");
+    const [bad = 0] = named;
+    damage(bad, new Random(seed()));
+    expect(volume.cli(["diff", "one", "now", volume.mountpoint]).status).not.toBe(0);
+    expect(isAlive(volume.pid)).toBe(true);
+    expectAlive(volume.mountpoint, 0);
+    expect(readFileSync(join(volume.mountpoint, "not committed"), "utf8")).toBe("kept");
+    await unmount(copy);
+  }, 60_000);
+
   test("of a block: EIO for that block however often it is read, one line names the file, the rest works", async () => {
     const { places } = prepared();
     mount();

@@ -25,8 +25,8 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { asUser, O, sys } from "../helpers/libc.ts";
-import { hasProgram, python, run, snapshot } from "../helpers/programs.ts";
-import { IS_ROOT, mountingImpossible, type Outcome, TestVolume } from "../helpers/volume.ts";
+import { hasProgram, python, run, snapshot, storeMapped } from "../helpers/programs.ts";
+import { IS_ROOT, mountingImpossible, succeed, TestVolume } from "../helpers/volume.ts";
 
 const impossible = mountingImpossible();
 if (impossible !== undefined) console.warn(`the past inside a mount is not tested: ${impossible}`);
@@ -37,18 +37,7 @@ const at = (...names: string[]): string => join(volume.mountpoint, ...names);
 /** A path in the mount, as snapshot "one" has it. */
 const then = (...names: string[]): string => at(".sqlfuse/at/one", ...names);
 
-function succeed(done: Outcome): string {
-  expect({ status: done.status, stderr: done.stderr }).toEqual({ status: 0, stderr: "" });
-  return done.stdout;
-}
-
-function names(): string[] {
-  const list = JSON.parse(succeed(volume.cli(["snapshot", "list", volume.file, "--json"]))) as {
-    name: string;
-  }[];
-  return list.map(({ name }) => name);
-}
-
+const names = (): string[] => volume.snapshots().map(({ name }) => name);
 const keep = (name: string): void => mkdirSync(at(".sqlfuse/snapshots", name));
 const sh = (script: string): string => run("sh", ["-c", script], { cwd: volume.mountpoint });
 const inoOf = (path: string): number => statSync(path).ino;
@@ -198,22 +187,12 @@ with open(sys.argv[1], "r+b") as file:
   });
 
   test("makes a snapshot by mkdir, with all that was written or stored before, and deletes it by rmdir", async () => {
-    const STORE = `
-import mmap, sys
-with open(sys.argv[1], "r+b") as file:
-    mapped = mmap.mmap(file.fileno(), 0)
-    mapped[0:6] = b"MAPPED"
-    print("stored", flush=True)
-    sys.stdin.readline()
-`;
-    const storer = spawn("python3", ["-c", STORE, at("d/sub/f")], { stdio: ["pipe", "pipe", "inherit"] });
-    await new Promise((resolve) => storer.stdout.once("data", resolve));
+    const unmap = await storeMapped(at("d/sub/f"));
     writeFileSync(at("written"), "just now");
     keep("one");
     expect(readFileSync(then("d/sub/f"), "utf8")).toBe("MAPPED");
     expect(readFileSync(then("written"), "utf8")).toBe("just now");
-    storer.stdin.end("\n");
-    await new Promise((resolve) => storer.on("close", resolve));
+    await unmap();
     keep("Übermorgen");
     expect(names()).toEqual(["one", "Übermorgen"]);
     const snapshots = at(".sqlfuse/snapshots");

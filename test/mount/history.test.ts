@@ -13,13 +13,8 @@ import {
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { describe, expect, test } from "vitest";
-import {
-  mountingImpossible,
-  type Outcome,
-  TestVolume,
-  type TestVolumeOptions,
-  until,
-} from "../helpers/volume.ts";
+import { storeMapped } from "../helpers/programs.ts";
+import { mountingImpossible, succeed, TestVolume, type TestVolumeOptions, until } from "../helpers/volume.ts";
 
 const impossible = mountingImpossible();
 
@@ -38,11 +33,6 @@ async function withVolume(
   }
 }
 
-function succeed(done: Outcome): string {
-  expect({ status: done.status, stderr: done.stderr }).toEqual({ status: 0, stderr: "" });
-  return done.stdout;
-}
-
 function show(volume: TestVolume, then: string, at: string): void {
   writeFileSync(join(volume.home, "shown"), "");
   succeed(volume.cli(["mount", volume.file, then, "--at", at]));
@@ -52,23 +42,6 @@ function hide(volume: TestVolume, then: string): void {
   succeed(volume.cli(["unmount", then]));
   rmSync(join(volume.home, "shown"));
 }
-
-function list(volume: TestVolume): { name: string; automatic: boolean }[] {
-  return JSON.parse(succeed(volume.cli(["snapshot", "list", volume.file, "--json"]))) as {
-    name: string;
-    automatic: boolean;
-  }[];
-}
-
-/** Changes the first byte of a file through a shared mapping, and ends without msync. */
-const STORE = `
-import mmap, sys
-with open(sys.argv[1], "r+b") as file:
-    mapped = mmap.mmap(file.fileno(), 0)
-    mapped[0:6] = b"MAPPED"
-    print("stored", flush=True)
-    sys.stdin.readline()
-`;
 
 describe.skipIf(impossible !== undefined)("a snapshot of a mounted volume", () => {
   test("is mounted beside it, shows what was then, and is not changed by what goes on", () =>
@@ -136,13 +109,11 @@ describe.skipIf(impossible !== undefined)("a snapshot of a mounted volume", () =
       volume.mount();
       const file = join(volume.mountpoint, "a");
       writeFileSync(file, "before");
-      const python = spawn("python3", ["-c", STORE, file], { stdio: ["pipe", "pipe", "inherit"] });
-      await new Promise((resolve) => python.stdout.once("data", resolve));
+      const unmap = await storeMapped(file);
       succeed(volume.cli(["snapshot", "create", volume.mountpoint, "one"]));
       show(volume, then, "one");
       expect(readFileSync(join(then, "a"), "utf8")).toBe("MAPPED");
-      python.stdin.end("\n");
-      await new Promise((resolve) => python.on("close", resolve));
+      await unmap();
       hide(volume, then);
       volume.unmount();
     }));
@@ -173,14 +144,14 @@ describe.skipIf(impossible !== undefined)("a snapshot of a mounted volume", () =
     withVolume({}, async (volume) => {
       volume.mount("--history", "1s");
       writeFileSync(join(volume.mountpoint, "a"), "1");
-      await until("the first", () => list(volume).length === 1);
+      await until("the first", () => volume.snapshots().length === 1);
       await sleep(2500);
-      expect(list(volume)).toHaveLength(1);
+      expect(volume.snapshots()).toHaveLength(1);
       writeFileSync(join(volume.mountpoint, "a"), "2");
-      await until("the second", () => list(volume).length === 2);
-      expect(list(volume).every(({ automatic }) => automatic)).toBe(true);
+      await until("the second", () => volume.snapshots().length === 2);
+      expect(volume.snapshots().every(({ automatic }) => automatic)).toBe(true);
       succeed(volume.cli(["snapshot", "prune", volume.mountpoint, "--keep-last", "1"]));
-      expect(list(volume).map(({ name }) => name)).toEqual(["auto-2"]);
+      expect(volume.snapshots().map(({ name }) => name)).toEqual(["auto-2"]);
       volume.unmount();
     }));
 
@@ -220,7 +191,7 @@ describe.skipIf(impossible !== undefined)("a snapshot of a mounted volume", () =
       expect(refused.status).toBe(11);
       hide(volume, then);
       succeed(volume.cli(["vacuum", "--quiet", volume.file]));
-      expect(list(volume)).toMatchObject([{ name: "one" }]);
+      expect(volume.snapshots()).toMatchObject([{ name: "one" }]);
     }));
 
   test("is never a mix, read while eight processes rewrite its files", () =>

@@ -16,14 +16,9 @@ import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { unlock } from "../../src/core/unlock.ts";
 import { Volume } from "../../src/core/volume.ts";
-import { CLI, mountingImpossible, type Outcome, PASSWORD, TestVolume } from "../helpers/volume.ts";
+import { CLI, mountingImpossible, PASSWORD, succeed, TestVolume } from "../helpers/volume.ts";
 
 const impossible = mountingImpossible();
-
-function succeed(done: Outcome): string {
-  expect({ status: done.status, stderr: done.stderr }).toEqual({ status: 0, stderr: "" });
-  return done.stdout;
-}
 
 async function inMount(
   work: (volume: TestVolume, at: (name: string) => string) => void | Promise<void>,
@@ -72,6 +67,30 @@ describe.skipIf(impossible !== undefined)(
         );
         expect(differences(join(volume.home, "copy"), at("letters"))).toBe("");
         expect(volume.cli(["undelete", at("letters")]).status).toBe(10);
+      }));
+
+    test("nothing is put back through a symlink that has come into its path: it may lead out of the volume", () =>
+      inMount((volume, at) => {
+        const outside = join(volume.home, "outside");
+        mkdirSync(join(outside, "2019"), { recursive: true });
+        writeFileSync(join(outside, "to Ann"), "theirs");
+        fill(at("letters"));
+        succeed(volume.cli(["snapshot", "create", volume.mountpoint, "one"]));
+        rmSync(at("letters"), { recursive: true });
+        symlinkSync(outside, at("letters"));
+        const restore = ["restore", "--at", "one", volume.file];
+        for (const args of [["letters/to Ann"], ["letters/to Ann", "--to", "letters/2019/x"]])
+          expect(volume.cli([...restore, ...args])).toMatchObject({
+            status: 10,
+            stdout: "",
+            stderr: expect.stringContaining("what is above it is no directory now"),
+          });
+        expect(readFileSync(join(outside, "to Ann"), "utf8")).toBe("theirs");
+        expect(existsSync(join(outside, "2019/x"))).toBe(false);
+        // The whole of it is replaced, what it leads to is not.
+        succeed(volume.cli([...restore, "letters"]));
+        expect(readFileSync(at("letters/to Ann"), "utf8")).toBe("Dear Ann\n");
+        expect(readFileSync(join(outside, "to Ann"), "utf8")).toBe("theirs");
       }));
 
     test("what a program encrypted and renamed is put back in place, and what it made goes by --delete", () =>

@@ -7,10 +7,10 @@ import { existsSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { afterEach, describe, expect, test, vi } from "vitest";
 import { DamageError, E, FsError } from "../../src/base/errno.ts";
-import { check } from "../../src/core/check.ts";
 import { OpenError } from "../../src/core/errors.ts";
 import type { Ino } from "../../src/core/types.ts";
 import type { Volume } from "../../src/core/volume.ts";
+import { check } from "../../src/fsck/check.ts";
 import { dump } from "../core/dump.ts";
 import {
   b,

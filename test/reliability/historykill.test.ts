@@ -241,11 +241,11 @@ describe.skipIf(impossible !== undefined)("kill -9 of a mount", () => {
     mkdirSync(bin);
     writeFileSync(join(bin, "sync"), `#!/bin/sh\ntouch '${begun}'\nexec sleep 5\n`, { mode: 0o755 });
     const { PATH } = process.env;
-    process.env["PATH"] = `${bin}:${PATH}`;
+    process.env.PATH = `${bin}:${PATH}`;
     try {
       volume.mount();
     } finally {
-      process.env["PATH"] = PATH;
+      process.env.PATH = PATH;
     }
     const { pid } = volume;
     const making = spawn("mkdir", [join(volume.mountpoint, ".sqlfuse/snapshots/a")], { stdio: "ignore" });

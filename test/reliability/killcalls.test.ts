@@ -19,10 +19,10 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { check } from "../../src/core/check.ts";
 import { unlock } from "../../src/core/unlock.ts";
 import { Volume } from "../../src/core/volume.ts";
 import { type Key, rawKeyPassword } from "../../src/db/key.ts";
+import { check } from "../../src/fsck/check.ts";
 import { type Call, canTrace, countCalls, faulted, recorded, WRITES } from "../helpers/strace.ts";
 import { report, seed } from "../helpers/torture.ts";
 import { REPOSITORY } from "../helpers/volume.ts";

@@ -8,12 +8,12 @@ import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync 
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
-import { check } from "../../src/core/check.ts";
 import { OpenError } from "../../src/core/errors.ts";
 import { type Rewrite, rekey, vacuum } from "../../src/core/rewrite.ts";
 import { unlock } from "../../src/core/unlock.ts";
 import { Volume } from "../../src/core/volume.ts";
 import { rawKeyPassword } from "../../src/db/key.ts";
+import { check } from "../../src/fsck/check.ts";
 import { FakeClock, noise, ROOT, touch } from "../core/fixture.ts";
 import { Random } from "../core/random.ts";
 import { isLong, report, seed } from "../helpers/torture.ts";

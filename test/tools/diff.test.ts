@@ -1,34 +1,12 @@
 /** `sqlfuse diff` and `sqlfuse log` on a file that is not mounted; beside a mount: test/mount/undo.test.ts. */
-import { randomBytes } from "node:crypto";
-import { chmodSync, copyFileSync, mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
-import { check } from "../../src/core/check.ts";
-import { unlock } from "../../src/core/unlock.ts";
-import { Volume } from "../../src/core/volume.ts";
-import type { Key } from "../../src/db/key.ts";
+import { chmodSync } from "node:fs";
+import { beforeEach, describe, expect, test } from "vitest";
 import { b, find, mkdir, put, ROOT } from "../core/fixture.ts";
-import { fingerprint, type Outcome, sqlfuse } from "./run.ts";
+import { fingerprint } from "./run.ts";
+import { directory, eachWithVolume, file, inside, run, succeed } from "./volume.ts";
 
-/** A key as it is: nothing is derived, which is faster. */
-const PASSWORD = `x'${randomBytes(32).toString("hex")}'`;
-
-let template: string;
-let directory: string;
-let file: string;
-let key: Key;
-
-beforeAll(() => {
-  template = join(mkdtempSync(join(tmpdir(), "diff-template-")), "v");
-  Volume.create(template, Buffer.from(PASSWORD), { blockSize: 4096 });
-  key = unlock(template, Buffer.from(PASSWORD));
-});
-afterAll(() => rmSync(join(template, ".."), { recursive: true }));
-beforeEach(() => {
-  directory = mkdtempSync(join(tmpdir(), "diff-"));
-  file = join(directory, "v");
-  copyFileSync(template, file);
+eachWithVolume();
+beforeEach(() =>
   inside((volume) => {
     const d = mkdir(volume, ROOT, "d");
     put(volume, d, "a", "one\ntwo\nthree\n");
@@ -41,31 +19,8 @@ beforeEach(() => {
     volume.tree.rename(ROOT, b("d"), ROOT, b("e"), 0);
     volume.history.create("second");
     put(volume, ROOT, "new", "n\n");
-  });
-});
-afterEach(() => {
-  expect(check(file, key)).toEqual([]);
-  rmSync(directory, { recursive: true, force: true });
-});
-
-function inside<T>(work: (volume: Volume) => T): T {
-  const volume = Volume.open(file, key);
-  try {
-    return work(volume);
-  } finally {
-    volume.close();
-  }
-}
-
-function run(...args: string[]): Outcome {
-  return sqlfuse(args, { password: PASSWORD });
-}
-
-function succeed(...args: string[]): string {
-  const { code, stdout, stderr } = run(...args);
-  expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
-  return stdout;
-}
+  }),
+);
 
 describe("sqlfuse diff", () => {
   test("tells what changed between two snapshots, to now, and the other way round", () => {
@@ -87,12 +42,37 @@ describe("sqlfuse diff", () => {
     expect(succeed("diff", "second", "first", file).split("\n")).toEqual([
       "modified  /binary (content)",
       "renamed   /e -> /d",
+      "modified  /d/a (content)",
       "added     /d/gone",
-      "modified  /e/a (content)",
       "",
     ]);
     expect(succeed("diff", "first", "first", file)).toBe("");
     expect(succeed("diff", "first", "now", file, "e")).toBe("renamed   /d -> /e\nmodified  /e/a (content)\n");
+  });
+
+  test("a directory that was renamed is asked for by either name", () => {
+    expect(succeed("diff", "first", "second", file, "d").split("\n")).toEqual([
+      "removed   /d/gone",
+      "renamed   /d -> /e",
+      "modified  /e/a (content)",
+      "",
+    ]);
+    expect(succeed("diff", "second", "first", file, "e").split("\n")).toEqual([
+      "renamed   /e -> /d",
+      "modified  /d/a (content)",
+      "",
+    ]);
+  });
+
+  test("a name that was taken from another file is told, forth and back", () => {
+    inside((volume) => {
+      put(volume, ROOT, "x", "from");
+      put(volume, ROOT, "y", "over");
+      volume.history.create("third");
+      volume.tree.rename(ROOT, b("x"), ROOT, b("y"), 0);
+    });
+    expect(succeed("diff", "third", "now", file)).toBe("renamed   /x -> /y (replaced)\n");
+    expect(succeed("diff", "now", "third", file)).toBe("renamed   /y -> /x\nadded     /y\n");
   });
 
   test("--text shows the lines of texts, and of nothing else", () => {
@@ -105,7 +85,7 @@ describe("sqlfuse diff", () => {
       "-x",
       "renamed   /d -> /e",
       "modified  /e/a (content)",
-      "--- /e/a",
+      "--- /d/a",
       "+++ /e/a",
       "@@ -1,3 +1,3 @@",
       "-one",
@@ -186,5 +166,34 @@ describe("sqlfuse log", () => {
       namesAdded: 0,
       namesRemoved: 1,
     });
+  });
+
+  /** What it tells, without the times. */
+  function told(path: string): string[] {
+    return (JSON.parse(succeed("log", "--json", file, path)) as { event: string; path: string }[]).map(
+      (one) => `${one.event} ${one.path}`,
+    );
+  }
+
+  test("of a file with several names it tells of the one that was asked for", () => {
+    inside((volume) => {
+      put(volume, ROOT, "hard", "one");
+      volume.history.create("third");
+      volume.tree.unlink(ROOT, b("hard"));
+      volume.tree.link(put(volume, ROOT, "a", "two"), ROOT, b("hard"));
+    });
+    expect(told("hard")).toEqual(["replaced /hard", "created /hard"]);
+    expect(told("a")).toEqual(["created /a"]);
+  });
+
+  test("tells of a file that was there before in a directory that has another name now", () => {
+    inside((volume) => {
+      const e = find(volume, "e")?.ino ?? ROOT;
+      volume.tree.unlink(e, b("a"));
+      put(volume, e, "a", "another");
+      volume.history.create("third");
+      volume.tree.rename(ROOT, b("e"), ROOT, b("f"), 0);
+    });
+    expect(told("f/a")).toEqual(["replaced /e/a", "changed /e/a", "created /d/a"]);
   });
 });

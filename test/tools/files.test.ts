@@ -21,8 +21,8 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
-import { check } from "../../src/core/check.ts";
 import { unlock } from "../../src/core/unlock.ts";
+import { check } from "../../src/fsck/check.ts";
 import { CLI, type Outcome, PASSWORD, sqlfuse } from "./run.ts";
 
 let directory: string;

@@ -231,7 +231,7 @@ describe("what is refused", () => {
     fails(10, /it has no remote/, "push", vault);
     fails(10, /no such file/, "push", at("missing"));
     fails(10, /no such directory/, "remote", "add", vault, "nas", at("missing"));
-    fails(10, /a remote is a directory/, "remote", "add", vault, "nas", "s3://bucket/x");
+    fails(10, /a remote is a directory/, "remote", "add", vault, "nas", "ftp://example.com/x");
     expect(ok("remote", "list", vault)).toBe("no remotes\n");
     fails(10, /no log is there/, "clone", nas, at("x.sqlite"));
     ok("remote", "add", vault, "nas", nas);

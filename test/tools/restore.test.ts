@@ -1,63 +1,19 @@
 /** `sqlfuse restore` and `sqlfuse undelete` on a file that is not mounted; in a mount: test/mount/undo.test.ts. */
 import { spawnSync } from "node:child_process";
-import { randomBytes } from "node:crypto";
-import { copyFileSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { copyFileSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
-import { check } from "../../src/core/check.ts";
-import { unlock } from "../../src/core/unlock.ts";
-import { Volume } from "../../src/core/volume.ts";
-import type { Key } from "../../src/db/key.ts";
+import { describe, expect, test } from "vitest";
+import type { Volume } from "../../src/core/volume.ts";
+import { check } from "../../src/fsck/check.ts";
 import { type Dump, dump } from "../core/dump.ts";
 import { b, CALLER, contentOf, find, mkdir, noise, put, ROOT } from "../core/fixture.ts";
 import { operate } from "../core/operations.ts";
 import { withRandom } from "../core/random.ts";
-import { CLI, fingerprint, type Outcome, sqlfuse } from "./run.ts";
+import { CLI, fingerprint, PASSWORD } from "./run.ts";
+import { directory, eachWithVolume, file, inside, key, run, succeed } from "./volume.ts";
 
 const LONG = process.env.SQLFUSE_LONG === "1";
-/** A key as it is: nothing is derived, which is faster. */
-const PASSWORD = `x'${randomBytes(32).toString("hex")}'`;
-
-let template: string;
-let directory: string;
-let file: string;
-let key: Key;
-
-beforeAll(() => {
-  template = join(mkdtempSync(join(tmpdir(), "restore-template-")), "v");
-  Volume.create(template, Buffer.from(PASSWORD), { blockSize: 4096 });
-  key = unlock(template, Buffer.from(PASSWORD));
-});
-afterAll(() => rmSync(join(template, ".."), { recursive: true }));
-beforeEach(() => {
-  directory = mkdtempSync(join(tmpdir(), "restore-"));
-  file = join(directory, "v");
-  copyFileSync(template, file);
-});
-afterEach(() => {
-  expect(check(file, key)).toEqual([]);
-  rmSync(directory, { recursive: true, force: true });
-});
-
-function inside<T>(work: (volume: Volume) => T): T {
-  const volume = Volume.open(file, key);
-  try {
-    return work(volume);
-  } finally {
-    volume.close();
-  }
-}
-
-function run(...args: string[]): Outcome {
-  return sqlfuse(args, { password: PASSWORD });
-}
-
-function succeed(...args: string[]): string {
-  const { code, stdout, stderr } = run(...args);
-  expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
-  return stdout;
-}
+eachWithVolume();
 
 /** What a restored tree must have as it was: all but the numbers, the times of the inode itself, and its atime. */
 function shown(all: Dump, below = ""): Record<string, unknown> {
@@ -158,7 +114,11 @@ describe("sqlfuse restore", () => {
     expect(inside((volume) => find(volume, "d"))).toBeUndefined();
     succeed("restore", "--at", "one", file, "d/sub/link");
     expect(Object.keys(inside(dump)).sort()).toEqual(["", "/d", "/d/sub", "/d/sub/link", "/old", "/outside"]);
-    expect(inside((volume) => find(volume, "d/sub"))).toMatchObject({ mode: 0o041750 });
+    expect(inside((volume) => find(volume, "d/sub"))).toMatchObject({
+      mode: 0o041750,
+      mtimeSec: 5,
+      mtimeNsec: 6,
+    });
   });
 
   test("a file where a directory is now takes --delete, and is named without it", () => {
@@ -171,6 +131,32 @@ describe("sqlfuse restore", () => {
     expect(refused.stderr).toBe("sqlfuse: /d/fifo: there is a directory of that name now\n");
     succeed("restore", "--at", "one", "--delete", file, "d");
     expect(inside((volume) => find(volume, "d/fifo"))).toMatchObject({ mode: 0o010644 });
+  });
+
+  test("a file never takes the place of the root, and --delete removes nothing for it", () => {
+    withTree();
+    const before = inside(dump);
+    const refused = run("restore", "--at", "one", "--delete", file, "outside", "--to", "/");
+    expect(refused).toMatchObject({ code: 10, stdout: "" });
+    expect(refused.stderr).toBe("sqlfuse: /: the root directory stays\n");
+    expect(inside(dump)).toEqual(before);
+  });
+
+  test("two files with two names each that are one file now, are two again", () => {
+    inside((volume) => {
+      for (const one of ["a", "b"]) volume.tree.link(put(volume, ROOT, `${one}1`, "x"), ROOT, b(`${one}2`));
+      volume.history.create("one");
+      const a = find(volume, "a1")?.ino ?? ROOT;
+      for (const name of ["b1", "b2"]) {
+        volume.tree.unlink(ROOT, b(name));
+        volume.tree.link(a, ROOT, b(name));
+      }
+    });
+    succeed("restore", "--at", "one", file, "/");
+    const inos = inside((volume) => ["a1", "a2", "b1", "b2"].map((name) => find(volume, name)?.ino));
+    expect(inos[0]).toBe(inos[1]);
+    expect(inos[2]).toBe(inos[3]);
+    expect(inos[0]).not.toBe(inos[2]);
   });
 
   test("of the root with --delete, after random operations, makes all what it was", () =>

@@ -18,12 +18,12 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
-import { check } from "../../src/core/check.ts";
 import { OpenError } from "../../src/core/errors.ts";
 import { unlock } from "../../src/core/unlock.ts";
 import { Volume } from "../../src/core/volume.ts";
 import { type Key, rawKeyPassword } from "../../src/db/key.ts";
 import { hmacKey, pageIsAuthentic } from "../../src/db/page.ts";
+import { check } from "../../src/fsck/check.ts";
 import { b, mkdir, noise, put, ROOT } from "../core/fixture.ts";
 import { tablesOf } from "../core/tables.ts";
 import { type Call, canTrace, countCalls, faulted, recorded, WRITES } from "../helpers/strace.ts";

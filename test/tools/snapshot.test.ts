@@ -1,61 +1,19 @@
 /** `sqlfuse snapshot` and `--at` on a file that is not mounted, and what a kill -9 at each write leaves. */
 import { spawnSync } from "node:child_process";
-import { randomBytes } from "node:crypto";
-import { copyFileSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { copyFileSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
-import { check } from "../../src/core/check.ts";
-import { unlock } from "../../src/core/unlock.ts";
+import { describe, expect, test } from "vitest";
 import { Volume } from "../../src/core/volume.ts";
-import type { Key } from "../../src/db/key.ts";
+import { check } from "../../src/fsck/check.ts";
 import { dump } from "../core/dump.ts";
 import { b, mkdir, noise, put, ROOT } from "../core/fixture.ts";
 import { canTrace, countCalls, faulted, recorded, WRITES } from "../helpers/strace.ts";
-import { type Outcome, sqlfuse } from "./run.ts";
+import { PASSWORD, sqlfuse } from "./run.ts";
+import { directory, eachWithVolume, file, inside, key, run, succeed } from "./volume.ts";
 
 const LONG = process.env.SQLFUSE_LONG === "1";
-/** A key as it is: nothing is derived, which is faster. */
-const PASSWORD = `x'${randomBytes(32).toString("hex")}'`;
-
-let template: string;
-let directory: string;
-let file: string;
-let key: Key;
-
-beforeAll(() => {
-  template = join(mkdtempSync(join(tmpdir(), "snapshot-template-")), "v");
-  Volume.create(template, Buffer.from(PASSWORD), { blockSize: 4096 });
-  key = unlock(template, Buffer.from(PASSWORD));
-});
-afterAll(() => rmSync(join(template, ".."), { recursive: true }));
-beforeEach(() => {
-  directory = mkdtempSync(join(tmpdir(), "snapshot-"));
-  file = join(directory, "v");
-  copyFileSync(template, file);
-});
-afterEach(() => rmSync(directory, { recursive: true, force: true }));
-
-function run(...args: string[]): Outcome {
-  return sqlfuse(args, { password: PASSWORD });
-}
-
-function succeed(...args: string[]): string {
-  const { code, stdout, stderr } = run(...args);
-  expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
-  return stdout;
-}
-
-/** Works in the volume through the library. */
-function inside<T>(work: (volume: Volume) => T): T {
-  const volume = Volume.open(file, key);
-  try {
-    return work(volume);
-  } finally {
-    volume.close();
-  }
-}
+eachWithVolume();
 
 /** A file that has another content in the snapshot "one". */
 function withOne(): void {
@@ -188,8 +146,10 @@ describe("--at", () => {
     withOne();
     succeed("vacuum", "--quiet", file);
     writeFileSync(join(directory, "new"), "another", { mode: 0o600 });
-    succeed("rekey", "--quiet", "--new-password-file", join(directory, "new"), file);
-    const { stdout } = sqlfuse(["cat", "--at", "one", file, "d/a"], { password: "another" });
+    const renewed = join(directory, "renewed");
+    copyFileSync(file, renewed);
+    succeed("rekey", "--quiet", "--new-password-file", join(directory, "new"), renewed);
+    const { stdout } = sqlfuse(["cat", "--at", "one", renewed, "d/a"], { password: "another" });
     expect(stdout).toBe("before");
   });
 });

@@ -19,8 +19,8 @@ import {
 import { tmpdir } from "node:os";
 import { dirname, join, relative } from "node:path";
 import { fileURLToPath } from "node:url";
-import { check } from "../../src/core/check.ts";
 import { unlock } from "../../src/core/unlock.ts";
+import { check } from "../../src/fsck/check.ts";
 
 const CLI = fileURLToPath(new URL("../cli.js", import.meta.url));
 /** The big binaries among npm packages would say more about the disk than about the filesystem. */

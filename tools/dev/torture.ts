@@ -56,7 +56,7 @@ const SECTIONS: Readonly<Record<string, Section>> = {
     minutes: 15,
     what: "bits turned over, fsck finds and repairs",
   },
-  fsck: { files: ["test/core/fsck.test.ts"], minutes: 5, what: "every invariant broken, and no false alarm" },
+  fsck: { files: ["test/fsck/fsck.test.ts"], minutes: 5, what: "every invariant broken, and no false alarm" },
   rewrite: {
     files: ["test/tools/rewrite.test.ts"],
     minutes: 15,
@@ -83,6 +83,11 @@ const SECTIONS: Readonly<Record<string, Section>> = {
     files: ["test/mount/life.test.ts", "test/mount/beside.test.ts"],
     minutes: 15,
     what: "signals, every way to unmount, work beside a mount",
+  },
+  replicas: {
+    files: ["test/log/points.test.ts", "test/log/realservers.test.ts"],
+    minutes: 15,
+    what: "replicas under load, through each kind of remote",
   },
   security: {
     files: ["test/reliability/security.test.ts"],

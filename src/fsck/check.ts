@@ -7,13 +7,8 @@
  * data excepted, and the invariants are asked there: so what is lost has a name.
  */
 import { realpathSync } from "node:fs";
-import { Database } from "../db/database.ts";
-import { SqliteError } from "../db/errors.ts";
-import type { Key } from "../db/key.ts";
-import { type BadPage, Pages } from "../db/pages.ts";
-import { scanWal } from "../db/wal.ts";
-import { undecodable } from "./codec.ts";
-import { OpenError } from "./errors.ts";
+import { undecodable } from "../core/codec.ts";
+import { OpenError } from "../core/errors.ts";
 import {
   hexMeta,
   incompatibleFeatures,
@@ -22,7 +17,7 @@ import {
   refuseTooNew,
   schemaSql,
   UPGRADES,
-} from "./format.ts";
+} from "../core/format.ts";
 import {
   describeOlder,
   type Head,
@@ -31,12 +26,17 @@ import {
   readHead,
   readHeadFile,
   refuseOtherVolume,
-} from "./head.ts";
+} from "../core/head.ts";
+import { FileLock } from "../core/lock.ts";
+import { Names, showName, showText } from "../core/names.ts";
+import { type Ino, MAX_FILE_SIZE } from "../core/types.ts";
+import { Database } from "../db/database.ts";
+import { SqliteError } from "../db/errors.ts";
+import type { Key } from "../db/key.ts";
+import { type BadPage, Pages } from "../db/pages.ts";
+import { scanWal } from "../db/wal.ts";
 import { brokenOf, INVARIANTS, type Invariant } from "./invariants.ts";
-import { FileLock } from "./lock.ts";
-import { Names, showName, showText } from "./names.ts";
 import { type Gap, type Salvaged, salvage } from "./salvage.ts";
-import { type Ino, MAX_FILE_SIZE } from "./types.ts";
 
 export interface Finding {
   /** Name of the invariant that is broken. */

@@ -1,10 +1,10 @@
 /** The invariants, each broken by SQL: check finds exactly that one. */
 import { closeSync, openSync, readSync, statSync, writeSync } from "node:fs";
 import { describe, expect, it } from "vitest";
-import { check, type Finding } from "../../src/core/check.ts";
 import type { Ino } from "../../src/core/types.ts";
 import type { Database } from "../../src/db/database.ts";
-import { b, CALLER, Fixture, mkdir, noise, put, ROOT, S_IFIFO, touch } from "./fixture.ts";
+import { check, type Finding } from "../../src/fsck/check.ts";
+import { b, CALLER, Fixture, mkdir, noise, put, ROOT, S_IFIFO, touch } from "../core/fixture.ts";
 
 const BLOCK = 4096;
 /** Below the first number that is given out: never in use. */

@@ -6,11 +6,12 @@
  * rows that were deleted. What a row says is not judged here: the invariants are mended afterwards. Only a block that is
  * compressed must be there as a whole to be read at all: else it is lost, and an empty one takes its place.
  */
+
+import { RAW, undecodable } from "../core/codec.ts";
 import { Btrees, type Row, type Value } from "../db/btree.ts";
 import type { Database } from "../db/database.ts";
 import type { Pages } from "../db/pages.ts";
 import type { Statement } from "../db/statement.ts";
-import { RAW, undecodable } from "./codec.ts";
 
 /** A table, and how its rows are stored. */
 interface Shape {

@@ -1,8 +1,9 @@
 /** What must hold of snapshots, and of the past that they show: a part of INVARIANTS. */
+
+import { hasSnapshots } from "../core/past.ts";
+import { readRetention } from "../core/retention.ts";
 import type { Database } from "../db/database.ts";
 import type { Broken, Invariant } from "./invariants.ts";
-import { hasSnapshots } from "./past.ts";
-import { readRetention } from "./retention.ts";
 
 const EPOCH = "(SELECT value FROM meta WHERE key = 'epoch')";
 const BAD_EPOCH = `(epoch NOT BETWEEN 1 AND ${EPOCH} - 1)`;

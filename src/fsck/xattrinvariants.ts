@@ -1,10 +1,18 @@
 /** What must hold of extended attributes, ACLs among them, which SQL alone cannot read: the last part of INVARIANTS. */
 import { FsError } from "../base/errno.ts";
+import {
+  ACL_ACCESS,
+  ACL_DEFAULT,
+  type AclEntry,
+  applyMode,
+  decodeAcl,
+  encodeAcl,
+  modeOf,
+} from "../core/acl.ts";
+import { isDirectory, isSymlink } from "../core/mode.ts";
+import { type Ino, XATTR_LIST_MAX, XATTR_NAME_MAX, XATTR_SIZE_MAX } from "../core/types.ts";
 import type { Database } from "../db/database.ts";
-import { ACL_ACCESS, ACL_DEFAULT, type AclEntry, applyMode, decodeAcl, encodeAcl, modeOf } from "./acl.ts";
 import type { Invariant } from "./invariants.ts";
-import { isDirectory, isSymlink } from "./mode.ts";
-import { type Ino, XATTR_LIST_MAX, XATTR_NAME_MAX, XATTR_SIZE_MAX } from "./types.ts";
 
 const hex = (text: string) => `x'${Buffer.from(text).toString("hex")}'`;
 const IN_NAMESPACE = `(${["user.", "trusted.", "security."]

@@ -7,11 +7,11 @@
  */
 import type { Time } from "../base/clock.ts";
 import { DamageError } from "../base/errno.ts";
+import { contentLength, decoded, RAW } from "../core/codec.ts";
+import { S_IFDIR, S_IFMT, S_IFREG } from "../core/mode.ts";
+import { type Ino, ROOT_INO } from "../core/types.ts";
 import type { Database } from "../db/database.ts";
 import type { Statement } from "../db/statement.ts";
-import { contentLength, decoded, RAW } from "./codec.ts";
-import { S_IFDIR, S_IFMT, S_IFREG } from "./mode.ts";
-import { type Ino, ROOT_INO } from "./types.ts";
 
 /** Something that got a place in /lost+found. */
 export interface Placement {

@@ -5,9 +5,10 @@
 import { appendFileSync } from "node:fs";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { FsError } from "../../src/base/errno.ts";
-import { repair as repairSteps } from "../../src/core/repair.ts";
-import type { Dump } from "./dump.ts";
-import { Fixture, inVolume, mkdir, noise, put, ROOT, S_IFREG, touch } from "./fixture.ts";
+import { repair as repairSteps } from "../../src/fsck/repair.ts";
+import type { Dump } from "../core/dump.ts";
+import { Fixture, inVolume, mkdir, noise, put, ROOT, S_IFREG, touch } from "../core/fixture.ts";
+import { type Random, withRandom } from "../core/random.ts";
 import {
   BLOCK,
   changedPaths,
@@ -19,7 +20,6 @@ import {
   lines,
   repairFixture,
 } from "./fsck.ts";
-import { type Random, withRandom } from "./random.ts";
 
 let filled: Fixture;
 let inodes: Inodes;

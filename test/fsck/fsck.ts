@@ -1,11 +1,11 @@
 /** What the tests of fsck share: a volume with something of everything, and its repair. */
 import { expect } from "vitest";
-import { drain, type Finding, inspect, type Report } from "../../src/core/check.ts";
-import { type Repaired, repair } from "../../src/core/repair.ts";
 import type { Ino } from "../../src/core/types.ts";
 import type { Volume } from "../../src/core/volume.ts";
-import { type Dump, dump } from "./dump.ts";
-import { b, CALLER, Fixture, mkdir, noise, put, ROOT, S_IFIFO, touch } from "./fixture.ts";
+import { drain, type Finding, inspect, type Report } from "../../src/fsck/check.ts";
+import { type Repaired, repair } from "../../src/fsck/repair.ts";
+import { type Dump, dump } from "../core/dump.ts";
+import { b, CALLER, Fixture, mkdir, noise, put, ROOT, S_IFIFO, touch } from "../core/fixture.ts";
 
 export const BLOCK = 4096;
 

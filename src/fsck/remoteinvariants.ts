@@ -1,6 +1,7 @@
 /** What must hold of what is noted of remotes: a part of INVARIANTS. Nothing there is lost: what is not noted is shipped again. */
+
+import { isReplica } from "../core/format.ts";
 import type { Database } from "../db/database.ts";
-import { isReplica } from "./format.ts";
 import type { Broken, Invariant } from "./invariants.ts";
 
 const NO_REMOTE = "NOT EXISTS (SELECT 1 FROM remote AS r WHERE r.id = o.remote)";

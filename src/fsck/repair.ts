@@ -9,6 +9,12 @@
 import { existsSync, linkSync, renameSync, rmSync, statfsSync, statSync, truncateSync } from "node:fs";
 import { dirname } from "node:path";
 import { type Clock, systemClock } from "../base/clock.ts";
+import { RAW } from "../core/codec.ts";
+import { Draft } from "../core/draft.ts";
+import { OpenError } from "../core/errors.ts";
+import { schemaSql } from "../core/format.ts";
+import { acceptState } from "../core/head.ts";
+import { FileLock } from "../core/lock.ts";
 import { Database } from "../db/database.ts";
 import type { Key } from "../db/key.ts";
 import { Pages } from "../db/pages.ts";
@@ -22,13 +28,7 @@ import {
   schemaDifferences,
   UNDECODABLE,
 } from "./check.ts";
-import { RAW } from "./codec.ts";
-import { Draft } from "./draft.ts";
-import { OpenError } from "./errors.ts";
-import { schemaSql } from "./format.ts";
-import { acceptState } from "./head.ts";
 import { brokenOf, INVARIANTS } from "./invariants.ts";
-import { FileLock } from "./lock.ts";
 import { Mender, type Placement } from "./mender.ts";
 import { startRemotesOver } from "./remoteinvariants.ts";
 import { salvage } from "./salvage.ts";

@@ -5,17 +5,18 @@
  * Each query returns (ino or 0, text, parent, name): `parent` and `name` say which entry is meant
  * where the inode alone does not tell, and are NULL elsewhere.
  */
+
+import { isBlockSizeSql, usualBlockSize } from "../core/blocksize.ts";
+import { contentLength, knownCodec, RAW } from "../core/codec.ts";
+import { APPLICATION_ID, type Feature, FORMAT, FORMAT_MAJOR } from "../core/format.ts";
+import { S_IFBLK, S_IFCHR, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG } from "../core/mode.ts";
+import { isPartial } from "../core/partial.ts";
+import { MAX_FILE_SIZE, NAME_MAX, ROOT_INO, SYMLINK_MAX } from "../core/types.ts";
+import { DEFAULT_CIPHER } from "../core/unlock.ts";
 import type { Database } from "../db/database.ts";
-import { isBlockSizeSql, usualBlockSize } from "./blocksize.ts";
-import { contentLength, knownCodec, RAW } from "./codec.ts";
-import { APPLICATION_ID, type Feature, FORMAT, FORMAT_MAJOR } from "./format.ts";
 import { HISTORY_INVARIANTS } from "./historyinvariants.ts";
 import { type Mender, NUMBER_MAX } from "./mender.ts";
-import { S_IFBLK, S_IFCHR, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG } from "./mode.ts";
-import { isPartial } from "./partial.ts";
 import { REMOTE_INVARIANTS } from "./remoteinvariants.ts";
-import { MAX_FILE_SIZE, NAME_MAX, ROOT_INO, SYMLINK_MAX } from "./types.ts";
-import { DEFAULT_CIPHER } from "./unlock.ts";
 import { XATTR_INVARIANTS } from "./xattrinvariants.ts";
 
 /** One thing that breaks an invariant. */
