@@ -20,7 +20,7 @@ export interface LogOrder {
 }
 
 /** A volume that is mounted for writing pushes to its remotes; a replica follows the one that it was made from. */
-export type LogRole = "push" | "follow";
+type LogRole = "push" | "follow";
 
 /** How a remote is, as the thread knows. */
 export interface RemoteState extends Lag {

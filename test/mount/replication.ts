@@ -1,5 +1,5 @@
 /** A mounted volume, a directory that its log goes to, and replicas of it. */
-import { mkdirSync, readdirSync, rmSync, statSync } from "node:fs";
+import { lstatSync, mkdirSync, readdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { expect } from "vitest";
 import { HostPlace } from "../../src/archive/hostplace.ts";
@@ -67,6 +67,6 @@ export function expectSame(one: string, other: string): void {
   const numbers = (root: string): string[] =>
     readdirSync(root, { recursive: true, encoding: "utf8" })
       .sort()
-      .map((name) => `${name} ${statSync(join(root, name), { throwIfNoEntry: false })?.ino}`);
+      .map((name) => `${name} ${lstatSync(join(root, name), { throwIfNoEntry: false })?.ino}`);
   expect(numbers(other)).toEqual(numbers(one));
 }
