@@ -118,6 +118,7 @@ const CODE_OF_REASON: Record<string, ExitCode> = {
   "allow-other-forbidden": EXIT.unavailable,
   busy: EXIT.busy,
   "not-mounted": EXIT.unusable,
+  "not-replica": EXIT.unusable,
   "not-permitted": EXIT.other,
   engine: EXIT.unavailable,
   foreign: EXIT.damaged,

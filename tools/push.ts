@@ -10,7 +10,7 @@ import { addHeadOption, type HeadFlags, headFields, headText, keepHead, readHead
 import { addOutputOptions, formatBytes, type OutputFlags, say, sayJson, warn } from "./output.ts";
 import { addPasswordOptions, type PasswordOptions } from "./password.ts";
 import { Progress } from "./progress.ts";
-import { passwordOf, withSite } from "./pushsite.ts";
+import { passwordOf, pushingAlone, withSite } from "./pushsite.ts";
 import { addWatchOptions, intervalOf, type WatchFlags, watch } from "./watch.ts";
 
 interface PushFlags extends PasswordOptions, OutputFlags, WatchFlags, AccessFlags, HeadFlags {}
@@ -105,7 +105,8 @@ async function pushAll(
       try {
         const store = await openRemote(remote.url, accessOf(signal, progress, rateOf(flags.bwlimit)));
         const seen = await readHeadOf(flags);
-        const result = await new Pusher(site, store, remote.name, { onProgress, breathe, ...seen }).run();
+        const pusher = new Pusher(site, store, remote.name, { onProgress, breathe, ...seen });
+        const result = await pushingAlone(site, remote.name, () => pusher.run());
         await keepHead(flags, seen.head, result);
         done.push({ remote: remote.name, result });
         progress.end();

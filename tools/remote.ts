@@ -22,8 +22,9 @@ import {
 import { addPasswordOptions, type PasswordOptions } from "./password.ts";
 import { Progress } from "./progress.ts";
 import { noRemote } from "./push.ts";
-import { passwordOf, withSite } from "./pushsite.ts";
+import { passwordOf, pushingAlone, withSite } from "./pushsite.ts";
 import { listed, maxAgeOf, type RemoteStatus, statusOf } from "./remotestatus.ts";
+import { statesAtMount } from "./status.ts";
 
 const ACTIONS = ["add", "list", "remove", "status", "verify", "gc", "rotate"] as const;
 type Action = (typeof ACTIONS)[number];
@@ -96,7 +97,7 @@ async function remote(
       withSiteOrReplica(target, password, action, async (site) => {
         if (action === "add") await add(site, target, name ?? "", resolveUrl(url ?? ""), flags, breath);
         else if (action === "list") await list(site, flags);
-        else if (action === "status") await status(site, maxAgeMs, flags);
+        else if (action === "status") await status(site, target, maxAgeMs, flags);
         else {
           for (const one of await chosen(site, target, name)) {
             if (action === "remove") await remove(site, target, one, flags);
@@ -202,8 +203,8 @@ async function remove(
   tell(flags, `${name}: removed from ${target}; what is in ${url} stays there`, { name, url });
 }
 
-async function status(site: PushSite, maxAgeMs: number, flags: RemoteFlags): Promise<void> {
-  const all = await statusOf(site.db, maxAgeMs);
+async function status(site: PushSite, target: string, maxAgeMs: number, flags: RemoteFlags): Promise<void> {
+  const all = await statusOf(site.db, maxAgeMs, await statesAtMount(target));
   if (flags.json) sayJson(all.map(({ line, ...rest }) => rest));
   else if (all.length === 0) say("no remotes");
   else
@@ -212,6 +213,7 @@ async function status(site: PushSite, maxAgeMs: number, flags: RemoteFlags): Pro
       ...all.map(({ line }) => line),
     ]))
       say(line);
+  for (const { name, error } of all) if (error !== undefined) warn(`${name}: ${error}`);
   const stale = all.filter(({ state }: RemoteStatus) => state === "stale");
   for (const one of stale)
     warn(
@@ -268,14 +270,11 @@ async function collect(
   const { openRemote } = await import("../src/log/remote.ts");
   const progress = new Progress(flags.quiet);
   try {
-    const { pushed, repacked, start, ...gone } = await run(
-      site,
-      await openRemote(remote.url, accessOf(signal, progress)),
-      remote.name,
-      {
-        breathe,
-        onProgress: ({ bytes }) => progress.tally(`starting ${remote.name} over: ${formatBytes(bytes)}`),
-      },
+    const store = await openRemote(remote.url, accessOf(signal, progress));
+    const onProgress = ({ bytes }: { readonly bytes: number }): void =>
+      progress.tally(`starting ${remote.name} over: ${formatBytes(bytes)}`);
+    const { pushed, repacked, start, ...gone } = await pushingAlone(site, remote.name, () =>
+      run(site, store, remote.name, { breathe, onProgress }),
     );
     progress.end();
     const shipped = `${formatBytes(pushed.bytes)} shipped, ${repacked} objects packed anew`;

@@ -259,10 +259,16 @@ export class Remotes {
     this.#change(true, (db) => db.exec(`UPDATE remote SET ${what} WHERE id = ${remote.id}`));
   }
 
+  /** Committed with the group: what a crash takes of it is only shipped again. */
   #shipped(name: string, object: string, salt: string, blocks: readonly ShippedBlock[]): void {
     const { id } = this.#existing(name);
-    this.#change(false, (db) =>
-      noteShipped(db, id, Buffer.from(object, "hex"), Buffer.from(salt, "hex"), blocks),
+    const store = this.#store;
+    // Keyed hashes lie anywhere: each may change a page of its own, and others are served between two of them.
+    const bytes = blocks.length * store.writer.pageSize;
+    store.query(VOLUME, () =>
+      store.change(VOLUME, bytes, false, () =>
+        noteShipped(store.writer, id, Buffer.from(object, "hex"), Buffer.from(salt, "hex"), blocks),
+      ),
     );
   }
 

@@ -4,7 +4,7 @@ import { OpenError } from "../core/errors.ts";
 import { hexMeta, isReplica, numberMeta, requireFeature } from "../core/format.ts";
 import { isPartial } from "../core/partial.ts";
 import { listRemotes, type Remote } from "../core/remotes.ts";
-import { Volume } from "../core/volume.ts";
+import { Volume, type VolumeOptions } from "../core/volume.ts";
 import { Database } from "../db/database.ts";
 import type { Key } from "../db/key.ts";
 import { fetchSegment, type Link, readChain, readSegment, segmentNumbers } from "./chain.ts";
@@ -184,6 +184,8 @@ function originOf(db: Database): Remote {
   return origin;
 }
 
+export type ReplicaOptions = Pick<VolumeOptions, "isHeld" | "cacheBytes">;
+
 /** A replica that is held open for pulls. */
 export class Replica {
   readonly #volume: Volume;
@@ -192,14 +194,15 @@ export class Replica {
   /** Whoever writes to it next waits for this. */
   #turn: Promise<unknown> = Promise.resolve();
 
-  /** `key` is used until `close`. @throws OpenError as Volume.open; LogError: it is no replica */
-  constructor(path: string, key: Key, onLog: (line: string) => void) {
+  /** `key` is used until `close`; `options`: as of a volume. @throws OpenError as Volume.open; LogError: it is no replica */
+  constructor(path: string, key: Key, onLog: (line: string) => void, options: ReplicaOptions = {}) {
+    const { cacheBytes = 64 * 2 ** 20 } = options;
     this.#key = key;
-    this.#volume = Volume.open(path, key, { changesReplica: true, onLog });
+    this.#volume = Volume.open(path, key, { changesReplica: true, onLog, ...options });
     try {
       if (this.#volume.readOnly)
         throw new OpenError("unreadable", path, `${path}: the file or its directory cannot be written`);
-      this.#db = new Database(this.#volume.path, key, { mode: "readwrite", cacheBytes: 64 * 2 ** 20 });
+      this.#db = new Database(this.#volume.path, key, { mode: "readwrite", cacheBytes });
       this.#db.exec("PRAGMA busy_timeout = 10000; PRAGMA synchronous = FULL; PRAGMA temp_store = MEMORY");
       originOf(this.#db);
     } catch (error) {
@@ -234,6 +237,7 @@ export class Replica {
   }
 
   async #pull(store: RemoteStore, options: PullOptions): Promise<FollowResult> {
+    this.#volume.refresh();
     this.#volume.prune();
     this.#volume.commit();
     const origin = originOf(this.#db);
@@ -352,6 +356,7 @@ export class Replica {
     });
   }
 
+  /** Again: nothing. A pull under way is undone, and ends with an error. */
   close(): void {
     this.#db?.close();
     this.#volume.close();
