@@ -60,6 +60,8 @@ export async function startDaemon(
   const inherited = inheritedFd(options.mountpoint);
   const environment = { ...process.env };
   delete environment[PASSWORD_VARIABLE];
+  // Node has 4 threads for files: one remote that hangs would hold them all.
+  environment.UV_THREADPOOL_SIZE ??= "16";
   const cli = fileURLToPath(new URL("./cli.js", import.meta.url));
   // The names are there for ps alone.
   const child = spawn(process.execPath, [cli, "mount", "--child", "--", options.path, options.mountpoint], {
@@ -199,6 +201,7 @@ export interface ServeOptions {
 export async function serve(options: MountOptions, password: Buffer, how: ServeOptions): Promise<never> {
   const { unlock } = await import("../src/core/unlock.ts");
   const { notifyReady } = await import("../src/host/supervisor.ts");
+  const { exitNow } = await import("../src/native/libc.ts");
   const { log } = how;
   ignoreBrokenPipes();
 
@@ -226,12 +229,14 @@ export async function serve(options: MountOptions, password: Buffer, how: ServeO
     notifyReady();
   }
 
-  const { clean } = await mount.closed;
+  const { clean, hangs } = await mount.closed;
   await control?.close();
   if (how.removeMountpoint) tryRmdir(options.mountpoint);
   if (clean) log("info", "unmounted; everything is committed");
   else log("error", "unmounted, but the last changes could not be committed");
-  process.exit(stop.code ?? (clean ? EXIT.ok : EXIT.other));
+  const code = stop.code ?? (clean ? EXIT.ok : EXIT.other);
+  if (hangs) exitNow(code);
+  process.exit(code);
 }
 
 /** Loads what serves, and only that: fuse-native may be missing. */
@@ -318,7 +323,7 @@ class Stop {
       await mount.unmount(true);
       await mount.sync();
       await Promise.race([mount.closed, sleep(STRAGGLER_MS)]);
-      await mount.close();
+      await mount.close(false);
     }
   }
 

@@ -25,6 +25,7 @@ import {
   parseCommit,
   parseDuration,
   parseInterval,
+  parsePause,
 } from "./mountoptions.ts";
 import { addOutputOptions, type OutputFlags, quote, tell, warn } from "./output.ts";
 import { addPasswordOptions, type PasswordOptions, readPassword } from "./password.ts";
@@ -41,6 +42,10 @@ interface MountFlags extends PasswordOptions, OutputFlags, AtFlags {
   readonly logFile?: string;
   readonly headFile?: string;
   readonly history?: string;
+  readonly push: boolean;
+  readonly pushInterval?: string;
+  readonly pull: boolean;
+  readonly pullInterval?: string;
   readonly logLevel?: LogLevel;
   readonly trace?: true;
   readonly transport?: Transport;
@@ -81,6 +86,16 @@ export function addMount(program: Command): void {
       "--history <duration>",
       "make a snapshot so long after a change, and prune them: see sqlfuse snapshot; as -o history=",
     )
+    .option(
+      "--push-interval <duration>",
+      "push to the volume's remotes so long after a change at the latest, as -o push_interval= (default: 30s; 0: never)",
+    )
+    .option("--no-push", "leave the remotes alone: as --push-interval 0")
+    .option(
+      "--pull-interval <duration>",
+      "a replica: look so often whether something was pushed, as -o pull_interval= (default: 10s; 0: never)",
+    )
+    .option("--no-pull", "a replica stays as it is until sqlfuse pull: as --pull-interval 0")
     .option("--cache-size <bytes>", "page cache: 1M to 64G (default: 64M), as -o cache_size=")
     .option("--log-file <file>", "append messages to FILE")
     .addOption(
@@ -189,6 +204,10 @@ function settingsOf(flags: MountFlags): MountSettings {
   if (flags.commit !== undefined) settings.commitIntervalMs = parseCommit(flags.commit);
   if (flags.idleTimeout !== undefined) settings.idleTimeoutMs = parseDuration(flags.idleTimeout);
   if (flags.history !== undefined) settings.historyMs = parseInterval(flags.history);
+  if (flags.pushInterval !== undefined) settings.pushMs = parsePause(flags.pushInterval, "push interval");
+  if (!flags.push) settings.pushMs = 0;
+  if (flags.pullInterval !== undefined) settings.pullMs = parsePause(flags.pullInterval, "pull interval");
+  if (!flags.pull) settings.pullMs = 0;
   if (flags.at !== undefined) settings.at = flags.at;
   if (flags.cacheSize !== undefined) settings.cacheBytes = parseCacheSize(flags.cacheSize);
   if (flags.logLevel !== undefined) settings.logLevel = flags.logLevel;
@@ -233,6 +252,8 @@ function mountOptions(path: string, mountpoint: string, settings: MountSettings)
     fsname: settings.fsname ?? (settings.at === undefined ? path : `${path}@${settings.at}`),
     ...(settings.at === undefined ? {} : { at: parseAt(settings.at) }),
     ...(settings.historyMs === 0 ? {} : { historyMs: settings.historyMs }),
+    pullMs: settings.pullMs,
+    ...(settings.pushMs === 0 ? {} : { pushMs: settings.pushMs }),
     ...(settings.cacheBytes === undefined ? {} : { cacheBytes: settings.cacheBytes }),
     ...(settings.headFile === undefined ? {} : { headFile: settings.headFile }),
     trace: settings.logLevel === "debug",

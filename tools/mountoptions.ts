@@ -24,6 +24,10 @@ export interface MountSettings {
   idleTimeoutMs: number;
   /** Between automatic snapshots; 0: none. */
   historyMs: number;
+  /** Between looks whether there is something to be pushed; 0: none. */
+  pushMs: number;
+  /** Between looks whether something was pushed; 0: when it is told to. */
+  pullMs: number;
   /** What snapshot to show: see src/core/moment.ts. */
   at?: string;
   logLevel: LogLevel;
@@ -52,6 +56,8 @@ export const DEFAULT_SETTINGS: Readonly<MountSettings> = {
   commitIntervalMs: 1000,
   idleTimeoutMs: 0,
   historyMs: 0,
+  pushMs: 30_000,
+  pullMs: 10_000,
   logLevel: "info",
 };
 
@@ -84,6 +90,8 @@ const VALUES: Record<string, (value: string, word: string) => Partial<MountSetti
   commit: (value) => ({ commitIntervalMs: parseCommit(value) }),
   idle_timeout: (value) => ({ idleTimeoutMs: parseDuration(value) }),
   history: (value) => ({ historyMs: parseInterval(value) }),
+  push_interval: (value) => ({ pushMs: parsePause(value, "push interval") }),
+  pull_interval: (value) => ({ pullMs: parsePause(value, "pull interval") }),
   at: (value) => ({ at: value }),
   cache_size: (value) => ({ cacheBytes: parseCacheSize(value) }),
   password_file: (value) => ({ passwordFile: value }),
@@ -172,6 +180,11 @@ export function parseInterval(value: string): number {
   return milliseconds(value, "history");
 }
 
+/** What --push-interval and --pull-interval take, as milliseconds; 0: never. */
+export function parsePause(value: string, what: string): number {
+  return milliseconds(value, what);
+}
+
 function milliseconds(value: string, what: string): number {
   const [, digits, unit = ""] = /^(\d+)([smh]?)$/.exec(value) ?? [];
   const seconds = Number(digits) * (UNIT_SECONDS[unit] ?? Number.NaN);
@@ -219,6 +232,8 @@ export const MOUNT_OPTION_HELP = `Mount options (-o, separated by commas; the la
                           loses what was not fsynced of any age, and out of order
   idle_timeout=DURATION   as --idle-timeout
   history=DURATION        as --history
+  push_interval=DURATION  as --push-interval
+  pull_interval=DURATION  as --pull-interval
   at=SNAPSHOT             as --at; in fstab \\040 for a space
   cache_size=BYTES        as --cache-size
   fsname=NAME             shown in /proc/mounts (default: the file)

@@ -1,19 +1,24 @@
 /** `sqlfuse pull FILE`: brings a replica up to date. */
 import { realpathSync } from "node:fs";
 import type { Command } from "commander";
+import type { Pulled, PullOutcome } from "../src/host/logmessages.ts";
+import type { MountedVolume } from "../src/host/mounts.ts";
 import type { Fetched } from "../src/log/follower.ts";
 import type { FollowResult } from "../src/log/replica.ts";
 import { type AccessFlags, accessOf, addAccessOptions, rateOf } from "./access.ts";
 import { requireEngine } from "./engine.ts";
+import { EXIT, ToolError } from "./exitcodes.ts";
 import { addHelp } from "./help.ts";
 import { type Breath, interruptible } from "./interrupt.ts";
+import { addHeadOption, type HeadFlags, headFields, keepHead, readHeadOf } from "./loghead.ts";
 import { addOutputOptions, formatBytes, type OutputFlags, say, tell, warn } from "./output.ts";
 import { addPasswordOptions, type PasswordOptions, readPassword } from "./password.ts";
 import { Progress } from "./progress.ts";
 import { refuseMissing } from "./rewrite.ts";
+import { mountOf } from "./target.ts";
 import { addWatchOptions, intervalOf, type WatchFlags, watch } from "./watch.ts";
 
-interface PullFlags extends PasswordOptions, OutputFlags, WatchFlags, AccessFlags {}
+interface PullFlags extends PasswordOptions, OutputFlags, WatchFlags, AccessFlags, HeadFlags {}
 
 export function addPull(program: Command): void {
   const command = program
@@ -21,9 +26,13 @@ export function addPull(program: Command): void {
     .summary("bring a replica up to date")
     .description(
       "Applies to the replica FILE what was pushed since. All segments are proved before the first is applied, and each " +
-        "is applied whole or not at all. FILE must not be mounted.",
+        "is applied whole or not at all. A mounted replica pulls by itself, and at once where this asks it to.",
     )
-    .argument("<file>", "the database file of a replica, which sqlfuse clone made");
+    .argument(
+      "<file|mountpoint>",
+      "the database file of a replica, which sqlfuse clone made, or where it is mounted",
+    );
+  addHeadOption(command);
   addWatchOptions(command, "pull what is new");
   addAccessOptions(command);
   addPasswordOptions(command);
@@ -39,9 +48,7 @@ export function addPull(program: Command): void {
 async function pull(file: string, flags: PullFlags): Promise<void> {
   const seconds = intervalOf(flags.interval);
   rateOf(flags.bwlimit);
-  refuseMissing(file);
-  await requireEngine();
-  const password = await readPassword(flags, { path: file, confirm: false, warn });
+  const password = await passwordFor(file, flags);
   try {
     await interruptible("stopped; the replica is as of the last segment that was applied", async (breath) => {
       if (!flags.watch) {
@@ -54,6 +61,14 @@ async function pull(file: string, flags: PullFlags): Promise<void> {
   } finally {
     password.fill(0);
   }
+}
+
+/** A mount has the key: then it is empty. */
+async function passwordFor(file: string, flags: PullFlags): Promise<Buffer> {
+  if ((await mountOf(file)) !== undefined) return Buffer.alloc(0);
+  refuseMissing(file);
+  await requireEngine();
+  return await readPassword(flags, { path: file, confirm: false, warn });
 }
 
 /** One round of a watch. */
@@ -69,6 +84,9 @@ async function pullOnce(
   flags: PullFlags,
   { breathe, signal }: Breath,
 ): Promise<FollowResult> {
+  const mount = await mountOf(file);
+  if (mount !== undefined) return await pullByMount(mount, flags);
+  if (password.length === 0) throw new ToolError(EXIT.unusable, `${file}: is not mounted any more`);
   const { unlock } = await import("../src/core/unlock.ts");
   const { Replica } = await import("../src/log/replica.ts");
   const { openRemote } = await import("../src/log/remote.ts");
@@ -77,12 +95,17 @@ async function pullOnce(
   try {
     const replica = new Replica(file, key, warn);
     try {
+      const seen = await readHeadOf(flags);
       const store = await openRemote(replica.url, accessOf(signal, progress, rateOf(flags.bwlimit)));
-      return await replica.pull(store, {
+      const result = await replica.pull(store, {
         breathe,
+        ...seen,
+        password,
         onProgress: ({ bytes, blocks }: Fetched) =>
           progress.tally(`pulling: ${formatBytes(bytes)}, ${blocks} blocks`),
       });
+      await keepHead(flags, seen.head, result);
+      return result;
     } finally {
       replica.close();
     }
@@ -92,11 +115,44 @@ async function pullOnce(
   }
 }
 
+/** While a replica is mounted the process that serves it is the only one that writes to it. */
+async function pullByMount({ pid = 0, path }: MountedVolume, flags: HeadFlags): Promise<FollowResult> {
+  const { askControl } = await import("../src/host/control.ts");
+  const { LogError } = await import("../src/log/errors.ts");
+  const { head } = await readHeadOf(flags);
+  const outcome = (await askControl(pid, { cmd: "pull" })) as PullOutcome;
+  if (!outcome.ok) {
+    if (outcome.reason !== undefined) throw new LogError(outcome.reason, outcome.message);
+    throw new ToolError(EXIT.other, outcome.message);
+  }
+  const result = resultOf(outcome);
+  const { hasSeenMore } = await import("../src/log/head.ts");
+  if (head !== undefined && hasSeenMore(head, result, result.volume, path))
+    throw new LogError(
+      "rolled-back",
+      `${path}: the log ends at segment ${result.segment}, and the head file has seen segment ${head.segment} of it`,
+    );
+  await keepHead(flags, head, result);
+  return result;
+}
+
+function resultOf({ hash, volume, log, createdNs, ...rest }: Pulled): FollowResult {
+  const bytes = (digits: string): Buffer => Buffer.from(digits, "hex");
+  return {
+    ...rest,
+    hash: bytes(hash),
+    volume: bytes(volume),
+    log: bytes(log),
+    createdNs: BigInt(createdNs),
+  };
+}
+
 function lineOf(file: string, { segments, segment, bytes }: FollowResult): string {
   if (segments === 0) return `${file}: nothing new (segment ${segment})`;
   return `${file}: ${segments} segment${segments === 1 ? "" : "s"} applied, to ${segment}, ${formatBytes(bytes)}`;
 }
 
 function jsonOf(file: string, result: FollowResult): object {
-  return { path: realpathSync(file), ...result, hash: Buffer.from(result.hash).toString("hex") };
+  const { segments, bytes, blocks } = result;
+  return { path: realpathSync(file), segments, bytes, blocks, ...headFields(result) };
 }

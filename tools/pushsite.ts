@@ -1,10 +1,10 @@
 /**
  * How commands come to a volume whose log they write. A mounted volume has one writer, the process that serves it: then it
- * is read beside that, and what is to be noted is asked of it. Else the volume is opened here. Of one volume one command
- * at a time pushes.
+ * is read beside that, and what is to be noted is asked of it. Else the volume is opened here. To one remote one at a time
+ * pushes.
  */
-import { realpathSync, statSync } from "node:fs";
-import { join } from "node:path";
+import { realpathSync } from "node:fs";
+import { setTimeout as sleep } from "node:timers/promises";
 import { FsError } from "../src/base/errno.ts";
 import type { RemoteOrder, RemoteOutcome } from "../src/core/remotes.ts";
 import type { Key } from "../src/db/key.ts";
@@ -37,16 +37,11 @@ export async function withSite<T>(
   // Looked up each time: while one watches, a volume is mounted and unmounted.
   const mount = await mountOf(target);
   const file = mount?.path ?? realpathSync(target);
-  const release = await lockPushes(file);
+  const key = unlock(file, password);
   try {
-    const key = unlock(file, password);
-    try {
-      return mount === undefined ? await here(file, key, run) : await beside(mount, key, run);
-    } finally {
-      key.wipe();
-    }
+    return mount === undefined ? await here(file, key, run) : await beside(mount, key, run);
   } finally {
-    release();
+    key.wipe();
   }
 }
 
@@ -111,14 +106,27 @@ async function beside<T>(mount: MountedVolume, key: Key, run: (site: PushSite) =
   }
 }
 
-/** Keeps other commands from pushing the same volume; the kernel lets go with the process. @throws ToolError locked */
-async function lockPushes(file: string): Promise<() => void> {
-  const { makeRunDirectory } = await import("../src/host/rundir.ts");
-  const { close, flock, LOCK_EX, LOCK_NB } = await import("../src/native/libc.ts");
-  const { openSync } = await import("node:fs");
-  const { dev, ino } = statSync(file);
-  const fd = openSync(join(makeRunDirectory(), `push-${dev}-${ino}`), "w", 0o600);
-  if (flock(fd, LOCK_EX | LOCK_NB) >= 0) return () => void close(fd);
-  close(fd);
-  throw new ToolError(EXIT.locked, `${file}: another command is pushing it; try again when that is done`);
+/** How long a push waits for one that the mount itself is at. */
+const PATIENCE_MS = 10_000;
+
+/** Runs a push to a remote while nobody else pushes there, the volume's own mount included. @throws ToolError locked */
+export async function pushingAlone<T>(site: PushSite, remote: string, run: () => Promise<T>): Promise<T> {
+  const { lockPush } = await import("../src/host/pushlock.ts");
+  const { path } = site.db;
+  const until = performance.now() + PATIENCE_MS;
+  let release = lockPush(path, remote);
+  while (release === undefined && performance.now() < until) {
+    await sleep(100);
+    release = lockPush(path, remote);
+  }
+  if (release === undefined)
+    throw new ToolError(
+      EXIT.locked,
+      `${path}: its mount, or another command, pushes to ${remote}; try again when that is done`,
+    );
+  try {
+    return await run();
+  } finally {
+    release();
+  }
 }

@@ -1,25 +1,18 @@
 /** How far the remotes of a volume are, as the volume itself knows: nothing is asked of them. */
 import type { Remote } from "../src/core/remotes.ts";
 import type { Database } from "../src/db/database.ts";
+import type { RemoteState } from "../src/host/logmessages.ts";
+import type { Lag } from "../src/log/lag.ts";
 import { EXIT, ToolError } from "./exitcodes.ts";
 import { formatBytes, formatDuration, localTime } from "./output.ts";
 
-export interface RemoteStatus {
-  readonly name: string;
-  readonly url: string;
-  readonly epoch: number;
-  readonly segment: number;
-  /** When it had everything; null: never. */
-  readonly synced: string | null;
-  /** Epochs that were begun since. */
-  readonly epochs: number;
-  /** Files and directories that changed since, and the bytes in them. */
-  readonly files: number;
-  readonly bytes: number;
-  /** Milliseconds since it had everything, 0 where it has; of a replica since it looked. */
-  readonly behindMs: number;
-  /** The same for people. */
+export interface RemoteStatus extends Lag {
+  /** Whether it lacks changes, and had everything longer ago than is asked for. */
+  readonly state: "current" | "behind" | "stale";
+  /** How long ago it had everything, for people. */
   readonly hadAll: string;
+  /** Why the last push or pull of its mount failed. */
+  readonly error?: string;
   /** As a line of a table. */
   readonly line: readonly string[];
 }
@@ -28,48 +21,36 @@ export function listed({ name, url }: Remote): object {
   return { name, url };
 }
 
-export async function statusOf(db: Database): Promise<RemoteStatus[]> {
-  const { isReplica, numberMeta, readMeta } = await import("../src/core/format.ts");
-  const { listRemotes } = await import("../src/core/remotes.ts");
+/** `states`: what the mount knows, where there is one. */
+export async function statusOf(
+  db: Database,
+  maxAgeMs: number,
+  states: readonly RemoteState[] | undefined,
+): Promise<RemoteStatus[]> {
+  const { isReplica } = await import("../src/core/format.ts");
+  const { lagsOf } = await import("../src/log/lag.ts");
   const follows = isReplica(db);
-  const current = numberMeta(db, "epoch");
-  const changed = Number(readMeta(db, "changed") ?? current);
-  return listRemotes(db).map((remote) => {
-    const lacks = !follows && changed > remote.epoch;
-    const { files, bytes } = lacks ? changesSince(db, remote.epoch) : { files: 0, bytes: 0 };
-    const sinceMs = Date.now() - Number(remote.syncedNs / 1_000_000n);
-    const never = remote.syncedNs === 0n;
-    const hadAll = never ? "never" : formatDuration(Math.max(0, sinceMs));
-    const { name, url, epoch, segment } = remote;
-    const what = lacks ? `${files} files, ${formatBytes(bytes)}` : "nothing";
+  return lagsOf(db).map((lag) => {
+    const { name, url, segment, synced, epochs, files, bytes, behindMs } = lag;
+    const at = synced === null ? undefined : new Date(synced);
+    const error = states?.find((one) => one.name === name)?.error;
+    const state = behindMs > maxAgeMs ? "stale" : epochs > 0 ? "behind" : "current";
+    const what = epochs > 0 ? `${files} files, about ${formatBytes(bytes)}` : "nothing";
     return {
-      name,
-      url,
-      epoch,
-      segment,
-      synced: never ? null : new Date(Number(remote.syncedNs / 1_000_000n)).toISOString(),
-      epochs: lacks ? changed - epoch : 0,
-      files,
-      bytes,
-      behindMs: lacks || follows ? sinceMs : 0,
-      hadAll,
+      ...lag,
+      state,
+      hadAll: at === undefined ? "never" : formatDuration(Math.max(0, Date.now() - at.getTime())),
+      ...(error === undefined ? {} : { error }),
       line: [
         name,
+        state === "stale" ? "STALE" : state,
         String(segment),
-        never ? "never" : localTime(new Date(Number(remote.syncedNs / 1_000_000n))),
+        at === undefined ? "never" : localTime(at),
         follows ? "-" : what,
         url,
       ],
     };
   });
-}
-
-function changesSince(db: Database, epoch: number): { readonly files: number; readonly bytes: number } {
-  const row = db.prepare("SELECT count(*), ifnull(sum(size), 0) FROM inode WHERE born > ?1 AND nlink > 0");
-  row.bindInt(1, epoch).step();
-  const found = { files: row.int(0), bytes: row.int(1) };
-  db.release(row);
-  return found;
 }
 
 const UNIT_MS: Record<string, number> = { s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000, w: 604_800_000 };

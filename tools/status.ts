@@ -1,11 +1,12 @@
 /** `sqlfuse status`: what is mounted here, by whom and since when, and what it did. */
 import type { Command } from "commander";
 import type { OperationCost } from "../src/fuse/costs.ts";
+import type { RemoteState } from "../src/host/logmessages.ts";
 import type { MountStatus } from "../src/host/mount.ts";
 import type { MountedVolume } from "../src/host/mounts.ts";
 import { addHelp } from "./help.ts";
 import { align, formatBytes, formatDuration, localTime, say } from "./output.ts";
-import { findMounts } from "./target.ts";
+import { findMounts, mountOf } from "./target.ts";
 
 interface StatusFlags {
   readonly json?: true;
@@ -60,12 +61,34 @@ async function status(name: string | undefined, flags: StatusFlags): Promise<voi
     say("no volume is mounted");
   } else {
     for (const line of align(rowsOf(rows))) say(line);
+    sayRemotes(rows.filter(({ status: inner }) => (inner?.remotes ?? []).length > 0));
     if (!flags.ops) return;
     for (const { mountpoint, status: inner } of rows) {
       say(`\n${mountpoint}`);
       for (const line of align(operations(inner?.operations ?? []))) say(line);
     }
   }
+}
+
+function sayRemotes(rows: readonly Row[]): void {
+  if (rows.length === 0) return;
+  say("");
+  const cells = rows.flatMap(({ mountpoint, status: inner }) =>
+    (inner?.remotes ?? []).map((remote) => [
+      mountpoint,
+      remote.name,
+      remote.synced === null ? "never" : localTime(new Date(remote.synced)),
+      remote.epochs === 0 ? "nothing" : `${remote.files} files, ${formatBytes(remote.bytes)}`,
+      remote.error ?? (remote.busy ? "at work" : "well"),
+    ]),
+  );
+  for (const line of align([["MOUNTPOINT", "REMOTE", "HAD ALL", "LACKS", "HOW IT IS"], ...cells])) say(line);
+}
+
+/** How the remotes of what is mounted there are, as the mount knows; undefined where it does not push or pull. */
+export async function statesAtMount(target: string): Promise<readonly RemoteState[] | undefined> {
+  const mount = await mountOf(target);
+  return mount === undefined ? undefined : (await inspect(mount)).status?.remotes;
 }
 
 function operations(costs: readonly OperationCost[]): string[][] {

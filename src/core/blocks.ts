@@ -74,7 +74,7 @@ export class Blocks {
       this.#fresh.clear();
       this.#held = undefined;
     });
-    store.onGroupLost(() => {
+    store.onForget(() => {
       this.#kept.clear();
     });
   }

@@ -10,8 +10,12 @@ export class Epochs {
   #kept: readonly Epoch[];
 
   constructor(db: Database) {
-    this.#current = numberMeta(db, "epoch") as Epoch;
-    this.#kept = keptEpochs(db);
+    [this.#current, this.#kept] = read(db);
+  }
+
+  /** Somebody else closed or deleted some. */
+  reread(db: Database): void {
+    [this.#current, this.#kept] = read(db);
   }
 
   get current(): Epoch {
@@ -36,4 +40,8 @@ export class Epochs {
   letGo(epochs: readonly Epoch[]): void {
     this.#kept = this.#kept.filter((epoch) => !epochs.includes(epoch));
   }
+}
+
+function read(db: Database): [current: Epoch, kept: readonly Epoch[]] {
+  return [numberMeta(db, "epoch") as Epoch, keptEpochs(db)];
 }

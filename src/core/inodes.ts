@@ -188,9 +188,10 @@ export class Inodes {
     this.#count = db.prepare("SELECT count(*) FROM inode");
     this.#unlinked = db.prepare("SELECT ino FROM inode WHERE nlink = 0");
     store.beforeCommit(() => this.flush());
-    store.onGroupLost(() => {
+    store.onForget(() => {
       this.#changed.clear();
       this.#kept.clear();
+      this.#files = undefined;
     });
   }
 

@@ -25,6 +25,7 @@ import type { Key } from "../db/key.ts";
 import type { Statement } from "../db/statement.ts";
 import { Counters } from "./counters.ts";
 import { Epochs } from "./epochs.ts";
+import { FollowingView } from "./following.ts";
 import { checkFormat, isReplica } from "./format.ts";
 import type { HeadKeeper } from "./head.ts";
 import { isPartial, Partial, type Visiting } from "./partial.ts";
@@ -47,6 +48,8 @@ export interface StoreOptions {
   readonly beside?: "readonly" | "readwrite" | undefined;
   /** Beside: each read is a transaction of its own, for one who looks at what does not change. */
   readonly shortReads?: boolean;
+  /** A replica that is only read here may be changed by another connection of this process meanwhile. */
+  readonly follows?: boolean;
   readonly commitIntervalMs: number;
   /** One durable commit per operation. */
   readonly sync: boolean;
@@ -98,8 +101,10 @@ export class Store {
   #isTouched = false;
   /** Set where the past is looked at. */
   #past: PastView | undefined;
+  /** Set where somebody else changes what is read. */
+  #following: FollowingView | undefined;
   readonly #onGroupEnd: (() => void)[] = [];
-  readonly #onGroupLost: (() => void)[] = [];
+  readonly #onForget: (() => void)[] = [];
   #makeRoom = () => false;
   readonly #beforeCommit: (() => void)[] = [];
   /** Tells, with the rows that were changed, whether a change did anything. */
@@ -143,6 +148,8 @@ export class Store {
       this.#begin = this.writer.prepare("BEGIN IMMEDIATE");
       this.#commit = this.writer.prepare("COMMIT");
       this.#space = new Space(this.writer, this.#pageSize, cacheBytes, options.clock);
+      if (options.follows === true && this.readOnly && !options.readOnly)
+        this.#following = new FollowingView(this.writer, () => this.#forget());
     } catch (error) {
       this.#end();
       throw error;
@@ -156,8 +163,9 @@ export class Store {
       const begin = this.#options.shortReads === true ? "" : "BEGIN";
       this.writer.exec(`PRAGMA query_only = ON; PRAGMA busy_timeout = 10000; ${begin}`);
     }
+    this.#following?.begin();
+    if (!this.#options.readOnly) this.writer.exec("PRAGMA busy_timeout = 10000");
     if (this.readOnly) return;
-    this.writer.exec("PRAGMA busy_timeout = 10000");
     this.writer.exec("PRAGMA journal_mode = WAL");
     this.#wal.attach();
     // What is overwritten is ciphertext: zeroing it costs writes and hides nothing.
@@ -171,6 +179,17 @@ export class Store {
   /** The closed epoch that is looked at; undefined: the present. */
   get past(): Epoch | undefined {
     return this.#past?.epoch;
+  }
+
+  /** Whether another connection changes what is read here. */
+  get follows(): boolean {
+    return this.#following !== undefined;
+  }
+
+  /** Another number for each state that was seen of what somebody else changes; 0 where nobody does. */
+  get followed(): number {
+    const view = this.#following;
+    return view === undefined ? 0 : this.query(0 as Ino, () => view.state);
   }
 
   /** Looks at a closed epoch from now on. Nothing was prepared before that reads inodes, entries, attributes or extents. */
@@ -216,9 +235,9 @@ export class Store {
     this.#onGroupEnd.push(then);
   }
 
-  /** Calls `then` when the open group was lost, and all that was known of it. */
-  onGroupLost(then: () => void): void {
-    this.#onGroupLost.push(then);
+  /** Calls `then` when what is kept of the tables may not be so: the open group was lost, or somebody else changed them. */
+  onForget(then: () => void): void {
+    this.#onForget.push(then);
   }
 
   /** Calls `then` inside the open group, before it is committed: what it holds back is written now. */
@@ -261,7 +280,8 @@ export class Store {
     assert(!this.#closed, "the volume is open");
     this.finish();
     try {
-      return this.#past === undefined ? read() : this.#past.read(read);
+      const view = this.#past ?? this.#following;
+      return view === undefined ? read() : view.read(read);
     } catch (error) {
       const told = this.#translate(error, ino);
       if (told instanceof DamageError && ino > 0) told.ino ??= ino;
@@ -511,9 +531,19 @@ export class Store {
     this.#drop();
   }
 
+  /** Somebody else changed the tables while no group was open. */
+  refresh(): void {
+    this.epochs.reread(this.writer);
+    this.#forget();
+  }
+
+  #forget(): void {
+    for (const forget of this.#onForget) forget();
+  }
+
   /** Ends the open group without its changes. */
   #drop(): void {
-    for (const forget of this.#onGroupLost) forget();
+    this.#forget();
     this.#changed.clear();
     this.#groupEnded();
     this.writer.resetAll();

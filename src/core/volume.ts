@@ -45,6 +45,10 @@ export interface VolumeOptions {
   readonly readOnly?: boolean;
   /** A replica, which is else opened read-only, may be changed: for whoever keeps it a replica. */
   readonly changesReplica?: boolean;
+  /** A replica is read while another thread of this process, which opened it with `isHeld`, changes it: see `followed`. */
+  readonly follows?: boolean;
+  /** Another thread of this process has the volume open, and holds the lock on it. */
+  readonly isHeld?: boolean;
   /**
    * Read-only, also while another process has the volume mounted: then all that is read is one snapshot of what
    * was committed when it was opened. Let it go soon: until `close` that process's -wal cannot start over.
@@ -152,11 +156,12 @@ export class Volume {
     const isPast = options.at !== undefined;
     const readOnly = options.readOnly === true || options.beside === true || isPast || !isWritable(real);
     // Who looks at the past disturbs nobody, and nobody but a rewrite him: SQLite's own locks see to that.
-    const lock = isPast
-      ? undefined
-      : options.beside === true
-        ? FileLock.besideWriter(real)
-        : new FileLock(real, readOnly);
+    const lock =
+      isPast || options.isHeld === true
+        ? undefined
+        : options.beside === true
+          ? FileLock.besideWriter(real)
+          : new FileLock(real, readOnly);
     try {
       return new Volume(real, key, { ...options, readOnly }, lock);
     } catch (error) {
@@ -175,7 +180,7 @@ export class Volume {
     this.#lock = lock;
     const wal = statSync(`${path}-wal`, { throwIfNoEntry: false });
     const walWaits = wal !== undefined && wal.size > 0;
-    const beside = lock === undefined;
+    const beside = lock === undefined && options.isHeld !== true;
     if (options.readOnly && walWaits && !beside && !isWritable(path)) {
       throw new OpenError(
         "unreplayable-wal",
@@ -196,6 +201,7 @@ export class Volume {
       this.#store = new Store(path, key, {
         readOnly: options.readOnly,
         changesReplica: options.changesReplica === true,
+        follows: options.follows === true,
         immutable:
           options.readOnly && !walWaits && (!beside || (options.at !== undefined && cannotChange(path))),
         beside: beside ? (isWritable(path) ? "readwrite" : "readonly") : undefined,
@@ -272,6 +278,23 @@ export class Volume {
   /** Whether this is a copy that is changed by what it pulls alone. */
   get isReplica(): boolean {
     return isReplica(this.#store.writer);
+  }
+
+  /** Whether what is read here may be changed by another thread. */
+  get follows(): boolean {
+    return this.#store.follows;
+  }
+
+  /** Another number for each state that was seen of what another thread changes; 0 where none does. @throws FsError EIO */
+  get followed(): number {
+    return this.#store.followed;
+  }
+
+  /** Another connection changed the volume: nothing that was kept of it here holds. */
+  refresh(): void {
+    this.commit();
+    this.#store.refresh();
+    this.#prune.wake();
   }
 
   /** How much of a partial replica is here; undefined for other volumes. */

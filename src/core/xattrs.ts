@@ -70,7 +70,7 @@ export class Xattrs {
     this.#deleteAll = db.prepare("DELETE FROM xattr WHERE ino = ?1");
     this.#toPast = db.prepare("INSERT INTO xattr_past SELECT *, ?3 FROM xattr WHERE ino = ?1 AND name = ?2");
     this.#any = db.prepare("SELECT 1 FROM xattr WHERE ino = ?1 LIMIT 1");
-    store.onGroupLost(() => this.#bare.clear());
+    store.onForget(() => this.#bare.clear());
     this.#allToPast = db.prepare(
       "INSERT INTO xattr_past SELECT *, ?2 FROM xattr WHERE ino = ?1 AND born <= ?3",
     );

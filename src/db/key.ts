@@ -31,6 +31,7 @@ export interface KeyMessage {
   readonly bytes: Uint8Array;
   readonly salt: Uint8Array;
   readonly cipher: CipherSettings;
+  readonly iterations: number;
 }
 
 export class Key {
@@ -61,13 +62,23 @@ export class Key {
   }
 
   toMessage(): KeyMessage {
-    return { bytes: new Uint8Array(this.bytes), salt: new Uint8Array(this.salt), cipher: this.cipher };
+    const { bytes, salt, cipher, iterations } = this;
+    return { bytes: new Uint8Array(bytes), salt: new Uint8Array(salt), cipher, iterations };
+  }
+
+  /** For another thread: shared, not copied, so that whoever zeroes it zeroes the only one. */
+  toSharedMessage(): KeyMessage {
+    const shared = new Uint8Array(new SharedArrayBuffer(this.bytes.length));
+    shared.set(this.bytes);
+    const { salt, cipher, iterations } = this;
+    return { bytes: shared, salt: new Uint8Array(salt), cipher, iterations };
   }
 
   /** Takes the bytes over and zeroes those of the message. */
   static fromMessage(message: KeyMessage): Key {
-    const key = new Key(Buffer.from(message.bytes), Buffer.from(message.salt), message.cipher);
-    message.bytes.fill(0);
+    const { bytes, salt, cipher, iterations } = message;
+    const key = new Key(Buffer.from(bytes), Buffer.from(salt), cipher, iterations);
+    bytes.fill(0);
     return key;
   }
 

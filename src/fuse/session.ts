@@ -12,7 +12,7 @@ import { type Clock, systemClock } from "../base/clock.ts";
 import { DamageError, E, FsError } from "../base/errno.ts";
 import type { ReadPlan } from "../core/files.ts";
 import { AwayError } from "../core/partial.ts";
-import type { BlockNo, Ino } from "../core/types.ts";
+import { type BlockNo, type Ino, ROOT_INO } from "../core/types.ts";
 import { COST_SLOTS, Costs } from "./costs.ts";
 import type { Device } from "./device.ts";
 import { type BlockFetcher, Fetching } from "./fetching.ts";
@@ -46,6 +46,9 @@ const BURST = 100;
 /** A kernel that may keep things "for ever": nobody else writes, and what we change ourselves is announced. */
 const FOREVER_SEC = 10 * 365 * 86_400;
 
+/** Where not all names can be taken from the kernel at once, and another thread changes many. */
+const FOLLOWED_SEC = 1;
+
 /** When background work failed it is tried again after this long. */
 const RETRY_MS = 1000;
 
@@ -68,6 +71,8 @@ export interface SessionOptions {
   readonly secondReader?: SecondReader | undefined;
   /** Of a partial replica: who fetches what is away; he calls `arrived` or `refused`. */
   readonly fetcher?: BlockFetcher | undefined;
+  /** Another number for each state of a volume that another thread changes; undefined where none does. */
+  readonly followed?: (() => number) | undefined;
   /** Where the past is to be had: shows it in directories that no listing shows. */
   readonly past?: PastSource | undefined;
   /** A snapshot is about to be made: have the kernel write back what is stored in mapped files, then call `writtenBack`. */
@@ -83,14 +88,28 @@ export interface SessionOptions {
   /** Somebody rang the device's bell. */
   readonly onWake?: () => void;
   /** A commit failed: what the kernel cached of these inodes and names is no longer so. Called once. */
-  readonly onFailed?: (lost: Lost) => void;
+  readonly onFailed?: (lost: Stale) => void;
 }
 
-/** What must be announced from another thread when a group of changes was lost. */
-export interface Lost {
+/** What the kernel is to forget; another thread tells it. */
+export interface Stale {
+  /** Inodes of which it may keep attributes, and data or a listing. */
   readonly inos: readonly Ino[];
+  /** Inodes of which it may keep attributes alone. */
+  readonly attributes: readonly Ino[];
   readonly names: readonly TouchedName[];
+  /** All names. */
   readonly incEpoch: boolean;
+}
+
+/** What another thread changed of the volume. */
+export interface Change {
+  /** Then nothing is listed. */
+  readonly everything: boolean;
+  readonly inodes: readonly number[];
+  /** Inodes whose content or listing changed too. */
+  readonly contents: readonly number[];
+  readonly entries: readonly { readonly parent: number; readonly name: Uint8Array }[];
 }
 
 /** Before INIT. */
@@ -111,7 +130,7 @@ const NOTHING_AGREED: Agreement = {
 
 export class Session implements Server {
   readonly volume: ServedVolume;
-  readonly timeoutSec: number;
+  timeoutSec: number;
   readonly uid: number | undefined;
   readonly gid: number | undefined;
   readonly counters: Float64Array;
@@ -139,6 +158,8 @@ export class Session implements Server {
   readonly #damaged = new Set<Ino>();
   /** Directories that changed since they were last opened. */
   readonly #changedListings = new Set<Ino>();
+  /** Of a volume that another thread changes: its state when each directory was last opened. */
+  readonly #listedIn = new Map<Ino, number>();
   #answersDelegated = false;
   #lastLine = "";
   #failed = false;
@@ -421,11 +442,25 @@ export class Session implements Server {
     this.counters[COUNTER.failed] = 1;
     const names = this.#touched;
     this.#touched = [];
-    this.#options.onFailed?.({
-      inos: [...this.volume.inodes.referenced()],
-      names,
-      incEpoch: this.agreed.incEpoch,
-    });
+    this.#options.onFailed?.({ inos: this.#held(), attributes: [], names, incEpoch: this.agreed.incEpoch });
+  }
+
+  /** The inodes that the kernel may keep something of: the root too, which it never asked for. */
+  #held(): Ino[] {
+    return [ROOT_INO, ...this.volume.inodes.referenced()];
+  }
+
+  /**
+   * Another thread changed the volume: tells what the kernel may keep of the state before. All that was answered until now
+   * is on its way, and all that follows is of the new state, so what is forgotten now is not learnt again. Called from
+   * `onWake`.
+   */
+  changed({ everything, inodes, contents, entries }: Change): Stale {
+    if (everything) return { inos: this.#held(), attributes: [], names: [], incEpoch: this.agreed.incEpoch };
+    const held = new Set<number>(this.#held());
+    const ofHeld = (inos: readonly number[]): Ino[] => inos.filter((ino) => held.has(ino)) as Ino[];
+    const names = entries.filter(({ parent }) => held.has(parent)) as TouchedName[];
+    return { inos: ofHeld(contents), attributes: ofHeld(inodes), names, incEpoch: false };
   }
 
   agree(offer: Offer): Agreement | undefined {
@@ -436,6 +471,8 @@ export class Session implements Server {
     }
     this.agreed = agreed;
     this.counters[COUNTER.minor] = agreed.minor;
+    if (this.#options.followed !== undefined && !agreed.incEpoch)
+      this.timeoutSec = Math.min(this.timeoutSec, FOLLOWED_SEC);
     return agreed;
   }
 
@@ -445,7 +482,11 @@ export class Session implements Server {
   }
 
   listingChanged(directory: Ino): boolean {
-    return this.#changedListings.delete(directory);
+    const isChanged = this.#changedListings.delete(directory);
+    const state = this.#options.followed?.();
+    if (state === undefined || this.#listedIn.get(directory) === state) return isChanged;
+    this.#listedIn.set(directory, state);
+    return true;
   }
 
   forgotten(ino: Ino, count: number): void {
@@ -454,6 +495,7 @@ export class Session implements Server {
       return;
     }
     this.#changedListings.delete(ino);
+    this.#listedIn.delete(ino);
     this.volume.inodes.unref(ino, count);
   }
 

@@ -79,6 +79,11 @@ export class Operations {
     this.#paths.forget();
   }
 
+  /** Somebody else changed the volume: names may lead elsewhere now. */
+  changed(): void {
+    this.#paths.forget();
+  }
+
   #hide(place: Place, hidden: Place): void {
     this.settle();
     if (this.#volume.failed) throw new FsError("EROFS");

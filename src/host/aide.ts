@@ -31,14 +31,9 @@ export class AideThread implements WalCopier, SecondReader {
 
   /** Before this it is busy. `path`: of the volume, which is open. `cacheBytes`: of the aide's own page cache. */
   start(path: string, key: Key, cacheBytes: number, fd: number, wakeFd: number): void {
-    const { bytes, salt, cipher } = key.toMessage();
-    // Shared, not copied: whoever zeroes it zeroes the only one.
-    const shared = new Uint8Array(new SharedArrayBuffer(bytes.length));
-    shared.set(bytes);
-    bytes.fill(0);
     const order: AideOrder = {
       path,
-      key: { bytes: shared, salt, cipher },
+      key: key.toSharedMessage(),
       cacheBytes,
       memory: this.#box.memory,
       fd,

@@ -94,6 +94,15 @@ export function raiseReadahead({ device }: Attachment): void {
   }
 }
 
+/** Has the kernel answer everything that waits for us with an error. Needs fusectl, which most systems mount. */
+export function abort({ device }: Attachment): void {
+  try {
+    writeFileSync(`/sys/fs/fuse/connections/${device?.split(":")[1]}/abort`, "1");
+  } catch {
+    // no such place
+  }
+}
+
 /** "0:minor" of the mount that a descriptor of /dev/fuse serves; newer kernels tell. */
 function deviceOf(fd: number): string | undefined {
   try {

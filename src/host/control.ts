@@ -9,7 +9,7 @@ import { createInterface } from "node:readline";
 import type { HistoryOrder } from "../core/history.ts";
 import type { RemoteOrder } from "../core/remotes.ts";
 import { HostError, type HostReason } from "./errors.ts";
-import type { Mounted } from "./mount.ts";
+import type { Mounted, MountStatus } from "./mount.ts";
 import { makeRunDirectory, type Note, noteName, runDirectoriesOf, socketName } from "./rundir.ts";
 
 export type ControlRequest =
@@ -17,6 +17,7 @@ export type ControlRequest =
   | { readonly cmd: "sync" }
   | { readonly cmd: "history"; readonly order: HistoryOrder }
   | { readonly cmd: "remote"; readonly order: RemoteOrder }
+  | { readonly cmd: "pull" }
   | { readonly cmd: "unmount"; readonly lazy: boolean };
 
 type ControlReply =
@@ -76,7 +77,7 @@ async function answer(mount: Mounted, line: string): Promise<ControlReply> {
     const request = JSON.parse(line) as ControlRequest;
     switch (request.cmd) {
       case "status":
-        return { ok: true, result: mount.status() };
+        return { ok: true, result: await statusOf(mount) };
       case "sync":
         await mount.sync();
         return { ok: true, result: null };
@@ -84,6 +85,8 @@ async function answer(mount: Mounted, line: string): Promise<ControlReply> {
         return { ok: true, result: await mount.history(request.order) };
       case "remote":
         return { ok: true, result: await mount.remote(request.order) };
+      case "pull":
+        return { ok: true, result: await mount.pull() };
       case "unmount":
         await mount.unmount(request.lazy === true);
         return { ok: true, result: null };
@@ -94,6 +97,11 @@ async function answer(mount: Mounted, line: string): Promise<ControlReply> {
     const message = error instanceof Error ? error.message : String(error);
     return { ok: false, reason: error instanceof HostError ? error.reason : "engine", message };
   }
+}
+
+async function statusOf(mount: Mounted): Promise<MountStatus> {
+  const remotes = await mount.remoteStates();
+  return { ...mount.status(), ...(remotes === undefined ? {} : { remotes }) };
 }
 
 /**

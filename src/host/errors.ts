@@ -10,6 +10,7 @@ export type HostReason =
   | "allow-other-forbidden"
   | "busy"
   | "not-mounted"
+  | "not-replica"
   | "not-permitted"
   | "engine";
 

@@ -5,7 +5,8 @@ import type { HistoryOrder, HistoryOutcome, Snapshot } from "../core/history.ts"
 import type { RemoteOrder, RemoteOutcome } from "../core/remotes.ts";
 import type { At, Ino } from "../core/types.ts";
 import type { KeyMessage } from "../db/key.ts";
-import type { Lost } from "../fuse/session.ts";
+import type { Stale } from "../fuse/session.ts";
+import type { TouchedRows } from "../log/touched.ts";
 import type { HostReason } from "./errors.ts";
 
 /** How the worker is started. */
@@ -40,15 +41,19 @@ export type ToWorker =
   | { readonly type: "writtenBack" }
   | { readonly type: "history"; readonly id: number; readonly order: HistoryOrder }
   | { readonly type: "remote"; readonly id: number; readonly order: RemoteOrder }
+  /** Another thread changed this of a replica. */
+  | { readonly type: "changed"; readonly id: number; readonly touched: TouchedRows }
   /** Stop serving, although the kernel has not let go. */
-  | { readonly type: "stop" };
+  | { readonly type: "stop" }
+  /** Close the volume: nobody has orders any more. */
+  | { readonly type: "close" };
 
 export type FromWorker =
-  | { readonly type: "opened"; readonly readOnly: boolean; readonly at: Snapshot | undefined }
+  | ({ readonly type: "opened" } & Opened)
   | { readonly type: "refused"; readonly refusal: Refusal }
   | { readonly type: "ready" }
   | { readonly type: "log"; readonly level: LogLevel; readonly line: string }
-  | { readonly type: "failed"; readonly lost: Lost }
+  | { readonly type: "failed"; readonly lost: Stale }
   /** Have the kernel write back what it holds, and say so. */
   | { readonly type: "writeBack" }
   /** The kernel holds what is not so of this node. */
@@ -56,7 +61,20 @@ export type FromWorker =
   | { readonly type: "synced"; readonly id: number; readonly error?: string }
   | { readonly type: "history"; readonly id: number; readonly outcome: HistoryOutcome }
   | { readonly type: "remote"; readonly id: number; readonly outcome: RemoteOutcome }
+  /** Whoever asks from now on is served by the new state; the kernel is to forget what it keeps of the old one. */
+  | { readonly type: "stale"; readonly id: number; readonly stale: Stale }
+  /** Nobody is served any more; orders still are. */
+  | { readonly type: "ended" }
   | { readonly type: "closed"; readonly clean: boolean };
+
+/** What was found when the volume was opened. */
+export interface Opened {
+  readonly readOnly: boolean;
+  readonly at: Snapshot | undefined;
+  /** It is a replica that may be changed by another thread. */
+  readonly follows: boolean;
+  readonly hasRemotes: boolean;
+}
 
 /** An error of opening, as it survives the way between threads. */
 export interface Refusal {

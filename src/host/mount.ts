@@ -2,21 +2,26 @@
  * A mounted volume, seen from the main thread: it makes the mount, keeps the worker that serves it, and ends
  * both. It never touches the database.
  */
+import { setTimeout as sleep } from "node:timers/promises";
 import { Worker } from "node:worker_threads";
+import { E } from "../base/errno.ts";
 import type { Log } from "../base/log.ts";
 import { OpenError } from "../core/errors.ts";
 import type { HistoryOrder, HistoryOutcome, Snapshot } from "../core/history.ts";
 import type { RemoteOrder, RemoteOutcome } from "../core/remotes.ts";
-import type { At } from "../core/types.ts";
-import type { Key } from "../db/key.ts";
+import type { At, Ino } from "../core/types.ts";
+import { Key } from "../db/key.ts";
 import { COST_SLOTS, Costs, type OperationCost } from "../fuse/costs.ts";
-import { incEpoch, invalEntry, invalInode } from "../fuse/notify.ts";
+import { incEpoch, invalAttributes, invalEntry, invalInode } from "../fuse/notify.ts";
 import { COUNTER, COUNTERS } from "../fuse/server.ts";
-import type { Lost } from "../fuse/session.ts";
+import type { Stale } from "../fuse/session.ts";
+import type { TouchedRows } from "../log/touched.ts";
 import { close, eventfd, write, writeAsync } from "../native/libc.ts";
-import { type Attachment, adopt, attach, detach, raiseReadahead } from "./attachment.ts";
+import { type Attachment, abort, adopt, attach, detach, raiseReadahead } from "./attachment.ts";
 import { HostError } from "./errors.ts";
 import { IdleEnd, IdleWatch } from "./idle.ts";
+import type { PullOutcome, RemoteState } from "./logmessages.ts";
+import { LogThread, logOrder, notFollowing } from "./logthread.ts";
 import type { FromWorker, Refusal, ToWorker, WorkerOrder } from "./messages.ts";
 import { inheritedFd } from "./mountpoint.ts";
 import { mountedAt } from "./mounts.ts";
@@ -62,6 +67,10 @@ export interface MountOptions {
   readonly attrTimeoutSec?: number;
   /** Unmount when nobody used it for so long. */
   readonly idleTimeoutMs?: number;
+  /** How often it is looked whether there is something to be pushed to remotes; absent: never. */
+  readonly pushMs?: number;
+  /** How often a replica looks whether something was pushed; 0 or absent: when it is told to. */
+  readonly pullMs?: number;
 }
 
 export interface MountStatus {
@@ -92,6 +101,16 @@ export interface MountStatus {
   readonly protocol: string;
   /** What each operation cost the serving thread. */
   readonly operations: readonly OperationCost[];
+  /** Asked of the thread that keeps the log, where there is one. */
+  readonly remotes?: readonly RemoteState[];
+}
+
+/** How a mount ended. */
+export interface MountEnd {
+  /** Everything was committed. */
+  readonly clean: boolean;
+  /** A thread hangs in a system call: leave by `exitNow`. */
+  readonly hangs: boolean;
 }
 
 /**
@@ -99,12 +118,16 @@ export interface MountStatus {
  * saved no processor time where 30,000 files were made and removed.
  */
 const YOUNG_MB = 6;
+/** The kernel notes an answer within microseconds, if its processor is not busy. */
+const NOTED_MS = 50;
+/** A write to the kernel that takes longer waits for an answer that will not come. */
+const ANNOUNCE_MS = 1000;
 const RING = new Uint8Array(new BigUint64Array([1n]).buffer);
 
 /** What the owner of a mount does with it, whatever its transport. */
 export interface Mounted {
-  /** Resolves when it is gone and its file is closed; `clean`: everything was committed. */
-  readonly closed: Promise<{ clean: boolean }>;
+  /** Resolves when it is gone and its file is closed. */
+  readonly closed: Promise<MountEnd>;
   readonly mountpoint: string;
   /** What is silently done wrong here, where that is so: whoever mounts must be told. */
   readonly warning?: string | undefined;
@@ -115,14 +138,21 @@ export interface Mounted {
   history(order: HistoryOrder): Promise<HistoryOutcome>;
   /** Notes what a push wants noted. */
   remote(order: RemoteOrder): Promise<RemoteOutcome>;
+  /** Has a replica pull what was pushed until now. @throws HostError not-replica */
+  pull(): Promise<PullOutcome>;
+  /** How its remotes are; undefined where nothing is pushed or pulled here, or that does not tell soon. */
+  remoteStates(): Promise<readonly RemoteState[] | undefined>;
   /** @throws HostError busy, not-mounted, not-permitted */
   unmount(lazy: boolean): Promise<void>;
-  close(): Promise<void>;
+  /** Stops serving at once, whoever still uses the mount. `hurry`: remotes get nothing any more. */
+  close(hurry?: boolean): Promise<void>;
 }
 
 export class Mount implements Mounted {
-  readonly closed: Promise<{ clean: boolean }>;
+  readonly closed: Promise<MountEnd>;
   readonly #options: MountOptions;
+  /** For the thread that keeps the log. */
+  readonly #key: Key;
   readonly #log: Log;
   readonly #worker: Worker;
   readonly #wakeFd: number;
@@ -132,6 +162,7 @@ export class Mount implements Mounted {
   readonly #syncs = new Map<number, (error: string | undefined) => void>();
   readonly #histories = new Map<number, (outcome: HistoryOutcome) => void>();
   readonly #remotes = new Map<number, (outcome: RemoteOutcome) => void>();
+  readonly #changes = new Map<number, (stale: Stale | undefined) => void>();
   #attachment: Attachment | undefined;
   #at: Snapshot | undefined;
   #readOnly: boolean;
@@ -142,6 +173,10 @@ export class Mount implements Mounted {
   /** Waits for the next step of the worker's start. */
   #onStep: ((step: Step) => void) | undefined;
   #announced: Promise<void> = Promise.resolve();
+  #logThread: LogThread | undefined;
+  #follows = false;
+  #hurries = false;
+  #hangs = false;
   #idle: IdleWatch | undefined;
 
   /** Opens the volume and mounts it; resolves when the mount answers. @throws OpenError, HostError */
@@ -161,14 +196,11 @@ export class Mount implements Mounted {
     this.#counters = new Float64Array(counters);
     const costs = new SharedArrayBuffer(COST_SLOTS * Float64Array.BYTES_PER_ELEMENT);
     this.#costs = new Costs(new Float64Array(costs));
-    const { bytes, salt, cipher } = key.toMessage();
-    // Shared, not copied: whoever zeroes it zeroes the only one.
-    const shared = new Uint8Array(new SharedArrayBuffer(bytes.length));
-    shared.set(bytes);
-    bytes.fill(0);
+    this.#key = Key.fromMessage(key.toMessage());
+    const message = key.toSharedMessage();
     const order: WorkerOrder = {
       path: options.path,
-      key: { bytes: shared, salt, cipher },
+      key: message,
       readOnly: options.readOnly,
       noatime: options.noatime,
       sync: options.sync,
@@ -193,7 +225,7 @@ export class Mount implements Mounted {
     });
     this.#worker.on("message", (message: FromWorker) => this.#hear(message));
     this.#worker.on("error", (error) => {
-      shared.fill(0);
+      message.bytes.fill(0);
       this.#log(
         "error",
         `the serving thread crashed: ${error instanceof Error ? error.stack : String(error)}`,
@@ -222,10 +254,19 @@ export class Mount implements Mounted {
     // The kernel makes up a root that belongs to uid 0 and asks for the real one at the first stat: before that
     // its owner could not even chmod it.
     await visitRoot(this.mountpoint).catch(() => {});
+    this.#follows = opened.follows;
+    if (opened.hasRemotes) this.#startLog();
     const { idleTimeoutMs } = this.#options;
     if (idleTimeoutMs === undefined || this.#ended) return;
     const end = new IdleEnd(this, () => this.#lastUse(), idleTimeoutMs, this.#log);
     this.#idle = new IdleWatch(end, idleTimeoutMs);
+  }
+
+  /** Begins to follow or to push, where that can be and is wanted. */
+  #startLog(): void {
+    if (this.#logThread !== undefined || this.#ended) return;
+    const order = logOrder(this.#options, this.#key, { follows: this.#follows, readOnly: this.#readOnly });
+    if (order !== undefined) this.#logThread = new LogThread(order, this, this.#log);
   }
 
   #step(): Promise<Step> {
@@ -274,6 +315,13 @@ export class Mount implements Mounted {
         this.#remotes.get(message.id)?.(message.outcome);
         this.#remotes.delete(message.id);
         break;
+      case "stale":
+        this.#changes.get(message.id)?.(message.stale);
+        this.#changes.delete(message.id);
+        break;
+      case "ended":
+        void this.#finish();
+        break;
       case "closed":
         this.#clean = message.clean;
         this.#onStep?.(message);
@@ -282,16 +330,32 @@ export class Mount implements Mounted {
   }
 
   /**
-   * Tells the kernel to forget what a lost group had made it believe. Each write may wait until the worker has
-   * answered another request, so it is neither on the worker's thread nor on this one.
+   * Tells the kernel what to forget. Each write may wait until the worker has answered another request: one that reads a
+   * page of that inode, or looks into that directory. So it is neither on the worker's thread nor on this one.
    */
-  async #announce(lost: Lost): Promise<void> {
+  async #announce({ incEpoch: all, names, inos, attributes }: Stale): Promise<void> {
     const fd = this.#attachment?.fd;
     if (fd === undefined) return;
     // What it has forgotten already it answers with ENOENT, which is just as well.
-    if (lost.incEpoch) await writeAsync(fd, incEpoch());
-    for (const { parent, name } of lost.names) await writeAsync(fd, invalEntry(parent, name));
-    for (const ino of lost.inos) await writeAsync(fd, invalInode(ino));
+    if (all) await writeAsync(fd, incEpoch());
+    for (const { parent, name } of names) if (!this.#ended) await writeAsync(fd, invalEntry(parent, name));
+    const missed = await this.#forget(inos, attributes);
+    if (missed.length === 0 || this.#ended) return;
+    // It was told of these, and may have been about to note what it was told.
+    await sleep(NOTED_MS);
+    await this.#forget(missed, []);
+  }
+
+  /** Gives the inodes that the kernel does not know. */
+  async #forget(inos: readonly Ino[], attributes: readonly Ino[]): Promise<Ino[]> {
+    const fd = this.#attachment?.fd ?? -1;
+    const missed: Ino[] = [];
+    const tell = async (ino: Ino, message: Uint8Array): Promise<void> => {
+      if (!this.#ended && (await writeAsync(fd, message)) === -E.ENOENT) missed.push(ino);
+    };
+    for (const ino of attributes) await tell(ino, invalAttributes(ino));
+    for (const ino of inos) await tell(ino, invalInode(ino));
+    return missed;
   }
 
   /** What was stored in mapped files reaches the volume. Where it cannot, a snapshot is without it, as any read is. */
@@ -304,7 +368,15 @@ export class Mount implements Mounted {
     if (!this.#ended) this.#post({ type: "writtenBack" });
   }
 
-  async #onExit(): Promise<{ clean: boolean }> {
+  /** Nobody is served any more: what is left to be pushed goes, then the volume is closed. */
+  async #finish(): Promise<void> {
+    this.#idle?.stop();
+    if ((await this.#logThread?.leave(this.#hurries)) === false) this.#hangs = true;
+    this.#logThread = undefined;
+    this.#post({ type: "close" });
+  }
+
+  async #onExit(): Promise<MountEnd> {
     this.#ended = true;
     this.#idle?.stop();
     this.#onStep?.({ type: "crashed", error: new Error("the serving thread ended") });
@@ -315,14 +387,28 @@ export class Mount implements Mounted {
       for (const settle of orders.values()) settle({ ok: false, code: "EIO" });
       orders.clear();
     }
-    await this.#announced;
+    for (const settle of this.#changes.values()) settle(undefined);
+    this.#changes.clear();
+    // After a crash: else it has left by now.
+    if ((await this.#logThread?.leave(true)) === false) this.#hangs = true;
+    this.#key.wipe();
+    await this.#endOfAnnouncing();
     if (this.#attachment !== undefined) {
       // After a crash or a stop the kernel still shows the mount, and all that it could say is "not connected".
       if (this.#isShown()) this.#tryDetach(this.mountpoint);
       close(this.#attachment.fd);
     }
     close(this.#wakeFd);
-    return { clean: this.#clean === true };
+    return { clean: this.#clean === true, hangs: this.#hangs };
+  }
+
+  /** A write that waits for an answer of the thread that served would wait for ever: then the connection is cut. */
+  async #endOfAnnouncing(): Promise<void> {
+    const late = sleep(ANNOUNCE_MS, true, { ref: false });
+    const hangs = await Promise.race([this.#announced.then(() => false), late]);
+    if (!hangs || this.#attachment === undefined) return;
+    abort(this.#attachment);
+    await this.#announced;
   }
 
   /** Whether the mount table shows our mount at its place. */
@@ -400,9 +486,34 @@ export class Mount implements Mounted {
     if (this.#ended || this.#clean !== undefined) return { ok: false, code: "EIO" };
     const id = ++this.#lastSync;
     return await new Promise((resolve) => {
-      this.#remotes.set(id, resolve);
+      this.#remotes.set(id, (outcome) => {
+        if (outcome.ok && order.do === "add") this.#startLog();
+        resolve(outcome);
+      });
       this.#post({ type: "remote", id, order });
     });
+  }
+
+  /** A segment was applied: who asks is served by it, and the kernel forgets what it keeps of before. */
+  async changed(touched: TouchedRows): Promise<void> {
+    if (this.#ended || this.#clean !== undefined) return;
+    const id = ++this.#lastSync;
+    const stale = await new Promise<Stale | undefined>((resolve) => {
+      this.#changes.set(id, resolve);
+      this.#post({ type: "changed", id, touched });
+    });
+    if (stale === undefined) return;
+    this.#announced = this.#announced.then(() => this.#announce(stale));
+    await this.#announced;
+  }
+
+  async pull(): Promise<PullOutcome> {
+    if (!this.#follows || this.#logThread === undefined) throw notFollowing(this.mountpoint);
+    return await this.#logThread.pull();
+  }
+
+  async remoteStates(): Promise<readonly RemoteState[] | undefined> {
+    return await this.#logThread?.states();
   }
 
   /**
@@ -419,8 +530,8 @@ export class Mount implements Mounted {
     return this.#counters[COUNTER.lastUse] || this.#since.getTime();
   }
 
-  /** Stops serving at once, whoever still uses the mount; commits and closes the file. */
-  async close(): Promise<void> {
+  async close(hurry = true): Promise<void> {
+    this.#hurries ||= hurry;
     if (!this.#ended) this.#post({ type: "stop" });
     await this.closed;
   }

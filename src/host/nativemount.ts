@@ -18,8 +18,10 @@ import { describeFault, mountNative } from "../fusenative/bridge.ts";
 import { Operations } from "../fusenative/operations.ts";
 import { HostError } from "./errors.ts";
 import { IdleEnd, IdleWatch } from "./idle.ts";
+import type { PullOutcome, RemoteState } from "./logmessages.ts";
+import { LogThread, logOrder, notFollowing } from "./logthread.ts";
 import type { DetachOrder, DetachReport } from "./messages.ts";
-import type { Mounted, MountOptions, MountStatus } from "./mount.ts";
+import type { MountEnd, Mounted, MountOptions, MountStatus } from "./mount.ts";
 import { FS_TYPE, mountedAt } from "./mounts.ts";
 import { startMount, volumeOptions } from "./start.ts";
 import { visitRoot } from "./visitor.ts";
@@ -42,9 +44,10 @@ const DATES_LOST =
   "error; see what fuse-native cannot do in README.md";
 
 export class NativeMount implements Mounted {
-  readonly closed: Promise<{ clean: boolean }>;
+  readonly closed: Promise<MountEnd>;
   readonly mountpoint: string;
   readonly #options: MountOptions;
+  readonly #key: Key;
   readonly #log: Log;
   readonly #volume: Volume;
   readonly #since = new Date();
@@ -57,9 +60,12 @@ export class NativeMount implements Mounted {
   #turnAtMs = 0;
   #watch: NodeJS.Timeout | undefined;
   #idle: IdleWatch | undefined;
-  #settle: (end: { clean: boolean }) => void = () => {};
+  #settle: (end: MountEnd) => void = () => {};
+  #logThread: LogThread | undefined;
   #warning: string | undefined;
+  /** Nobody is served any more. */
   #ended = false;
+  #closed = false;
   #failed = false;
   #lastUse = 0;
   #requests = 0;
@@ -80,6 +86,7 @@ export class NativeMount implements Mounted {
 
   private constructor(options: MountOptions, key: Key, log: Log) {
     this.#options = options;
+    this.#key = key;
     this.#log = log;
     this.mountpoint = options.mountpoint;
     try {
@@ -92,7 +99,7 @@ export class NativeMount implements Mounted {
     const caller = { uid: process.geteuid?.() ?? 0, gid: process.getegid?.() ?? 0, umask: 0 };
     const owner = { uid: options.uid, gid: options.gid };
     this.#server = { operations: new Operations(this.#volume, { caller, owner }) };
-    this.closed = new Promise<{ clean: boolean }>((resolve) => {
+    this.closed = new Promise<MountEnd>((resolve) => {
       this.#settle = resolve;
     }).finally(() => key.wipe());
   }
@@ -130,10 +137,28 @@ export class NativeMount implements Mounted {
     this.#watch = setInterval(() => this.#look(), WATCH_MS);
     // So that the first who comes finds the true root.
     await visitRoot(this.mountpoint).catch(() => {});
+    if (this.#volume.at === undefined && this.#volume.remotes.list().length > 0) this.#startLog();
     const { idleTimeoutMs } = this.#options;
     if (idleTimeoutMs === undefined || this.#ended) return;
     const lastUse = (): number => this.#lastUse || this.#since.getTime();
     this.#idle = new IdleWatch(new IdleEnd(this, lastUse, idleTimeoutMs, this.#log), idleTimeoutMs);
+  }
+
+  /** Begins to follow or to push, where that can be and is wanted. */
+  #startLog(): void {
+    if (this.#logThread !== undefined || this.#ended) return;
+    const order = logOrder(this.#options, this.#key, this.#volume);
+    if (order !== undefined) this.#logThread = new LogThread(order, this, this.#log);
+  }
+
+  /** A segment was applied. The kernel keeps nothing here but names, for a second. */
+  async changed(): Promise<void> {
+    this.#server.operations?.changed();
+  }
+
+  async pull(): Promise<PullOutcome> {
+    if (!this.#volume.follows || this.#logThread === undefined) throw notFollowing(this.mountpoint);
+    return await this.#logThread.pull();
   }
 
   // --- the volume's turns
@@ -188,11 +213,11 @@ export class NativeMount implements Mounted {
   // --- the end
 
   #look(): void {
-    if (this.#descriptor !== undefined && !isFuse(this.#descriptor)) this.#end();
+    if (this.#descriptor !== undefined && !isFuse(this.#descriptor)) void this.#end(false);
   }
 
-  /** Closes the volume, once. libfuse's threads get refusals from now on. */
-  #end(): void {
+  /** Closes the volume, once, when what is left to be pushed has gone. libfuse's threads get refusals from now on. */
+  async #end(hurry: boolean): Promise<void> {
     if (this.#ended) return;
     this.#ended = true;
     clearInterval(this.#watch);
@@ -204,17 +229,20 @@ export class NativeMount implements Mounted {
     let clean = !failed;
     try {
       operations?.settle();
+      this.#volume.commit();
     } catch (error) {
       clean = false;
       this.#log("error", `closing: ${describeFault(error)}`);
     }
+    const hangs = (await this.#logThread?.leave(hurry)) === false;
+    this.#closed = true;
     try {
       this.#volume.close();
     } catch (error) {
       clean = false;
       this.#log("error", `closing: ${describeFault(error)}`);
     }
-    this.#settle({ clean });
+    this.#settle({ clean, hangs });
   }
 
   get warning(): string | undefined {
@@ -238,8 +266,8 @@ export class NativeMount implements Mounted {
       bytesRead: this.#bytesRead,
       bytesWritten: this.#bytesWritten,
       errors: this.#errors,
-      lookups: this.#ended ? 0 : this.#volume.inodes.references,
-      uncommittedMs: this.#ended ? 0 : Math.round(this.#volume.uncommittedMs(performance.now())),
+      lookups: this.#closed ? 0 : this.#volume.inodes.references,
+      uncommittedMs: this.#closed ? 0 : Math.round(this.#volume.uncommittedMs(performance.now())),
       failed: this.#failed,
       protocol: "fuse-native",
       operations: [],
@@ -267,17 +295,23 @@ export class NativeMount implements Mounted {
   }
 
   async remote(order: RemoteOrder): Promise<RemoteOutcome> {
-    return this.#obey(() => obeyRemotes(this.#volume.remotes, order));
+    const outcome = this.#obey(() => obeyRemotes(this.#volume.remotes, order));
+    if (outcome.ok && order.do === "add") this.#startLog();
+    return outcome;
+  }
+
+  async remoteStates(): Promise<readonly RemoteState[] | undefined> {
+    return await this.#logThread?.states();
   }
 
   #obey<T>(work: () => T): T | { readonly ok: false; readonly code: "EIO" } {
-    if (this.#ended) return { ok: false, code: "EIO" };
+    if (this.#closed) return { ok: false, code: "EIO" };
     try {
       this.#server.operations?.settle();
       return work();
     } finally {
       this.#lookForFailure();
-      this.#turnSoon();
+      if (!this.#ended) this.#turnSoon();
     }
   }
 
@@ -290,8 +324,8 @@ export class NativeMount implements Mounted {
     return this.#device !== undefined && mountedAt(this.mountpoint)?.device === this.#device;
   }
 
-  async close(): Promise<void> {
-    this.#end();
+  async close(hurry = true): Promise<void> {
+    void this.#end(hurry);
     await this.closed;
     if (this.#isShown())
       await detachElsewhere({ mountpoint: this.mountpoint, lazy: true }).catch((error: unknown) =>

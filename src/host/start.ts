@@ -14,6 +14,7 @@ export function volumeOptions(
   return {
     readOnly,
     noatime,
+    follows: true,
     sync,
     commitIntervalMs,
     onLog,

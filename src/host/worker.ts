@@ -17,7 +17,7 @@ import type { PastSource } from "../fuse/hidden.ts";
 import { Session } from "../fuse/session.ts";
 import { pageSize } from "../native/libc.ts";
 import { AideThread } from "./aide.ts";
-import type { FromWorker, Refusal, ToWorker, WorkerOrder } from "./messages.ts";
+import type { FromWorker, Opened, Refusal, ToWorker, WorkerOrder } from "./messages.ts";
 import { volumeOptions } from "./start.ts";
 
 assert(parentPort !== null, "worker.ts runs as a worker");
@@ -76,6 +76,7 @@ function serve(volume: Volume, fd: number): boolean {
     pageSize: pageSize(),
     secondReader: aide,
     past: volume.at === undefined ? pastOf(volume) : undefined,
+    followed: volume.follows ? () => volume.followed : undefined,
     onWriteBack: () => tell({ type: "writeBack" }),
     counters: new Float64Array(order.counters),
     costs: new Float64Array(order.costs),
@@ -90,16 +91,10 @@ function serve(volume: Volume, fd: number): boolean {
   });
   const obey = (message: ToWorker): void => {
     if (message.type === "stop") session.stop();
-    if (message.type === "history") {
-      const outcome = orEio(() => obeyHistory(volume.history, message.order));
-      tell({ type: "history", id: message.id, outcome });
-    }
-    if (message.type === "remote") {
-      const outcome = orEio(() => obeyRemotes(volume.remotes, message.order));
-      tell({ type: "remote", id: message.id, outcome });
-    }
-    if (message.type === "writtenBack") session.writtenBack();
-    if (message.type === "sync") tell({ type: "synced", id: message.id, ...commit(volume) });
+    else if (message.type === "writtenBack") session.writtenBack();
+    else if (message.type === "changed")
+      tell({ type: "stale", id: message.id, stale: session.changed(message.touched) });
+    else obeyOrder(volume, message);
   };
   try {
     const end = session.run();
@@ -111,6 +106,19 @@ function serve(volume: Volume, fd: number): boolean {
   } finally {
     session.close();
   }
+}
+
+/** What can be wanted of a volume whether it is served or not. */
+function obeyOrder(volume: Volume, message: ToWorker): void {
+  if (message.type === "history") {
+    const outcome = orEio(() => obeyHistory(volume.history, message.order));
+    tell({ type: "history", id: message.id, outcome });
+  }
+  if (message.type === "remote") {
+    const outcome = orEio(() => obeyRemotes(volume.remotes, message.order));
+    tell({ type: "remote", id: message.id, outcome });
+  }
+  if (message.type === "sync") tell({ type: "synced", id: message.id, ...commit(volume) });
 }
 
 /** Damage that an order meets is told to whoever gave it: the mount lives on. */
@@ -160,20 +168,35 @@ function closeVolume(volume: Volume): boolean {
   }
 }
 
+function foundIn({ readOnly, at, follows, remotes }: Volume): Opened {
+  return { readOnly, at, follows, hasRemotes: at === undefined && remotes.list().length > 0 };
+}
+
+function finish(volume: Volume, served: boolean): void {
+  const closed = closeVolume(volume);
+  key.wipe();
+  tell({ type: "closed", clean: served && closed });
+  port.close();
+}
+
 const aide = new AideThread();
 const key = Key.fromMessage(order.key);
 const volume = openVolume(key);
 if (volume === undefined) {
   key.wipe();
 } else {
-  tell({ type: "opened", readOnly: volume.readOnly, at: volume.at });
+  tell({ type: "opened", ...foundIn(volume) });
   port.once("message", (message: ToWorker) => {
     // "stop" here: the mount could not be made.
     const served = message.type === "serve" ? serve(volume, message.fd) : true;
     aide.stop();
-    const closed = closeVolume(volume);
-    key.wipe();
-    tell({ type: "closed", clean: served && closed });
-    port.close();
+    // What cannot be committed now is told when the volume is closed.
+    commit(volume);
+    // Whoever pushes has orders until the main thread says that it is enough.
+    port.on("message", (later: ToWorker) => {
+      if (later.type === "close") finish(volume, served);
+      else obeyOrder(volume, later);
+    });
+    tell({ type: "ended" });
   });
 }

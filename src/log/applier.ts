@@ -5,10 +5,12 @@
  * The epoch of the segment's base is the last of the replica's that anybody could ask for, so whatever a segment replaces
  * or removes died in the one after it.
  */
+import { isDirectory } from "../core/mode.ts";
 import type { Database } from "../db/database.ts";
 import type { Statement } from "../db/statement.ts";
 import { LogError } from "./errors.ts";
 import type { BlockRecord, EntryRecord, ExtentsRecord, LogRecord, NodeId, NodeRecord } from "./format.ts";
+import type { Touched } from "./touched.ts";
 
 /** A block of a replica that has still to be fetched. */
 export interface WantedBlock extends BlockRecord {
@@ -23,6 +25,7 @@ export class Applier {
   readonly #kept: number;
   readonly #died: number;
   readonly #onBlock: (block: WantedBlock) => void;
+  readonly #touched: Touched | undefined;
   /** The last node. */
   #ino: number | undefined;
   #object: { readonly name: Uint8Array; readonly salt: Uint8Array } | undefined;
@@ -35,9 +38,19 @@ export class Applier {
   #changes = 0;
   #blocks = 0;
 
-  /** `kept`: the snapshots of the replica; `onBlock` hears of each block that it is to have. */
-  constructor(db: Database, base: number, kept: readonly number[], onBlock: (block: WantedBlock) => void) {
+  /**
+   * `kept`: the snapshots of the replica; `onBlock` hears of each block that it is to have, `touched` of what its readers may
+   * have kept.
+   */
+  constructor(
+    db: Database,
+    base: number,
+    kept: readonly number[],
+    onBlock: (block: WantedBlock) => void,
+    touched?: Touched,
+  ) {
     this.#db = db;
+    this.#touched = touched;
     this.#kept = kept.findLast((epoch) => epoch <= base) ?? 0;
     this.#died = base + 1;
     this.#onBlock = onBlock;
@@ -140,6 +153,7 @@ export class Applier {
 
   #node(node: NodeRecord): void {
     this.#ino = node.ino;
+    this.#touched?.inode(node.ino, isDirectory(node.mode));
     this.#nodes.add(node.ino);
     const past = `INSERT INTO inode_past SELECT *, ?2 FROM inode WHERE ino = ?1 AND born <= ?3`;
     this.#sql(past).bindInt(1, node.ino).bindInt(2, this.#died).bindInt(3, this.#kept).run();
@@ -172,6 +186,7 @@ export class Applier {
   }
 
   #gone(ino: number): void {
+    this.#touched?.inode(ino, true);
     const dropped = this.#sql("SELECT block FROM extent WHERE ino = ?1 AND born > ?2 AND block > 0");
     dropped.bindInt(1, ino).bindInt(2, this.#kept);
     while (dropped.step()) this.#released.add(dropped.int(0));
@@ -199,6 +214,7 @@ export class Applier {
   }
 
   #removeEntry(parent: number, name: Uint8Array): void {
+    this.#touched?.entry(parent, name);
     this.#retire("dirent", "parent = ?1 AND name = ?2", (row) => row.bindInt(1, parent).bindBlob(2, name));
   }
 
@@ -220,6 +236,7 @@ export class Applier {
   }
 
   #dropExtent(ino: number, idx: number): void {
+    this.#touched?.inode(ino, true);
     const row = this.#sql("SELECT block, born FROM extent WHERE ino = ?1 AND idx = ?2");
     if (!row.bindInt(1, ino).bindInt(2, idx).step()) return;
     const [block, born] = [row.int(0), row.int(1)];

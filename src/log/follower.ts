@@ -14,17 +14,19 @@ import { ByteReader } from "./bytes.ts";
 import { type Link, toldOf } from "./chain.ts";
 import { LogError } from "./errors.ts";
 import { fetchBlocks, provenContent } from "./fetcher.ts";
-import { decodeRecord, type LogRecord, type ObjectRef, type Segment } from "./format.ts";
+import { decodeRecord, type LogRecord, META_KEYS, type ObjectRef, type Segment } from "./format.ts";
 import { Holdings } from "./holdings.ts";
-import { META_KEYS } from "./pusher.ts";
 import { objectName, type RemoteStore } from "./remote.ts";
 import { hashOf, type Sealer } from "./seal.ts";
+import { Touched, type TouchedRows } from "./touched.ts";
 
 export interface FollowOptions {
   /** Called now and then. */
   readonly onProgress?: (fetched: Fetched) => void;
   /** Called between two records; it throws where the work is to stop. */
   readonly breathe?: () => Promise<void> | undefined;
+  /** Called when a segment, or a log that started over, is applied, for one who keeps some of it elsewhere. */
+  readonly onApplied?: (touched: TouchedRows) => Promise<void>;
 }
 
 /** What was fetched: for people. */
@@ -54,7 +56,8 @@ const MOST_RECORD_BYTES = 256 * 2 ** 20;
 /** The records of an object. @throws LogError */
 export async function readRecords(store: RemoteStore, sealer: Sealer, ref: ObjectRef): Promise<LogRecord[]> {
   const name = objectName(ref.name);
-  const file = await store.get(name);
+  // Not more than its segment says, whatever is there.
+  const file = await store.get(name, 0, ref.length + 1);
   if (file === undefined) throw new LogError("incomplete", `${store.url}: ${name} is missing`);
   try {
     if (!hashOf(file).equals(ref.name)) throw new LogError("damaged", "it is not what its name says");
@@ -98,26 +101,29 @@ export class Follower {
   async follow(chain: readonly Link[]): Promise<void> {
     const startsOver = chain[0]?.segment.base === 0;
     try {
-      if (startsOver) await this.#transaction(() => this.#startOver(chain));
-      else for (const link of chain) await this.#transaction(() => this.#apply(link, false));
+      if (startsOver) await this.#transaction(true, (touched) => this.#startOver(chain, touched));
+      else
+        for (const link of chain)
+          await this.#transaction(false, (touched) => this.#apply(link, false, touched));
     } finally {
       this.#holdings?.close();
     }
   }
 
-  async #startOver(chain: readonly Link[]): Promise<void> {
+  async #startOver(chain: readonly Link[], touched: Touched): Promise<void> {
     for (const table of TABLES) this.#db.exec(`DELETE FROM ${table}`);
-    for (const link of chain) await this.#apply(link, true);
+    for (const link of chain) await this.#apply(link, true, touched);
     this.#db.exec(
       "DELETE FROM block WHERE id NOT IN (SELECT block FROM extent UNION ALL SELECT block FROM extent_past)",
     );
     this.#holdings?.dropUnnamed();
   }
 
-  async #transaction(run: () => Promise<void>): Promise<void> {
+  async #transaction(everything: boolean, run: (touched: Touched) => Promise<void>): Promise<void> {
+    const touched = new Touched(everything);
     this.#db.exec("BEGIN IMMEDIATE");
     try {
-      await run();
+      await run(touched);
       this.#db.exec("COMMIT");
     } catch (error) {
       this.#db.resetAll();
@@ -125,12 +131,13 @@ export class Follower {
       throw error;
     }
     this.#db.checkpointPassive();
+    await this.#options.onApplied?.(touched.rows());
   }
 
-  async #apply({ segment, hash }: Link, startsOver: boolean): Promise<void> {
+  async #apply({ segment, hash }: Link, startsOver: boolean, touched: Touched): Promise<void> {
     const wanted: WantedBlock[] = [];
     const kept = keptEpochs(this.#db);
-    const applier = new Applier(this.#db, segment.base, kept, (block) => wanted.push(block));
+    const applier = new Applier(this.#db, segment.base, kept, (block) => wanted.push(block), touched);
     try {
       for (const ref of segment.records) {
         const records = await readRecords(this.#store, this.#sealer, ref);
@@ -201,9 +208,9 @@ export class Follower {
   /** Fetches what a partial replica is to keep and has not, a part in each transaction. @throws LogError, SqliteError */
   async fetchKept(): Promise<void> {
     try {
-      await this.#transaction(async () => this.#holdings?.keepPinned());
+      await this.#transaction(false, async () => this.#holdings?.keepPinned());
       for (let more = true; more; )
-        await this.#transaction(async () => {
+        await this.#transaction(false, async () => {
           more = await this.#fetchDue();
         });
     } finally {
@@ -292,8 +299,9 @@ export class Follower {
 
   #note({ epoch, number }: Segment, hash: Buffer): void {
     const note = this.#db.prepare(
-      "UPDATE remote SET epoch = ?2, segment = ?3, hash = ?4, synced_ns = ?5 WHERE id = ?1",
+      `UPDATE remote SET epoch = ?2, segment = ?3, hash = ?4, synced_ns = ?5, log = ?6, secret = ?7 WHERE id = ?1`,
     );
+    note.bindBlob(6, this.#sealer.log).bindBlob(7, this.#sealer.secret);
     note.bindInt(1, this.#remote.id).bindInt(2, epoch).bindInt(3, number).bindBlob(4, hash);
     note.bindBigInt(5, BigInt(Date.now()) * 1_000_000n).run();
     this.#db.release(note);

@@ -22,6 +22,8 @@ const OBJECT_BYTES = 4 * 2 ** 20;
 const RECORDS_BYTES = 2 ** 20;
 /** Objects on their way at once. */
 const FLIGHTS = 4;
+/** Objects whose notes may be in a group that is still open: one has notes for some 4 MiB. */
+const LANDED = 8;
 /** Four times as fast as the default of 11 levels, for a tenth more. */
 const BROTLI_QUALITY = 4;
 
@@ -56,8 +58,10 @@ export class Shipper {
   readonly #known: Statement;
   readonly #records = new ByteWriter();
   readonly #flights = new Set<Promise<void>>();
-  /** What is on its way, and so not noted yet. */
+  /** What is on its way, or was noted a moment ago, and so may not be committed yet. */
   readonly #flying = new Map<string, Place>();
+  /** Objects that arrived, the last ones: what they hold is in #flying still. */
+  #landed: string[][] = [];
   /** Numbers that this segment has told. */
   #told = new Set<number>();
   #refs: ObjectRef[] = [];
@@ -111,11 +115,18 @@ export class Shipper {
     while (this.#flights.size > 0) await Promise.all(this.#flights);
     this.#refuse();
     const told = { records: this.#refs, changes: this.#changes, blocks: this.#blocks };
+    this.startAgain();
+    return told;
+  }
+
+  /** Forgets what was added since the last segment. Objects that are on their way are noted none the less. */
+  startAgain(): void {
+    this.#records.clear();
+    this.#bundle = undefined;
     this.#refs = [];
     this.#told = new Set();
     this.#changes = this.#blocks = 0;
     this.#object = undefined;
-    return told;
   }
 
   /** Waits for what is on its way, after a failure. */
@@ -206,8 +217,15 @@ export class Shipper {
         salt: Buffer.from(salt).toString("hex"),
         blocks: [...bundle.blocks.values()],
       });
-      for (const id of bundle.blocks.keys()) this.#flying.delete(id);
+      this.#land([...bundle.blocks.keys()]);
     }, bytes.length);
+  }
+
+  /** Forgets what was noted long enough ago to be committed by now: with the group, which is smaller. */
+  #land(ids: string[]): void {
+    this.#landed.push(ids);
+    const old = this.#landed.length > LANDED ? this.#landed.shift() : undefined;
+    for (const id of old ?? []) this.#flying.delete(id);
   }
 
   async #sealRecords(): Promise<void> {

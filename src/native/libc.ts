@@ -133,6 +133,7 @@ const cSetxattr = lib.func("setxattr", "int", ["str", "str", "void *", "size_t",
 const cRemovexattr = lib.func("removexattr", "int", ["str", "str"]) as KoffiFunc<
   (path: string, name: string) => number
 >;
+const cExit = lib.func("_exit", "void", ["int"]) as KoffiFunc<(code: number) => void>;
 const cGetpagesize = lib.func("getpagesize", "int", []) as KoffiFunc<() => number>;
 
 /** The result of a call whose failure is -1, as bytes or descriptors, or a negated errno. */
@@ -296,4 +297,9 @@ export function forbidCores(): number {
 /** No core dump of this process and no ptrace by its own user: the key is in its memory. */
 export function forbidDump(): number {
   return result(cPrctl(PR_SET_DUMPABLE, 0, 0, 0, 0));
+}
+
+/** Ends the process without waiting for any of its threads, which may hang in the kernel: nothing may be left to be done. */
+export function exitNow(code: number): void {
+  cExit(code);
 }

@@ -4,7 +4,7 @@ import { E, FsError } from "../../src/base/errno.ts";
 import type { Ino } from "../../src/core/types.ts";
 import { invalAttributes } from "../../src/fuse/notify.ts";
 import { COUNTER, COUNTERS } from "../../src/fuse/server.ts";
-import { type Lost, Session } from "../../src/fuse/session.ts";
+import { Session, type Stale } from "../../src/fuse/session.ts";
 import {
   bytes,
   converse,
@@ -211,7 +211,7 @@ describe("a commit that failed", () => {
   };
 
   test("is announced once, with all that the kernel may believe wrongly", () => {
-    const told: Lost[] = [];
+    const told: Stale[] = [];
     let failed = false;
     const device = new ScriptedDevice(oldKernel(), UNLINK, UNLINK, -E.ENODEV);
     const { volume } = noting({
@@ -236,7 +236,7 @@ describe("a commit that failed", () => {
       [oldKernel(), frame(20, Buffer.alloc(16))],
       [INIT, LOOKUP],
     ] as const) {
-      const told: Lost[] = [];
+      const told: Stale[] = [];
       const device = new ScriptedDevice(init, UNLINK, fsync);
       const { volume } = noting({
         failed: () => device.replies.length === 3,

@@ -29,6 +29,7 @@ const STATUS = { path: "/data/v.sqlite", mountpoint: "/mnt/v", requests: 7 };
 function standIn(methods: Partial<Mount> = {}): Mount {
   return {
     status: () => STATUS,
+    remoteStates: async () => undefined,
     sync: async () => {},
     unmount: async () => {},
     ...methods,

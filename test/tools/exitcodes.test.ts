@@ -58,6 +58,7 @@ const HOST: Record<HostReason, number> = {
   "allow-other-forbidden": 19,
   busy: 16,
   "not-mounted": 10,
+  "not-replica": 10,
   "not-permitted": 1,
   engine: 19,
 };

@@ -40,6 +40,8 @@ describe("mount options", () => {
       commitIntervalMs: 1000,
       idleTimeoutMs: 0,
       historyMs: 0,
+      pushMs: 30_000,
+      pullMs: 10_000,
       logLevel: "info",
     });
   });

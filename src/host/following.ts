@@ -1,0 +1,165 @@
+/**
+ * Keeps the replica that is mounted at what was pushed to its remote, on a thread of its own: the only one that writes to
+ * the replica. Whoever serves the mount reads it meanwhile (src/core/following.ts), and is told of each segment.
+ */
+import { setImmediate as turn } from "node:timers/promises";
+import type { Log } from "../base/log.ts";
+import type { Database } from "../db/database.ts";
+import type { Key } from "../db/key.ts";
+import { AttendedStore } from "../log/attended.ts";
+import { LogError } from "../log/errors.ts";
+import { type Lag, lagsOf } from "../log/lag.ts";
+import { openRemote } from "../log/remote.ts";
+import { Replica } from "../log/replica.ts";
+import { openBeside } from "../log/site.ts";
+import type { TouchedRows } from "../log/touched.ts";
+import { Health } from "./health.ts";
+import type { PullOutcome, RemoteState } from "./logmessages.ts";
+
+/** Of its page caches, each. */
+const CACHE_BYTES = 16 * 2 ** 20;
+/** What may pass is tried again for so long; then it is told, and tried again later. */
+const PATIENCE_MS = 5000;
+/** So often others get their turn on this thread. */
+const BREATH_MS = 10;
+
+export interface FollowingOptions {
+  readonly path: string;
+  readonly key: Key;
+  /** 0: only when it is told to. */
+  readonly intervalMs: number;
+  readonly log: Log;
+  /** Resolves when nobody keeps anything of the state before. */
+  readonly changed: (touched: TouchedRows) => Promise<void>;
+}
+
+export class Following {
+  readonly #options: FollowingOptions;
+  readonly #health: Health;
+  readonly #end = new AbortController();
+  #replica: Replica | undefined;
+  #store: AttendedStore | undefined;
+  /** The pull under way; it may never end. */
+  #pulling: Promise<PullOutcome> | undefined;
+  #isSilent = false;
+  #lags: readonly Lag[] = [];
+  #lookedAt: Date | undefined;
+  #timer: NodeJS.Timeout | undefined;
+
+  constructor(options: FollowingOptions) {
+    this.#options = options;
+    this.#health = new Health("origin", Math.max(1000, options.intervalMs), options.log);
+    // What came while it was not mounted is there at once.
+    this.#plan(0);
+  }
+
+  #plan(delayMs: number): void {
+    if (this.#end.signal.aborted || this.#options.intervalMs === 0) return;
+    this.#timer = setTimeout(() => void this.#look(), delayMs);
+  }
+
+  async #look(): Promise<void> {
+    if (this.#pulling === undefined && this.#health.mayTry(performance.now())) await this.#pullOnce();
+    this.#plan(this.#options.intervalMs);
+  }
+
+  /** Pulls what was pushed until now. Never rejects. */
+  async pull(): Promise<PullOutcome> {
+    // The one under way may have looked already.
+    if (this.#pulling !== undefined && !this.#isSilent) await this.#answered(this.#pulling);
+    return await this.#pullOnce();
+  }
+
+  /** Resolves with what became of it, or that the remote does not answer: then it goes on by itself, should it ever. */
+  async #pullOnce(): Promise<PullOutcome> {
+    this.#pulling ??= this.#run().finally(() => {
+      this.#pulling = undefined;
+      this.#isSilent = false;
+    });
+    return await this.#answered(this.#pulling);
+  }
+
+  async #answered(pulling: Promise<PullOutcome>): Promise<PullOutcome> {
+    const outlasts = this.#store?.outlasts(pulling) ?? pulling.then(() => true);
+    if (!this.#isSilent && (await outlasts)) return await pulling;
+    const message = `${this.#store?.url}: does not answer`;
+    if (!this.#isSilent) this.#health.failed(message, performance.now());
+    this.#isSilent = true;
+    return { ok: false, reason: "unreachable", message };
+  }
+
+  async #run(): Promise<PullOutcome> {
+    try {
+      const { hash, volume, log, createdNs, ...rest } = await this.#pull();
+      this.#lookedAt = new Date();
+      this.#health.well();
+      const hex = (bytes: Uint8Array): string => Buffer.from(bytes).toString("hex");
+      const texts = { hash: hex(hash), volume: hex(volume), log: hex(log), createdNs: String(createdNs) };
+      return { ok: true, ...rest, ...texts };
+    } catch (error) {
+      const message = error instanceof Error ? error.message : String(error);
+      if (!this.#end.signal.aborted) this.#health.failed(message, performance.now());
+      return { ok: false, message, ...(error instanceof LogError ? { reason: error.reason } : {}) };
+    }
+  }
+
+  async #pull(): ReturnType<Replica["pull"]> {
+    const { path, key, log, changed } = this.#options;
+    this.#end.signal.throwIfAborted();
+    this.#replica ??= new Replica(path, key, (line) => log("warn", line), {
+      isHeld: true,
+      cacheBytes: CACHE_BYTES,
+    });
+    const replica = this.#replica;
+    this.#store ??= new AttendedStore(
+      await openRemote(replica.url, { signal: this.#end.signal, patienceMs: PATIENCE_MS }),
+    );
+    return await replica.pull(this.#store, { breathe: this.#breath(), onApplied: changed });
+  }
+
+  #breath(): () => Promise<void> | undefined {
+    let lastMs = performance.now();
+    return () => {
+      this.#end.signal.throwIfAborted();
+      if (performance.now() - lastMs < BREATH_MS) return undefined;
+      return turn().then(() => {
+        lastMs = performance.now();
+        this.#end.signal.throwIfAborted();
+      });
+    };
+  }
+
+  states(): readonly RemoteState[] {
+    try {
+      this.#lags = this.#read(lagsOf);
+    } catch {
+      // As it was last.
+    }
+    const { error, failingSince } = this.#health;
+    return this.#lags.map((lag) => ({
+      ...lag,
+      ...(this.#lookedAt === undefined ? {} : { synced: this.#lookedAt.toISOString() }),
+      behindMs: this.#lookedAt === undefined ? lag.behindMs : Date.now() - this.#lookedAt.getTime(),
+      busy: this.#pulling !== undefined,
+      ...(error === undefined ? {} : { error }),
+      ...(failingSince === undefined ? {} : { failingSince: failingSince.toISOString() }),
+    }));
+  }
+
+  #read<T>(use: (db: Database) => T): T {
+    const db = openBeside(this.#options.path, this.#options.key);
+    try {
+      return use(db);
+    } finally {
+      db.close();
+    }
+  }
+
+  /** What is under way is undone: the replica is as of the last segment that was applied. */
+  async leave(): Promise<void> {
+    clearTimeout(this.#timer);
+    this.#end.abort(new Error("the mount ended"));
+    this.#store?.giveUp();
+    this.#replica?.close();
+  }
+}

@@ -1,0 +1,210 @@
+/**
+ * Pushes a mounted volume to its remotes, one after the other, when something changed; on a thread of its own.
+ *
+ * Nothing of it is waited for: a remote that fails is tried again later and later; one that does not answer is left alone
+ * until it does, and the others go on. Where a command pushes just now a round is left out.
+ */
+import { setTimeout as sleep, setImmediate as turn } from "node:timers/promises";
+import { FsError } from "../base/errno.ts";
+import type { Log } from "../base/log.ts";
+import type { Remote, RemoteOrder } from "../core/remotes.ts";
+import type { Database } from "../db/database.ts";
+import type { Key } from "../db/key.ts";
+import { AttendedStore } from "../log/attended.ts";
+import { type Lag, lacking, lagsOf } from "../log/lag.ts";
+import { Pusher } from "../log/pusher.ts";
+import { openRemote } from "../log/remote.ts";
+import { openBeside } from "../log/site.ts";
+import { Health } from "./health.ts";
+import type { RemoteState } from "./logmessages.ts";
+import { lockPush } from "./pushlock.ts";
+
+/** What may pass is tried again for so long; then it is told, and tried again later. */
+const PATIENCE_MS = 5000;
+/** So often others get their turn on this thread. */
+const BREATH_MS = 10;
+
+export interface PushingOptions {
+  readonly path: string;
+  readonly key: Key;
+  readonly intervalMs: number;
+  readonly log: Log;
+  /** By whoever serves the volume; gives the epoch of "close". @throws FsError */
+  readonly order: (order: RemoteOrder) => Promise<number>;
+}
+
+/** One push. */
+interface Run {
+  readonly store: AttendedStore;
+  readonly db: Database;
+}
+
+export class Pushing {
+  readonly #options: PushingOptions;
+  readonly #health = new Map<string, Health>();
+  /** By the name of their remote; also those that do not answer. */
+  readonly #runs = new Map<string, Run>();
+  readonly #end = new AbortController();
+  #lags: readonly Lag[] = [];
+  #timer: NodeJS.Timeout | undefined;
+  #round: Promise<void> | undefined;
+
+  constructor(options: PushingOptions) {
+    this.#options = options;
+    this.#plan();
+  }
+
+  #plan(): void {
+    if (this.#end.signal.aborted) return;
+    this.#timer = setTimeout(() => void this.#look().then(() => this.#plan()), this.#options.intervalMs);
+  }
+
+  /** Pushes what there is to push. Never rejects. */
+  async #look(): Promise<void> {
+    this.#round ??= this.#pushAll().finally(() => {
+      this.#round = undefined;
+    });
+    await this.#round;
+  }
+
+  async #pushAll(): Promise<void> {
+    for (const { name, url } of this.#due(performance.now())) {
+      if (this.#end.signal.aborted) return;
+      await this.#push(name, url);
+    }
+  }
+
+  #due(nowMs: number): Remote[] {
+    return this.#lacking().filter(({ name }) => !this.#runs.has(name) && this.#healthOf(name).mayTry(nowMs));
+  }
+
+  #lacking(): Remote[] {
+    try {
+      return this.#read((db) => lacking(db, this.#options.key.salt));
+    } catch (error) {
+      this.#options.log("warn", `it cannot be told what is to be pushed: ${textOf(error)}`);
+      return [];
+    }
+  }
+
+  #read<T>(use: (db: Database) => T): T {
+    const db = openBeside(this.#options.path, this.#options.key);
+    try {
+      return use(db);
+    } finally {
+      db.close();
+    }
+  }
+
+  #healthOf(name: string): Health {
+    let health = this.#health.get(name);
+    if (health === undefined) {
+      health = new Health(name, this.#options.intervalMs, this.#options.log);
+      this.#health.set(name, health);
+    }
+    return health;
+  }
+
+  /** Returns when it is there, or failed, or does not answer: then it goes on by itself, should it ever. */
+  async #push(name: string, url: string): Promise<void> {
+    const { path, key } = this.#options;
+    const health = this.#healthOf(name);
+    const failed = (error: unknown): void => {
+      if (!this.#end.signal.aborted && !this.#isRemoved(name))
+        health.failed(textOf(error), performance.now());
+    };
+    try {
+      const store = new AttendedStore(
+        await openRemote(url, { signal: this.#end.signal, patienceMs: PATIENCE_MS }),
+      );
+      const release = lockPush(path, name);
+      if (release === undefined) return;
+      const run = opened(path, key, store, release);
+      const done = this.#run(name, run)
+        .finally(release)
+        .then(() => health.well(), failed);
+      if (!(await store.outlasts(done))) health.failed(`${url}: does not answer`, performance.now());
+    } catch (error) {
+      failed(error);
+    }
+  }
+
+  async #run(name: string, run: Run): Promise<void> {
+    const { key, order } = this.#options;
+    const { store, db } = run;
+    this.#runs.set(name, run);
+    try {
+      await new Pusher({ db, key, order }, store, name, { breathe: this.#breath() }).run();
+    } finally {
+      this.#runs.delete(name);
+      db.close();
+    }
+  }
+
+  #breath(): () => Promise<void> | undefined {
+    let lastMs = performance.now();
+    return () => {
+      this.#end.signal.throwIfAborted();
+      if (performance.now() - lastMs < BREATH_MS) return undefined;
+      return turn().then(() => {
+        lastMs = performance.now();
+      });
+    };
+  }
+
+  #isRemoved(name: string): boolean {
+    return !this.states().some((one) => one.name === name);
+  }
+
+  states(): readonly RemoteState[] {
+    try {
+      this.#lags = this.#read(lagsOf);
+    } catch {
+      // As it was last.
+    }
+    return this.#lags.map((lag) => {
+      const { error, failingSince } = this.#healthOf(lag.name);
+      return {
+        ...lag,
+        busy: this.#runs.has(lag.name),
+        ...(error === undefined ? {} : { error }),
+        ...(failingSince === undefined ? {} : { failingSince: failingSince.toISOString() }),
+      };
+    });
+  }
+
+  /** Pushes once more, for so many milliseconds at most, says what is left, and ends. */
+  async leave(graceMs: number): Promise<void> {
+    clearTimeout(this.#timer);
+    if (graceMs > 0) {
+      const last = (this.#round ?? Promise.resolve()).then(() => this.#look());
+      await Promise.race([last, sleep(graceMs, undefined, { ref: false })]);
+      const left = this.#lacking().map(({ name }) => name);
+      if (left.length > 0)
+        this.#options.log(
+          "warn",
+          `${left.join(", ")}: not all is there; the next mount, or sqlfuse push, goes on`,
+        );
+    }
+    this.#end.abort(new Error("the mount ended"));
+    for (const { store, db } of this.#runs.values()) {
+      store.giveUp();
+      db.close();
+    }
+  }
+}
+
+/** `release` is called where it cannot be opened. @throws SqliteError */
+function opened(path: string, key: Key, store: AttendedStore, release: () => void): Run {
+  try {
+    return { store, db: openBeside(path, key) };
+  } catch (error) {
+    release();
+    throw error;
+  }
+}
+
+function textOf(error: unknown): string {
+  if (error instanceof FsError) return `the volume cannot note what was pushed (${error.code})`;
+  return error instanceof Error ? error.message : String(error);
+}

@@ -1,0 +1,77 @@
+/**
+ * A remote that somebody attends to: who waits for it can tell that it does not answer, and give it up. A call that is
+ * under way cannot be called back (a disk that is gone from the network keeps it for ever), but none follows it then.
+ */
+import { setTimeout as sleep } from "node:timers/promises";
+import { LogError } from "./errors.ts";
+import type { RemoteStore, StoredFile } from "./remote.ts";
+
+/** A remote that owes an answer for longer is one that does not answer. */
+const SILENT_MS = 60_000;
+const LOOK_MS = 250;
+
+export class AttendedStore implements RemoteStore {
+  readonly url: string;
+  readonly #inner: RemoteStore;
+  readonly #nowMs: () => number;
+  #waiting = 0;
+  #lastMs: number;
+  #isGivenUp = false;
+
+  constructor(inner: RemoteStore, nowMs: () => number = () => performance.now()) {
+    this.url = inner.url;
+    this.#inner = inner;
+    this.#nowMs = nowMs;
+    this.#lastMs = nowMs();
+  }
+
+  /** Whether `done`, which needs this remote, settles before that has owed an answer for too long. */
+  async outlasts(done: Promise<unknown>): Promise<boolean> {
+    let isOver = false;
+    const over = done.then(
+      () => (isOver = true),
+      () => (isOver = true),
+    );
+    while (!isOver) {
+      if (this.#silentMs >= SILENT_MS) return false;
+      await Promise.race([over, sleep(LOOK_MS, undefined, { ref: false })]);
+    }
+    return true;
+  }
+
+  get #silentMs(): number {
+    return this.#waiting === 0 ? 0 : this.#nowMs() - this.#lastMs;
+  }
+
+  /** All calls from now on are refused. */
+  giveUp(): void {
+    this.#isGivenUp = true;
+  }
+
+  list(prefix: string): Promise<StoredFile[]> {
+    return this.#call(() => this.#inner.list(prefix));
+  }
+
+  put(name: string, bytes: Uint8Array): Promise<boolean> {
+    return this.#call(() => this.#inner.put(name, bytes));
+  }
+
+  get(name: string, from?: number, length?: number): Promise<Buffer | undefined> {
+    return this.#call(() => this.#inner.get(name, from, length));
+  }
+
+  remove(name: string): Promise<void> {
+    return this.#call(() => this.#inner.remove(name));
+  }
+
+  async #call<T>(run: () => Promise<T>): Promise<T> {
+    if (this.#isGivenUp) throw new LogError("unreachable", `${this.url}: was given up`);
+    if (this.#waiting++ === 0) this.#lastMs = this.#nowMs();
+    try {
+      return await run();
+    } finally {
+      this.#waiting--;
+      this.#lastMs = this.#nowMs();
+    }
+  }
+}
