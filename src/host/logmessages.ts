@@ -91,6 +91,12 @@ export type FromLog =
 
 /** What is asked of the thread, and what it answers. */
 export interface LogAnswers {
+  readonly pin: Extract<FromLog, { type: "pinned" }>;
   readonly status: Extract<FromLog, { type: "status" }>;
   readonly pull: Extract<FromLog, { type: "pulled" }>;
+}
+
+/** What of it is handed over and not copied: whoever sends it lets go of it. */
+export function contentsOf(came: Came): ArrayBuffer[] {
+  return came.how === "arrived" ? came.blocks.map(({ content }) => content.buffer as ArrayBuffer) : [];
 }

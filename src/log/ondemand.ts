@@ -98,7 +98,8 @@ export class OnDemand {
 
   /** What was asked for ahead, and is waited for now, goes first. */
   #hurry(wanted: ReadonlySet<BlockNo>): void {
-    const isWanted = ({ blocks }: Range): boolean => blocks.some(({ number }) => wanted.has(number as BlockNo));
+    const isWanted = ({ blocks }: Range): boolean =>
+      blocks.some(({ number }) => wanted.has(number as BlockNo));
     this.#wanted.push(...this.#next.filter(isWanted));
     this.#next = this.#next.filter((range) => !isWanted(range));
   }
@@ -141,7 +142,9 @@ export class OnDemand {
     try {
       const part = await getRange(this.#store, range);
       const fetched = [...openRange(this.#store, this.#sealer, range, part)];
-      this.#readers.arrived(fetched.map(({ block, content }) => ({ block: block.number as BlockNo, content })));
+      this.#readers.arrived(
+        fetched.map(({ block, content }) => ({ block: block.number as BlockNo, content })),
+      );
       this.#lastLine = "";
       this.#record(fetched);
     } catch (error) {

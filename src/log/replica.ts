@@ -2,7 +2,6 @@
 import { NewVolume } from "../core/create.ts";
 import { OpenError } from "../core/errors.ts";
 import { hexMeta, isReplica, numberMeta, requireFeature } from "../core/format.ts";
-import { isPartial } from "../core/partial.ts";
 import { listRemotes, type Remote } from "../core/remotes.ts";
 import { Volume, type VolumeOptions } from "../core/volume.ts";
 import { Database } from "../db/database.ts";
@@ -216,8 +215,9 @@ export class Replica {
     return originOf(this.#db).url;
   }
 
-  get isPartial(): boolean {
-    return isPartial(this.#db);
+  /** Name of the log that it follows now, in hexadecimal. */
+  get log(): string {
+    return Buffer.from(originOf(this.#db).log).toString("hex");
   }
 
   /** Has `run` done when nothing else writes. */
