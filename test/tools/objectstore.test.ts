@@ -78,9 +78,9 @@ async function pushed(): Promise<void> {
 const names = () => [...fake.files.keys()].sort();
 
 /** Puts another file into the volume. */
-async function change(content: Buffer | string, name = "more"): Promise<void> {
-  writeFileSync(at(name), content);
-  await ok("put", vault, at(name), `/${name}`);
+async function change(content: Buffer | string): Promise<void> {
+  writeFileSync(at("more"), content);
+  await ok("put", vault, at("more"), "/more");
 }
 
 describe("a volume with an object store as its remote", () => {
@@ -148,7 +148,9 @@ describe("a volume with an object store as its remote", () => {
 
   it("ships nothing twice when its push is killed again and again, and its replica equals it", async () => {
     const FILES = 8;
-    for (let i = 0; i < FILES; i++) await change(noise(2_000_000, i), `file ${i}`);
+    mkdirSync(at("many"));
+    for (let i = 0; i < FILES; i++) writeFileSync(at(`many/${i}`), noise(2_000_000, i));
+    await ok("put", vault, at("many"), "/");
     await ok("remote", "add", vault, "store", fake.url());
     const OBJECT = 5 * 2 ** 20;
     const FLIGHTS = 4;
