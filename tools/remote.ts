@@ -3,6 +3,7 @@ import { resolve } from "node:path";
 import { Argument, type Command } from "commander";
 import type { Remote } from "../src/core/remotes.ts";
 import type { PushSite } from "../src/log/pusher.ts";
+import { isDirectory } from "../src/log/remote.ts";
 import { accessOf } from "./access.ts";
 import { EXIT, ToolError } from "./exitcodes.ts";
 import { addHelp } from "./help.ts";
@@ -74,7 +75,7 @@ export function addRemote(program: Command): void {
 
 /** A directory is meant from wherever the next push runs. */
 export function resolveUrl(url: string): string {
-  return /^[a-z0-9+]+:\/\//i.test(url) ? url : resolve(url);
+  return isDirectory(url) ? resolve(url) : url;
 }
 
 async function remote(
