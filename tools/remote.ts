@@ -37,15 +37,18 @@ export function addRemote(program: Command): void {
     .command("remote")
     .summary("say where a volume is replicated to, and tell how far")
     .description(
-      "A remote is a directory, on a NAS or a USB disk, or a part of an object store, that sqlfuse push ships a volume's " +
-        "changes to, encrypted, and that sqlfuse clone makes replicas from. add names one, which is empty; remove forgets it and leaves what is there; " +
+      "A remote is a directory, on a NAS or a USB disk or where rsync reaches it, or a part of an object store, that sqlfuse " +
+        "push ships a volume's changes to, encrypted, and that sqlfuse clone makes replicas from. add names one, which is empty; remove forgets it and leaves what is there; " +
         "status tells how far each is; verify looks whether all is there that a clone needs; gc removes what no kept " +
         "state of the volume needs any more.",
     )
     .addArgument(new Argument("<action>", "what to do").choices(ACTIONS))
     .argument("<file|mountpoint>", "the database file, or where it is mounted")
     .argument("[name]", "of the remote: letters, digits, . _ and -")
-    .argument("[url]", "add: the directory, or s3://BUCKET/PREFIX?endpoint=URL")
+    .argument(
+      "[url]",
+      "add: a directory, USER@HOST:PATH, rsync://HOST/MODULE, s3://BUCKET/PREFIX?endpoint=URL",
+    )
     .option(
       "--max-age <duration>",
       "status: exit with 1 where a remote lacks changes and had all longer ago (30m, 24h, 7d)",
@@ -58,6 +61,9 @@ export function addRemote(program: Command): void {
   addOutputOptions(command).action(remote);
   addHelp(command, {
     notes: [
+      "USER@HOST:PATH and rsync://HOST/MODULE/PATH need rsync, here and there. ssh asks for a password on a terminal alone; " +
+        "RSYNC_RSH names another command than ssh, or its options. A daemon's password is in RSYNC_PASSWORD. A directory " +
+        "whose name has a colon is written ./NAME.",
       "For s3:// the keys are in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_SESSION_TOKEN), never in the URL; " +
         "what the URL leaves out is in AWS_ENDPOINT_URL (or AWS_ENDPOINT_URL_S3) and AWS_REGION.",
       "Whoever can read the remote learns when how much was shipped, not names, sizes, the tree or contents. Its key file " +
@@ -66,6 +72,7 @@ export function addRemote(program: Command): void {
     ],
     examples: [
       "sqlfuse remote add vault.sqlite nas /mnt/nas/vault",
+      "sqlfuse remote add vault.sqlite server ann@server.example.com:vault",
       "sqlfuse remote add vault.sqlite store 's3://vaults/ann?endpoint=https://s3.example.com'",
       "sqlfuse remote status --max-age 24h vault.sqlite",
       "sqlfuse remote verify --read-data 5 vault.sqlite nas",

@@ -15,6 +15,7 @@ import { localSite } from "../../src/log/site.ts";
 import { type Dump, dumpEpoch } from "../core/dump.ts";
 import { BLOCK, operate } from "../core/operations.ts";
 import { Random } from "../core/random.ts";
+import { missingForRsync, missingForSsh, RsyncDaemon, SshServer } from "../helpers/rsyncservers.ts";
 import { type ServerKind, startServer } from "../helpers/s3servers.ts";
 import { isLong, report, seed } from "../helpers/torture.ts";
 import { FakeS3, KEYS } from "./fakes3.ts";
@@ -42,6 +43,19 @@ const REMOTES: Readonly<Record<string, (directory: string) => Promise<OpenedRemo
     const fake = await FakeS3.start();
     Object.assign(process.env, KEYS);
     return { store: await openRemote(fake.url()), close: () => fake.stop() };
+  },
+  "rsync over ssh": async (directory) => {
+    const missing = missingForSsh();
+    if (missing !== undefined) return missing;
+    const server = await SshServer.start();
+    process.env.RSYNC_RSH = server.command;
+    return { store: await openRemote(`${server.host}:${directory}`), close: async () => server.stop() };
+  },
+  "a daemon of rsync": async (directory) => {
+    const missing = missingForRsync();
+    if (missing !== undefined) return missing;
+    const daemon = await RsyncDaemon.start(directory);
+    return { store: await openRemote(daemon.url), close: async () => daemon.stop() };
   },
   ...(isLong()
     ? { "Ceph's object store": () => real("ceph"), "Swift's object store": () => real("swift") }
