@@ -44,23 +44,30 @@ const REMOTES: Readonly<Record<string, (directory: string) => Promise<OpenedRemo
     Object.assign(process.env, KEYS);
     return { store: await openRemote(fake.url()), close: () => fake.stop() };
   },
-  "rsync over ssh": async (directory) => {
-    const missing = missingForSsh();
-    if (missing !== undefined) return missing;
-    const server = await SshServer.start();
-    process.env.RSYNC_RSH = server.command;
-    return { store: await openRemote(`${server.host}:${directory}`), close: async () => server.stop() };
-  },
-  "a daemon of rsync": async (directory) => {
-    const missing = missingForRsync();
-    if (missing !== undefined) return missing;
-    const daemon = await RsyncDaemon.start(directory);
-    return { store: await openRemote(daemon.url), close: async () => daemon.stop() };
-  },
   ...(isLong()
-    ? { "Ceph's object store": () => real("ceph"), "Swift's object store": () => real("swift") }
+    ? {
+        "Ceph's object store": () => real("ceph"),
+        "Swift's object store": () => real("swift"),
+        "rsync over ssh": rsyncOverSsh,
+        "a daemon of rsync": rsyncDaemon,
+      }
     : {}),
 };
+
+async function rsyncOverSsh(directory: string): Promise<OpenedRemote | string> {
+  const missing = missingForSsh();
+  if (missing !== undefined) return missing;
+  const server = await SshServer.start();
+  process.env.RSYNC_RSH = server.command;
+  return { store: await openRemote(`${server.host}:${directory}`), close: async () => server.stop() };
+}
+
+async function rsyncDaemon(directory: string): Promise<OpenedRemote | string> {
+  const missing = missingForRsync();
+  if (missing !== undefined) return missing;
+  const daemon = await RsyncDaemon.start(directory);
+  return { store: await openRemote(daemon.url), close: async () => daemon.stop() };
+}
 
 async function real(kind: ServerKind): Promise<OpenedRemote | string> {
   const server = await startServer(kind);
