@@ -3,6 +3,7 @@ import { resolve } from "node:path";
 import { Argument, type Command } from "commander";
 import type { Remote } from "../src/core/remotes.ts";
 import type { PushSite } from "../src/log/pusher.ts";
+import { isDirectory } from "../src/log/remote.ts";
 import type { Swept } from "../src/log/sweep.ts";
 import { accessOf } from "./access.ts";
 import { EXIT, ToolError } from "./exitcodes.ts";
@@ -39,15 +40,18 @@ export function addRemote(program: Command): void {
     .command("remote")
     .summary("say where a volume is replicated to, and tell how far")
     .description(
-      "A remote is a directory, on a NAS or a USB disk, or a part of an object store, that sqlfuse push ships a volume's " +
-        "changes to, encrypted, and that sqlfuse clone makes replicas from. add names one, which is empty; remove forgets it and leaves what is there; " +
+      "A remote is a directory, on a NAS or a USB disk or where rsync reaches it, or a part of an object store, that sqlfuse " +
+        "push ships a volume's changes to, encrypted, and that sqlfuse clone makes replicas from. add names one, which is empty; remove forgets it and leaves what is there; " +
         "status tells how far each is; verify looks whether all is there that a clone needs; gc removes what no kept " +
         "state of the volume needs any more; rotate changes the log's secret, ships everything again, and removes the rest.",
     )
     .addArgument(new Argument("<action>", "what to do").choices(ACTIONS))
     .argument("<file|mountpoint>", "the database file, or where it is mounted")
     .argument("[name]", "of the remote: letters, digits, . _ and -")
-    .argument("[url]", "add: the directory, or s3://BUCKET/PREFIX?endpoint=URL")
+    .argument(
+      "[url]",
+      "add: a directory, USER@HOST:PATH, rsync://HOST/MODULE, s3://BUCKET/PREFIX?endpoint=URL",
+    )
     .option(
       "--max-age <duration>",
       "status: STALE, and exit with 1, where a remote lacks changes and had all longer ago (30m, 24h, 7d)",
@@ -60,6 +64,9 @@ export function addRemote(program: Command): void {
   addOutputOptions(command).action(remote);
   addHelp(command, {
     notes: [
+      "USER@HOST:PATH and rsync://HOST/MODULE/PATH need rsync, here and there. ssh asks for a password on a terminal alone; " +
+        "RSYNC_RSH names another command than ssh, or its options. A daemon's password is in RSYNC_PASSWORD. A directory " +
+        "whose name has a colon is written ./NAME.",
       "For s3:// the keys are in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_SESSION_TOKEN), never in the URL; " +
         "what the URL leaves out is in AWS_ENDPOINT_URL (or AWS_ENDPOINT_URL_S3) and AWS_REGION.",
       "Whoever can read the remote learns when how much was shipped, not names, sizes, the tree or contents. Its key file " +
@@ -69,6 +76,7 @@ export function addRemote(program: Command): void {
     ],
     examples: [
       "sqlfuse remote add vault.sqlite nas /mnt/nas/vault",
+      "sqlfuse remote add vault.sqlite server ann@server.example.com:vault",
       "sqlfuse remote add vault.sqlite store 's3://vaults/ann?endpoint=https://s3.example.com'",
       "sqlfuse remote status --max-age 24h vault.sqlite",
       "sqlfuse remote verify --read-data 5 vault.sqlite nas",
@@ -78,7 +86,7 @@ export function addRemote(program: Command): void {
 
 /** A directory is meant from wherever the next push runs. */
 export function resolveUrl(url: string): string {
-  return /^[a-z0-9+]+:\/\//i.test(url) ? url : resolve(url);
+  return isDirectory(url) ? resolve(url) : url;
 }
 
 async function remote(

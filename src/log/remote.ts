@@ -72,10 +72,20 @@ const KINDS: readonly Kind[] = [
     open: async (url, options) => new (await import("./s3.ts")).S3Store(url, options),
   },
   {
+    // As rsync sees it: a colon before any slash.
+    urls: /^(rsync:\/\/|[^/]+:(?!\/\/))/,
+    open: async (url, options) => new (await import("./rsync.ts")).RsyncStore(url, options),
+  },
+  {
     urls: /^(?![a-z0-9+]+:\/\/)/i,
     open: async (url, options) => new (await import("./directory.ts")).DirectoryStore(url, options),
   },
 ];
+
+/** Whether it is a directory, which is meant from where the command runs. */
+export function isDirectory(url: string): boolean {
+  return KINDS.find(({ urls }) => urls.test(url)) === KINDS.at(-1);
+}
 
 /** The remote that `url` names. What may pass is tried again. @throws LogError unreachable where it names none */
 export async function openRemote(url: string, options: RemoteOptions = {}): Promise<RemoteStore> {
@@ -83,7 +93,7 @@ export async function openRemote(url: string, options: RemoteOptions = {}): Prom
   if (kind === undefined)
     throw new LogError(
       "unreachable",
-      `${url}: a remote is a directory or s3://BUCKET/PREFIX; other kinds are not known`,
+      `${url}: a remote is a directory, HOST:PATH, rsync://HOST/MODULE or s3://BUCKET/PREFIX; other kinds are not known`,
     );
   const { signal, bytesPerSecond } = options;
   const store = await kind.open(url, {

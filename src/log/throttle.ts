@@ -40,6 +40,10 @@ export class Throttle {
     this.#timing = timing;
   }
 
+  get bytesPerSecond(): number {
+    return this.#bytesPerMs * 1000;
+  }
+
   /** Bytes that are well moved at a time: some pieces in a second, however slow it is. */
   get pieceBytes(): number {
     return Math.max(1, Math.min(PIECE_BYTES, Math.floor(this.#bytesPerMs * 1000 * KEPT_S)));

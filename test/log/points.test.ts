@@ -17,6 +17,7 @@ import { type Dump, dumpEpoch } from "../core/dump.ts";
 import { ROOT, S_IFDIR } from "../core/fixture.ts";
 import { BLOCK, operate } from "../core/operations.ts";
 import { Random } from "../core/random.ts";
+import { missingForRsync, missingForSsh, RsyncDaemon, SshServer } from "../helpers/rsyncservers.ts";
 import { type ServerKind, startServer } from "../helpers/s3servers.ts";
 import { isLong, report, seed } from "../helpers/torture.ts";
 import { FakeS3, KEYS } from "./fakes3.ts";
@@ -48,9 +49,29 @@ const REMOTES: Readonly<Record<string, (directory: string) => Promise<OpenedRemo
     return { store: await openRemote(fake.url()), close: () => fake.stop() };
   },
   ...(isLong()
-    ? { "Ceph's object store": () => real("ceph"), "Swift's object store": () => real("swift") }
+    ? {
+        "Ceph's object store": () => real("ceph"),
+        "Swift's object store": () => real("swift"),
+        "rsync over ssh": rsyncOverSsh,
+        "a daemon of rsync": rsyncDaemon,
+      }
     : {}),
 };
+
+async function rsyncOverSsh(directory: string): Promise<OpenedRemote | string> {
+  const missing = missingForSsh();
+  if (missing !== undefined) return missing;
+  const server = await SshServer.start();
+  process.env.RSYNC_RSH = server.command;
+  return { store: await openRemote(`${server.host}:${directory}`), close: async () => server.stop() };
+}
+
+async function rsyncDaemon(directory: string): Promise<OpenedRemote | string> {
+  const missing = missingForRsync();
+  if (missing !== undefined) return missing;
+  const daemon = await RsyncDaemon.start(directory);
+  return { store: await openRemote(daemon.url), close: async () => daemon.stop() };
+}
 
 async function real(kind: ServerKind): Promise<OpenedRemote | string> {
   const server = await startServer(kind);

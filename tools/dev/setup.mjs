@@ -81,6 +81,8 @@ function wanted() {
       ["gcc", "gcc"],
       ["make", "make"],
       ["rsync", "rsync"],
+      ["ssh", "openssh-client"],
+      ["sshd", "openssh-server"],
       ["bsdtar", "libarchive-tools"],
       ["sqlite3", "sqlite3"],
       ["setfacl", "acl"],
