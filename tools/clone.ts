@@ -8,11 +8,12 @@ import { requireEngine } from "./engine.ts";
 import { EXIT, ToolError } from "./exitcodes.ts";
 import { addHelp } from "./help.ts";
 import { interruptible } from "./interrupt.ts";
+import { addHeadOption, type HeadFlags, headFields, headText, keepHead, readHeadOf } from "./loghead.ts";
 import { addOutputOptions, formatBytes, type OutputFlags, tell, warn } from "./output.ts";
 import { addPasswordOptions, type PasswordOptions, readPassword } from "./password.ts";
 import { Progress } from "./progress.ts";
 
-interface CloneFlags extends PasswordOptions, OutputFlags, AccessFlags {
+interface CloneFlags extends PasswordOptions, OutputFlags, AccessFlags, HeadFlags {
   readonly restore?: true;
   readonly until?: string;
   readonly partial?: true;
@@ -37,6 +38,7 @@ export function addClone(program: Command): void {
     .option("--partial", "without the content of files of more than 64 KiB, which is fetched when it is read")
     .option("--limit <bytes>", "with --partial: fetched content that is kept at most, as 10G (default: any)");
   addAccessOptions(command);
+  addHeadOption(command);
   addPasswordOptions(command);
   addOutputOptions(command).action(clone);
   addHelp(command, {
@@ -65,6 +67,7 @@ async function clone(url: string, file: string, flags: CloneFlags): Promise<void
   await openRemote(resolveUrl(url));
   const password = await readPassword(flags, { path: url, confirm: false, warn });
   const progress = new Progress(flags.quiet);
+  const seen = await readHeadOf(flags);
   try {
     const result = await interruptible(`stopped; ${file} was not made`, async ({ breathe, signal }) => {
       const store = await openRemote(resolveUrl(url), accessOf(signal, progress, rate));
@@ -73,17 +76,21 @@ async function clone(url: string, file: string, flags: CloneFlags): Promise<void
         onProgress: ({ bytes, blocks }: Fetched) =>
           progress.tally(`cloning ${url}: ${formatBytes(bytes)}, ${blocks} blocks`),
         restore: flags.restore === true,
+        ...seen,
         ...(until === undefined ? {} : { until }),
         ...(partial === undefined ? {} : { partial }),
       });
     });
     progress.end();
-    const hash = Buffer.from(result.hash).toString("hex");
+    if (until === undefined) await keepHead(flags, seen.head, result);
     const what = flags.restore ? "restored" : flags.partial ? "a partial replica" : "a replica";
-    tell(flags, `${file}: ${what}, as of segment ${result.segment} (${hash})`, {
+    const { segments, bytes, blocks } = result;
+    tell(flags, `${file}: ${what}, as of ${headText(result)}`, {
       path: realpathSync(file),
-      ...result,
-      hash,
+      segments,
+      bytes,
+      blocks,
+      ...headFields(result),
     });
   } finally {
     progress.end();

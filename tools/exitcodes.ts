@@ -122,6 +122,7 @@ const CODE_OF_REASON: Record<string, ExitCode> = {
   "not-permitted": EXIT.other,
   engine: EXIT.unavailable,
   foreign: EXIT.damaged,
+  "other-log": EXIT.damaged,
   incomplete: EXIT.damaged,
   "rolled-back": EXIT.damaged,
   diverged: EXIT.damaged,

@@ -1,7 +1,7 @@
 /** `sqlfuse pull FILE`: brings a replica up to date. */
 import { realpathSync } from "node:fs";
 import type { Command } from "commander";
-import type { PullOutcome } from "../src/host/logmessages.ts";
+import type { Pulled, PullOutcome } from "../src/host/logmessages.ts";
 import type { MountedVolume } from "../src/host/mounts.ts";
 import type { Fetched } from "../src/log/follower.ts";
 import type { FollowResult } from "../src/log/replica.ts";
@@ -10,6 +10,7 @@ import { requireEngine } from "./engine.ts";
 import { EXIT, ToolError } from "./exitcodes.ts";
 import { addHelp } from "./help.ts";
 import { type Breath, interruptible } from "./interrupt.ts";
+import { addHeadOption, type HeadFlags, headFields, keepHead, readHeadOf } from "./loghead.ts";
 import { addOutputOptions, formatBytes, type OutputFlags, say, tell, warn } from "./output.ts";
 import { addPasswordOptions, type PasswordOptions, readPassword } from "./password.ts";
 import { Progress } from "./progress.ts";
@@ -17,7 +18,7 @@ import { refuseMissing } from "./rewrite.ts";
 import { mountOf } from "./target.ts";
 import { addWatchOptions, intervalOf, type WatchFlags, watch } from "./watch.ts";
 
-interface PullFlags extends PasswordOptions, OutputFlags, WatchFlags, AccessFlags {}
+interface PullFlags extends PasswordOptions, OutputFlags, WatchFlags, AccessFlags, HeadFlags {}
 
 export function addPull(program: Command): void {
   const command = program
@@ -31,6 +32,7 @@ export function addPull(program: Command): void {
       "<file|mountpoint>",
       "the database file of a replica, which sqlfuse clone made, or where it is mounted",
     );
+  addHeadOption(command);
   addWatchOptions(command, "pull what is new");
   addAccessOptions(command);
   addPasswordOptions(command);
@@ -83,7 +85,7 @@ async function pullOnce(
   { breathe, signal }: Breath,
 ): Promise<FollowResult> {
   const mount = await mountOf(file);
-  if (mount !== undefined) return await pullByMount(mount);
+  if (mount !== undefined) return await pullByMount(mount, flags);
   if (password.length === 0) throw new ToolError(EXIT.unusable, `${file}: is not mounted any more`);
   const { unlock } = await import("../src/core/unlock.ts");
   const { Replica } = await import("../src/log/replica.ts");
@@ -93,12 +95,17 @@ async function pullOnce(
   try {
     const replica = new Replica(file, key, warn);
     try {
+      const seen = await readHeadOf(flags);
       const store = await openRemote(replica.url, accessOf(signal, progress, rateOf(flags.bwlimit)));
-      return await replica.pull(store, {
+      const result = await replica.pull(store, {
         breathe,
+        ...seen,
+        password,
         onProgress: ({ bytes, blocks }: Fetched) =>
           progress.tally(`pulling: ${formatBytes(bytes)}, ${blocks} blocks`),
       });
+      await keepHead(flags, seen.head, result);
+      return result;
     } finally {
       replica.close();
     }
@@ -109,13 +116,35 @@ async function pullOnce(
 }
 
 /** While a replica is mounted the process that serves it is the only one that writes to it. */
-async function pullByMount({ pid = 0 }: MountedVolume): Promise<FollowResult> {
+async function pullByMount({ pid = 0, path }: MountedVolume, flags: HeadFlags): Promise<FollowResult> {
   const { askControl } = await import("../src/host/control.ts");
   const { LogError } = await import("../src/log/errors.ts");
+  const { head } = await readHeadOf(flags);
   const outcome = (await askControl(pid, { cmd: "pull" })) as PullOutcome;
-  if (outcome.ok) return { ...outcome, hash: Buffer.from(outcome.hash, "hex") };
-  if (outcome.reason !== undefined) throw new LogError(outcome.reason, outcome.message);
-  throw new ToolError(EXIT.other, outcome.message);
+  if (!outcome.ok) {
+    if (outcome.reason !== undefined) throw new LogError(outcome.reason, outcome.message);
+    throw new ToolError(EXIT.other, outcome.message);
+  }
+  const result = resultOf(outcome);
+  const { hasSeenMore } = await import("../src/log/head.ts");
+  if (head !== undefined && hasSeenMore(head, result, result.volume, path))
+    throw new LogError(
+      "rolled-back",
+      `${path}: the log ends at segment ${result.segment}, and the head file has seen segment ${head.segment} of it`,
+    );
+  await keepHead(flags, head, result);
+  return result;
+}
+
+function resultOf({ hash, volume, log, createdNs, ...rest }: Pulled): FollowResult {
+  const bytes = (digits: string): Buffer => Buffer.from(digits, "hex");
+  return {
+    ...rest,
+    hash: bytes(hash),
+    volume: bytes(volume),
+    log: bytes(log),
+    createdNs: BigInt(createdNs),
+  };
 }
 
 function lineOf(file: string, { segments, segment, bytes }: FollowResult): string {
@@ -124,14 +153,6 @@ function lineOf(file: string, { segments, segment, bytes }: FollowResult): strin
 }
 
 function jsonOf(file: string, result: FollowResult): object {
-  const { segments, bytes, blocks, epoch, segment } = result;
-  return {
-    path: realpathSync(file),
-    segments,
-    bytes,
-    blocks,
-    epoch,
-    segment,
-    hash: Buffer.from(result.hash).toString("hex"),
-  };
+  const { segments, bytes, blocks } = result;
+  return { path: realpathSync(file), segments, bytes, blocks, ...headFields(result) };
 }

@@ -6,17 +6,19 @@ import { type AccessFlags, accessOf, addAccessOptions, rateOf } from "./access.t
 import { describeError, EXIT, ToolError } from "./exitcodes.ts";
 import { addHelp } from "./help.ts";
 import { type Breath, interruptible } from "./interrupt.ts";
+import { addHeadOption, type HeadFlags, headFields, headText, keepHead, readHeadOf } from "./loghead.ts";
 import { addOutputOptions, formatBytes, type OutputFlags, say, sayJson, warn } from "./output.ts";
 import { addPasswordOptions, type PasswordOptions } from "./password.ts";
 import { Progress } from "./progress.ts";
 import { passwordOf, pushingAlone, withSite } from "./pushsite.ts";
 import { addWatchOptions, intervalOf, type WatchFlags, watch } from "./watch.ts";
 
-interface PushFlags extends PasswordOptions, OutputFlags, WatchFlags, AccessFlags {}
+interface PushFlags extends PasswordOptions, OutputFlags, WatchFlags, AccessFlags, HeadFlags {}
 
 /** How a push of one remote went. */
-interface Pushed extends Partial<PushResult> {
+interface Pushed {
   readonly remote: string;
+  readonly result?: PushResult;
   readonly error?: string;
   readonly code?: number;
 }
@@ -31,6 +33,7 @@ export function addPush(program: Command): void {
     )
     .argument("<file|mountpoint>", "the database file, or where it is mounted")
     .argument("[name]", "of one remote; see: sqlfuse remote list");
+  addHeadOption(command);
   addWatchOptions(command, "push what changed");
   addAccessOptions(command);
   addPasswordOptions(command);
@@ -92,6 +95,8 @@ async function pushAll(
   return await withSite(target, password, async (site) => {
     const remotes = listRemotes(site.db).filter((one) => name === undefined || one.name === name);
     if (remotes.length === 0) throw noRemote(target, name);
+    if (flags.headFile !== undefined && remotes.length > 1)
+      throw new ToolError(EXIT.usage, "--head-file is of one log: name the remote");
     const done: Pushed[] = [];
     for (const remote of remotes) {
       const progress = new Progress(flags.quiet);
@@ -99,9 +104,11 @@ async function pushAll(
         progress.tally(`pushing to ${remote.name}: ${formatBytes(bytes)} in ${objects} objects`);
       try {
         const store = await openRemote(remote.url, accessOf(signal, progress, rateOf(flags.bwlimit)));
-        const pusher = new Pusher(site, store, remote.name, { onProgress, breathe });
+        const seen = await readHeadOf(flags);
+        const pusher = new Pusher(site, store, remote.name, { onProgress, breathe, ...seen });
         const result = await pushingAlone(site, remote.name, () => pusher.run());
-        done.push({ remote: remote.name, ...result });
+        await keepHead(flags, seen.head, result);
+        done.push({ remote: remote.name, result });
         progress.end();
         if (!flags.json && !flags.quiet && (result.segments > 0 || !flags.watch))
           say(lineOf(remote.name, result));
@@ -122,13 +129,16 @@ export function noRemote(target: string, name: string | undefined): ToolError {
   return new ToolError(EXIT.unusable, `${target}: ${what}; see: sqlfuse remote add --help`);
 }
 
-function lineOf(name: string, { segments, bytes, objects, segment }: PushResult): string {
-  if (segments === 0) return `${name}: has everything (segment ${segment})`;
+function lineOf(name: string, result: PushResult): string {
+  const { segments, bytes, objects } = result;
+  if (segments === 0) return `${name}: has everything, ${headText(result)}`;
   const shipped =
     objects === 0 ? "" : `, ${formatBytes(bytes)} in ${objects} object${objects === 1 ? "" : "s"}`;
-  return `${name}: pushed to segment ${segment}${shipped}`;
+  return `${name}: pushed to ${headText(result)}${shipped}`;
 }
 
-function jsonOf({ hash, code, ...rest }: Pushed): object {
-  return { ...rest, ...(hash === undefined ? {} : { hash: Buffer.from(hash).toString("hex") }) };
+function jsonOf({ remote, error, result }: Pushed): object {
+  if (result === undefined) return { remote, error };
+  const { segments, objects, bytes, blocks, swept } = result;
+  return { remote, segments, objects, bytes, blocks, ...(swept ? { swept } : {}), ...headFields(result) };
 }

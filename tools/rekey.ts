@@ -91,11 +91,14 @@ async function renewKeyFiles(file: string, password: Buffer): Promise<void> {
   const remotes = await withReader(file, password, async ({ db }) => (isReplica(db) ? [] : listRemotes(db)));
   if (remotes.length === 0) return;
   const { openRemote } = await import("../src/log/remote.ts");
-  const { renewKeyFile } = await import("../src/log/setup.ts");
+  const { checkRemote, renewKeyFile } = await import("../src/log/setup.ts");
   await withSite(file, password, async (site) => {
     for (const remote of remotes) {
       try {
-        await renewKeyFile(site, await openRemote(remote.url, { onRetry: warn }), remote);
+        const store = await openRemote(remote.url, { onRetry: warn });
+        // An older copy of the volume is not to shut out who goes on.
+        await checkRemote(site, store, remote);
+        await renewKeyFile(site, store, remote);
       } catch (error) {
         const { message } = describeError(error);
         warn(`${remote.name}: still opens with the old password, until the next push (${message})`);

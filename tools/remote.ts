@@ -3,10 +3,12 @@ import { resolve } from "node:path";
 import { Argument, type Command } from "commander";
 import type { Remote } from "../src/core/remotes.ts";
 import type { PushSite } from "../src/log/pusher.ts";
+import type { Swept } from "../src/log/sweep.ts";
 import { accessOf } from "./access.ts";
 import { EXIT, ToolError } from "./exitcodes.ts";
 import { addHelp } from "./help.ts";
 import { type Breath, interruptible } from "./interrupt.ts";
+import { headFields, headText } from "./loghead.ts";
 import {
   addOutputOptions,
   align,
@@ -24,7 +26,7 @@ import { passwordOf, pushingAlone, withSite } from "./pushsite.ts";
 import { listed, maxAgeOf, type RemoteStatus, statusOf } from "./remotestatus.ts";
 import { statesAtMount } from "./status.ts";
 
-const ACTIONS = ["add", "list", "remove", "status", "verify", "gc"] as const;
+const ACTIONS = ["add", "list", "remove", "status", "verify", "gc", "rotate"] as const;
 type Action = (typeof ACTIONS)[number];
 
 interface RemoteFlags extends PasswordOptions, OutputFlags {
@@ -40,7 +42,7 @@ export function addRemote(program: Command): void {
       "A remote is a directory, on a NAS or a USB disk, or a part of an object store, that sqlfuse push ships a volume's " +
         "changes to, encrypted, and that sqlfuse clone makes replicas from. add names one, which is empty; remove forgets it and leaves what is there; " +
         "status tells how far each is; verify looks whether all is there that a clone needs; gc removes what no kept " +
-        "state of the volume needs any more.",
+        "state of the volume needs any more; rotate changes the log's secret, ships everything again, and removes the rest.",
     )
     .addArgument(new Argument("<action>", "what to do").choices(ACTIONS))
     .argument("<file|mountpoint>", "the database file, or where it is mounted")
@@ -48,7 +50,7 @@ export function addRemote(program: Command): void {
     .argument("[url]", "add: the directory, or s3://BUCKET/PREFIX?endpoint=URL")
     .option(
       "--max-age <duration>",
-      "status: exit with 1 where a remote lacks changes and had all longer ago (30m, 24h, 7d)",
+      "status: STALE, and exit with 1, where a remote lacks changes and had all longer ago (30m, 24h, 7d)",
     )
     .option(
       "--read-data <percent>",
@@ -62,7 +64,8 @@ export function addRemote(program: Command): void {
         "what the URL leaves out is in AWS_ENDPOINT_URL (or AWS_ENDPOINT_URL_S3) and AWS_REGION.",
       "Whoever can read the remote learns when how much was shipped, not names, sizes, the tree or contents. Its key file " +
         "opens with the password that the volume has at the last push: an old copy of it still opens with an old password " +
-        "what was shipped since; only a new remote has a new secret.",
+        "what was shipped since, until remote rotate: do that after rekey, to shut somebody out. Replicas then need a " +
+        "sqlfuse pull with the new password, which sqlfuse rekey gives them as well.",
     ],
     examples: [
       "sqlfuse remote add vault.sqlite nas /mnt/nas/vault",
@@ -99,7 +102,8 @@ async function remote(
           for (const one of await chosen(site, target, name)) {
             if (action === "remove") await remove(site, target, one, flags);
             else if (action === "verify") await verify(site, one, percent, flags, breath);
-            else await collect(site, one, flags, breath);
+            else if (action === "gc") await collect(site, one, flags, breath);
+            else await renewSecret(site, one, flags, breath);
           }
         }
       }),
@@ -115,7 +119,7 @@ function refuseArguments(
   url: string | undefined,
   flags: RemoteFlags,
 ) {
-  const wants = { add: 2, list: 0, remove: 1, status: 0, verify: 1, gc: 1 }[action];
+  const wants = { add: 2, list: 0, remove: 1, status: 0, verify: 1, gc: 1, rotate: 1 }[action];
   const given = [name, url].filter((one) => one !== undefined).length;
   const isOptional = (action === "verify" || action === "gc") && given === 0;
   if (given !== wants && !isOptional) {
@@ -200,18 +204,21 @@ async function remove(
 }
 
 async function status(site: PushSite, target: string, maxAgeMs: number, flags: RemoteFlags): Promise<void> {
-  const all = await statusOf(site.db, await statesAtMount(target));
+  const all = await statusOf(site.db, maxAgeMs, await statesAtMount(target));
   if (flags.json) sayJson(all.map(({ line, ...rest }) => rest));
   else if (all.length === 0) say("no remotes");
   else
     for (const line of align([
-      ["NAME", "SEGMENT", "HAD ALL", "LACKS", "URL"],
+      ["NAME", "STATE", "SEGMENT", "HAD ALL", "LACKS", "URL"],
       ...all.map(({ line }) => line),
     ]))
       say(line);
   for (const { name, error } of all) if (error !== undefined) warn(`${name}: ${error}`);
-  const stale = all.filter((one: RemoteStatus) => one.behindMs > maxAgeMs);
-  for (const one of stale) warn(`${one.name}: lacks changes, and had all of them ${one.hadAll} ago`);
+  const stale = all.filter(({ state }: RemoteStatus) => state === "stale");
+  for (const one of stale)
+    warn(
+      `${one.name}: stale: lacks changes, and had all of them ${one.hadAll === "never" ? "never" : `${one.hadAll} ago`}`,
+    );
   if (stale.length > 0) process.exitCode = EXIT.other;
 }
 
@@ -266,20 +273,50 @@ async function collect(
     const store = await openRemote(remote.url, accessOf(signal, progress));
     const onProgress = ({ bytes }: { readonly bytes: number }): void =>
       progress.tally(`starting ${remote.name} over: ${formatBytes(bytes)}`);
-    const { pushed, ...gone } = await pushingAlone(site, remote.name, () =>
+    const { pushed, repacked, start, ...gone } = await pushingAlone(site, remote.name, () =>
       run(site, store, remote.name, { breathe, onProgress }),
     );
     progress.end();
-    const text = `${gone.segments} segments and ${gone.objects} objects removed, ${formatBytes(gone.bytes)}`;
-    tell(
-      flags,
-      `${remote.name}: ${text}; it starts over at segment ${pushed.segment - pushed.segments + 1}`,
-      {
-        name: remote.name,
-        ...gone,
-        segment: pushed.segment,
-      },
-    );
+    const shipped = `${formatBytes(pushed.bytes)} shipped, ${repacked} objects packed anew`;
+    tell(flags, `${remote.name}: ${goneText(gone)}; ${shipped}; it starts over at segment ${start}`, {
+      name: remote.name,
+      ...gone,
+      repacked,
+      shippedBytes: pushed.bytes,
+      segment: pushed.segment,
+    });
+  } finally {
+    progress.end();
+  }
+}
+
+function goneText({ segments, objects, bytes }: Swept): string {
+  return `${segments} segments and ${objects} objects removed, ${formatBytes(bytes)}`;
+}
+
+async function renewSecret(
+  site: PushSite,
+  remote: Remote,
+  flags: RemoteFlags,
+  { breathe, signal }: Breath,
+): Promise<void> {
+  const { rotate } = await import("../src/log/rotation.ts");
+  const { openRemote } = await import("../src/log/remote.ts");
+  const progress = new Progress(flags.quiet);
+  try {
+    const pushed = await rotate(site, await openRemote(remote.url, accessOf(signal, progress)), remote.name, {
+      breathe,
+      onProgress: ({ bytes }) => progress.tally(`shipping all to ${remote.name} anew: ${formatBytes(bytes)}`),
+    });
+    progress.end();
+    const gone = pushed.swept ?? { segments: 0, objects: 0, bytes: 0 };
+    const text = `has a new secret, and everything again, ${formatBytes(pushed.bytes)}; ${goneText(gone)}`;
+    tell(flags, `${remote.name}: ${text}; ${headText(pushed)}`, {
+      name: remote.name,
+      ...gone,
+      shippedBytes: pushed.bytes,
+      ...headFields(pushed),
+    });
   } finally {
     progress.end();
   }

@@ -7,6 +7,8 @@ import { EXIT, ToolError } from "./exitcodes.ts";
 import { formatBytes, formatDuration, localTime } from "./output.ts";
 
 export interface RemoteStatus extends Lag {
+  /** Whether it lacks changes, and had everything longer ago than is asked for. */
+  readonly state: "current" | "behind" | "stale";
   /** How long ago it had everything, for people. */
   readonly hadAll: string;
   /** Why the last push or pull of its mount failed. */
@@ -22,21 +24,31 @@ export function listed({ name, url }: Remote): object {
 /** `states`: what the mount knows, where there is one. */
 export async function statusOf(
   db: Database,
+  maxAgeMs: number,
   states: readonly RemoteState[] | undefined,
 ): Promise<RemoteStatus[]> {
   const { isReplica } = await import("../src/core/format.ts");
   const { lagsOf } = await import("../src/log/lag.ts");
   const follows = isReplica(db);
   return lagsOf(db).map((lag) => {
-    const { name, url, segment, synced, epochs, files, bytes } = lag;
+    const { name, url, segment, synced, epochs, files, bytes, behindMs } = lag;
     const at = synced === null ? undefined : new Date(synced);
     const error = states?.find((one) => one.name === name)?.error;
-    const what = epochs > 0 ? `${files} files, ${formatBytes(bytes)}` : "nothing";
+    const state = behindMs > maxAgeMs ? "stale" : epochs > 0 ? "behind" : "current";
+    const what = epochs > 0 ? `${files} files, about ${formatBytes(bytes)}` : "nothing";
     return {
       ...lag,
+      state,
       hadAll: at === undefined ? "never" : formatDuration(Math.max(0, Date.now() - at.getTime())),
       ...(error === undefined ? {} : { error }),
-      line: [name, String(segment), at === undefined ? "never" : localTime(at), follows ? "-" : what, url],
+      line: [
+        name,
+        state === "stale" ? "STALE" : state,
+        String(segment),
+        at === undefined ? "never" : localTime(at),
+        follows ? "-" : what,
+        url,
+      ],
     };
   });
 }

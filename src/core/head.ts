@@ -65,7 +65,8 @@ export function decodeHead(bytes: Buffer): HeadRecord | undefined {
   return check === checksum(text) ? { volumeId, no: Number(no), nonce } : undefined;
 }
 
-function checksum(text: string): string {
+/** Of the line of a head file. */
+export function checksum(text: string): string {
   return createHash("sha256").update(text).digest("hex").slice(0, 16);
 }
 
@@ -118,6 +119,21 @@ export function readHeadFile(path: string): HeadRecord | undefined {
   return file?.newest;
 }
 
+/** Puts a head file in its place, durably, whole or not at all, mode 0600. @throws OpenError bad-head */
+export function putHeadFile(path: string, bytes: Uint8Array): void {
+  const draft = `${path}.new-${randomBytes(4).toString("hex")}`;
+  try {
+    writeFileSync(draft, bytes, { mode: 0o600, flag: "wx", flush: true });
+    renameSync(draft, path);
+    const directory = openSync(dirname(path), "r");
+    fsyncSync(directory);
+    closeSync(directory);
+  } catch (cause) {
+    rmSync(draft, { force: true });
+    throw badHead(path, `cannot be made (${(cause as NodeJS.ErrnoException).code ?? "error"})`, cause);
+  }
+}
+
 class HeadFile {
   readonly newest: HeadRecord;
   readonly path: string;
@@ -166,19 +182,9 @@ class HeadFile {
 
   /** Makes one, durably, mode 0600. @throws OpenError bad-head */
   static make(path: string, record: HeadRecord): HeadFile {
-    const draft = `${path}.new-${randomBytes(4).toString("hex")}`;
-    try {
-      const bytes = Buffer.alloc(RECORDS * RECORD_EVERY_BYTES, " ");
-      encodeHead(record).copy(bytes);
-      writeFileSync(draft, bytes, { mode: 0o600, flag: "wx", flush: true });
-      renameSync(draft, path);
-      const directory = openSync(dirname(path), "r");
-      fsyncSync(directory);
-      closeSync(directory);
-    } catch (cause) {
-      rmSync(draft, { force: true });
-      throw badHead(path, `cannot be made (${(cause as NodeJS.ErrnoException).code ?? "error"})`, cause);
-    }
+    const bytes = Buffer.alloc(RECORDS * RECORD_EVERY_BYTES, " ");
+    encodeHead(record).copy(bytes);
+    putHeadFile(path, bytes);
     const file = HeadFile.open(path, true);
     if (file === undefined) throw badHead(path, "is gone again");
     return file;
@@ -208,7 +214,7 @@ function readRecords(fd: number): (HeadRecord | undefined)[] {
   });
 }
 
-function badHead(path: string, what: string, cause?: unknown): OpenError {
+export function badHead(path: string, what: string, cause?: unknown): OpenError {
   return new OpenError("bad-head", path, `${path}: ${what}`, { cause });
 }
 

@@ -74,6 +74,8 @@ export type RemoteOrder =
   | { readonly do: "synced"; readonly name: string }
   /** The key file there goes with the volume's key of this salt, in hexadecimal. */
   | { readonly do: "keyed"; readonly name: string; readonly salt: string }
+  /** The log goes on as another one, of this name and secret, in hexadecimal, and starts over. */
+  | { readonly do: "rotate"; readonly name: string; readonly log: string; readonly secret: string }
   /** These objects, by their names in hexadecimal, are gone from there. */
   | { readonly do: "dropped"; readonly name: string; readonly objects: readonly string[] };
 
@@ -221,6 +223,7 @@ export class Remotes {
     else if (order.do === "remove") this.remove(order.name);
     else if (order.do === "shipped") this.#shipped(order.name, order.object, order.salt, order.blocks);
     else if (order.do === "dropped") this.#dropped(order.name, order.objects);
+    else if (order.do === "rotate") this.#rotate(order.name, order.log, order.secret);
     else this.#note(order);
     return 0;
   }
@@ -267,6 +270,23 @@ export class Remotes {
         noteShipped(store.writer, id, Buffer.from(object, "hex"), Buffer.from(salt, "hex"), blocks),
       ),
     );
+  }
+
+  /** Content that is there is sealed under the old keys, and cannot be named by the new log. */
+  #rotate(name: string, log: string, secret: string): void {
+    const { id } = this.#existing(name);
+    if (log.length !== 32 || secret.length !== 64) throw new FsError("EINVAL", "no log");
+    this.#change(true, (db) => {
+      for (const table of ["remote_block", "remote_object"])
+        db.exec(`DELETE FROM ${table} WHERE remote = ${id}`);
+      const update = db.prepare(
+        `UPDATE remote SET log = ?2, secret = ?3, epoch = 0, pending = x'', pending_epoch = 0, key_salt = x'' WHERE id = ?1`,
+      );
+      update.bindInt(1, id).bindBlob(2, Buffer.from(hex(log), "hex"));
+      update.bindBlob(3, Buffer.from(hex(secret), "hex")).run();
+      db.release(update);
+    });
+    this.#letGo();
   }
 
   #dropped(name: string, objects: readonly string[]): void {

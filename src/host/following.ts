@@ -90,10 +90,12 @@ export class Following {
 
   async #run(): Promise<PullOutcome> {
     try {
-      const { hash, ...rest } = await this.#pull();
+      const { hash, volume, log, createdNs, ...rest } = await this.#pull();
       this.#lookedAt = new Date();
       this.#health.well();
-      return { ok: true, ...rest, hash: Buffer.from(hash).toString("hex") };
+      const hex = (bytes: Uint8Array): string => Buffer.from(bytes).toString("hex");
+      const texts = { hash: hex(hash), volume: hex(volume), log: hex(log), createdNs: String(createdNs) };
+      return { ok: true, ...rest, ...texts };
     } catch (error) {
       const message = error instanceof Error ? error.message : String(error);
       if (!this.#end.signal.aborted) this.#health.failed(message, performance.now());

@@ -31,9 +31,17 @@ export interface RemoteState extends Lag {
   readonly failingSince?: string;
 }
 
-/** What a pull brought, or why it failed: `reason` is of a LogError. */
+/** What a pull brought, as JSON can carry it: bytes are hexadecimal digits, nanoseconds a number in decimal. */
+export interface Pulled extends Omit<FollowResult, "hash" | "volume" | "log" | "createdNs"> {
+  readonly hash: string;
+  readonly volume: string;
+  readonly log: string;
+  readonly createdNs: string;
+}
+
+/** Or why it failed: `reason` is of a LogError. */
 export type PullOutcome =
-  | ({ readonly ok: true; readonly hash: string } & Omit<FollowResult, "hash">)
+  | ({ readonly ok: true } & Pulled)
   | { readonly ok: false; readonly reason?: LogReason; readonly message: string };
 
 export type ToLog =

@@ -50,7 +50,16 @@ export class DirectoryStore implements RemoteStore {
       if (entry.name.startsWith(".")) continue;
       const name = `${prefix}${entry.name}`;
       if (entry.isDirectory()) await this.#walk(`${name}/`, found);
-      else found.push({ name, size: (await stat(join(this.#root, name))).size });
+      else await this.#look(name, found);
+    }
+  }
+
+  /** Others may remove it meanwhile. */
+  async #look(name: string, found: StoredFile[]): Promise<void> {
+    try {
+      found.push({ name, size: (await stat(join(this.#root, name))).size });
+    } catch (error) {
+      if (codeOf(error) !== "ENOENT") throw error;
     }
   }
 

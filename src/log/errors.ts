@@ -4,6 +4,8 @@ export type LogReason =
   | "damaged"
   /** Whole, but of another log, or not where it belongs: swapped, reordered, replayed. */
   | "foreign"
+  /** Of another log: another volume's, or of this one since its secret was changed. */
+  | "other-log"
   /** A segment or object that must be there is not. */
   | "incomplete"
   /** The log ends before what was seen of it already. */

@@ -14,9 +14,8 @@ import { ByteReader } from "./bytes.ts";
 import { type Link, toldOf } from "./chain.ts";
 import { LogError } from "./errors.ts";
 import { fetchBlocks, provenContent } from "./fetcher.ts";
-import { decodeRecord, type LogRecord, type ObjectRef, type Segment } from "./format.ts";
+import { decodeRecord, type LogRecord, META_KEYS, type ObjectRef, type Segment } from "./format.ts";
 import { Holdings } from "./holdings.ts";
-import { META_KEYS } from "./pusher.ts";
 import { objectName, type RemoteStore } from "./remote.ts";
 import { hashOf, type Sealer } from "./seal.ts";
 import { Touched, type TouchedRows } from "./touched.ts";
@@ -57,7 +56,8 @@ const MOST_RECORD_BYTES = 256 * 2 ** 20;
 /** The records of an object. @throws LogError */
 export async function readRecords(store: RemoteStore, sealer: Sealer, ref: ObjectRef): Promise<LogRecord[]> {
   const name = objectName(ref.name);
-  const file = await store.get(name);
+  // Not more than its segment says, whatever is there.
+  const file = await store.get(name, 0, ref.length + 1);
   if (file === undefined) throw new LogError("incomplete", `${store.url}: ${name} is missing`);
   try {
     if (!hashOf(file).equals(ref.name)) throw new LogError("damaged", "it is not what its name says");
@@ -299,8 +299,9 @@ export class Follower {
 
   #note({ epoch, number }: Segment, hash: Buffer): void {
     const note = this.#db.prepare(
-      "UPDATE remote SET epoch = ?2, segment = ?3, hash = ?4, synced_ns = ?5 WHERE id = ?1",
+      `UPDATE remote SET epoch = ?2, segment = ?3, hash = ?4, synced_ns = ?5, log = ?6, secret = ?7 WHERE id = ?1`,
     );
+    note.bindBlob(6, this.#sealer.log).bindBlob(7, this.#sealer.secret);
     note.bindInt(1, this.#remote.id).bindInt(2, epoch).bindInt(3, number).bindBlob(4, hash);
     note.bindBigInt(5, BigInt(Date.now()) * 1_000_000n).run();
     this.#db.release(note);

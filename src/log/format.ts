@@ -4,6 +4,7 @@
  * WHERE IT IS. A log has a place of its own, a remote, with files that are written once and never changed:
  *
  *   key/NUMBER            the log's secret, sealed under the volume's key (src/log/keyfile.ts); the highest counts
+ *   new/NUMBER            that the segment of this number begins a log with a new secret (src/log/newlog.ts)
  *   log/WRITER/NUMBER     the SEGMENTS of one writer: numbers of 16 decimal digits, from 1 on without a gap; WRITER is
  *                         his replica_id in 16 hexadecimal digits
  *   data/HH/HASH          OBJECTS, with blocks or records; HASH is the SHA-256 of the file in hexadecimal, HH its first two
@@ -54,6 +55,17 @@ import type { ByteReader, ByteWriter } from "./bytes.ts";
 import { LogError } from "./errors.ts";
 
 const LOG_VERSION = 1;
+/** Rows of meta that a replica takes over. */
+export const META_KEYS = [
+  "block_size",
+  "compression",
+  "created_ns",
+  "features_incompatible",
+  "next_block",
+  "next_serial",
+  "retention",
+] as const;
+
 /** Of SHA-256, block ids and salts. */
 export const HASH_BYTES = 32;
 

@@ -1,29 +1,26 @@
 /**
  * Lets a log go of what nobody can ask for any more: it starts over, with all that the volume keeps now, snapshots too, and
- * what only older segments named is removed. Content that is there already is not shipped again.
- *
- * What goes is forgotten in the volume before it goes there, so that no later push takes it to be there. Replicas that are
- * behind start over with the log.
+ * what only older segments named is removed. Content that is there already is not shipped again, but where little of its
+ * object is still needed, or the object is gone: which those are is known when it has started over, so that it does so once
+ * more then. Replicas that are behind start over with the log.
  */
-import { hexMeta } from "../core/format.ts";
-import { listRemotes } from "../core/remotes.ts";
-import { type Link, readChain } from "./chain.ts";
-import { namedObjects, segmentsBefore } from "./contents.ts";
-import { LogError } from "./errors.ts";
+import { listRemotes, type Remote } from "../core/remotes.ts";
+import type { Database } from "../db/database.ts";
+import { readChain } from "./chain.ts";
+import { readRecords } from "./follower.ts";
 import { Pusher, type PushOptions, type PushResult, type PushSite } from "./pusher.ts";
-import { numberName, type RemoteStore, type StoredFile, segmentsOf } from "./remote.ts";
-import { Sealer } from "./seal.ts";
+import { objectName, type RemoteStore } from "./remote.ts";
+import { HEADER_BYTES, Sealer, TAG_BYTES } from "./seal.ts";
+import { checkRemote, volumeOf } from "./setup.ts";
+import { forget, type Swept, sweep } from "./sweep.ts";
 
-export interface Collected {
+export interface Collected extends Swept {
   readonly pushed: PushResult;
-  /** What went. */
-  readonly segments: number;
-  readonly objects: number;
-  readonly bytes: number;
+  /** Objects whose content, as far as it is needed, was shipped anew. */
+  readonly repacked: number;
+  /** The segment with which the log starts now. */
+  readonly start: number;
 }
-
-/** Objects that are forgotten in one order. */
-const BATCH = 1000;
 
 /** Nobody else pushes to this remote meanwhile. @throws as Pusher.run */
 export async function collect(
@@ -32,39 +29,71 @@ export async function collect(
   name: string,
   options: PushOptions = {},
 ): Promise<Collected> {
-  const pushed = await new Pusher(site, store, name, { ...options, startOver: true }).run();
+  const startOver = () => new Pusher(site, store, name, { ...options, startOver: true }).run();
   const remote = listRemotes(site.db).find((one) => one.name === name);
-  if (remote === undefined)
-    throw new LogError("unreachable", `${name}: no such remote; see: sqlfuse remote list`);
-  const sealer = new Sealer(remote.log, remote.secret);
-  const whose = { writer: remote.writer, volume: Buffer.from(hexMeta(site.db, "volume_id"), "hex") };
-  const chain = await readChain(store, sealer, whose, undefined);
-  const old = await segmentsBefore(store, whose, chain);
-  const needless = await needlessObjects(store, sealer, chain, options);
-  for (let i = 0; i < needless.length; i += BATCH) {
-    const objects = needless
-      .slice(i, i + BATCH)
-      .map((file) => file.name.slice(file.name.lastIndexOf("/") + 1));
-    await site.order({ do: "dropped", name, objects });
+  if (remote !== undefined) {
+    // Nothing is forgotten for the sake of a log that is not ours any more.
+    await checkRemote(site, store, remote);
+    await forget(site, name, await missingObjects(site.db, store, remote));
   }
-  for (const number of old) await store.remove(segmentsOf(remote.writer) + numberName(number));
-  let bytes = 0;
-  for (const file of needless) {
-    await store.remove(file.name);
-    bytes += file.size;
-    await options.breathe?.();
+  let pushed = await startOver();
+  const poor = await poorObjects(store, site, name, options);
+  if (poor.length > 0) {
+    await forget(site, name, poor);
+    const { objects, bytes, blocks } = pushed;
+    pushed = await startOver();
+    pushed = {
+      ...pushed,
+      objects: pushed.objects + objects,
+      bytes: pushed.bytes + bytes,
+      blocks: pushed.blocks + blocks,
+    };
   }
-  return { pushed, segments: old.length, objects: needless.length, bytes };
+  const start = pushed.segment - pushed.segments + 1;
+  return { pushed, start, ...(await sweep(site, store, name, options)), repacked: poor.length };
 }
 
-async function needlessObjects(
+/** Objects that are noted, and not there: so that their content is shipped again. @throws LogError */
+async function missingObjects(db: Database, store: RemoteStore, { id }: Remote): Promise<{ name: string }[]> {
+  const there = new Set((await store.list("data/")).map(({ name }) => name));
+  const rows = db.prepare("SELECT name FROM remote_object WHERE remote = ?1").bindInt(1, id);
+  const missing: { name: string }[] = [];
+  while (rows.step()) {
+    const name = objectName(rows.blob(0));
+    if (!there.has(name)) missing.push({ name });
+  }
+  db.release(rows);
+  return missing;
+}
+
+/** Objects of which the log, which started over, names less than half. @throws LogError */
+async function poorObjects(
   store: RemoteStore,
-  sealer: Sealer,
-  chain: readonly Link[],
+  site: PushSite,
+  name: string,
   options: PushOptions,
-): Promise<StoredFile[]> {
-  const named = await namedObjects(store, sealer, chain, options.breathe);
-  return (await store.list("data/")).filter(
-    (file) => !named.has(file.name) && /\/[0-9a-f]{64}$/.test(file.name),
-  );
+): Promise<{ name: string }[]> {
+  const remote = listRemotes(site.db).find((one) => one.name === name);
+  if (remote === undefined) return [];
+  const sealer = new Sealer(remote.log, remote.secret);
+  const whose = { writer: remote.writer, volume: volumeOf(site) };
+  /** Places in each object, and the bytes that are named there. */
+  const named = new Map<string, { readonly places: Set<number>; bytes: number }>();
+  for (const { segment } of await readChain(store, sealer, whose, undefined))
+    for (const ref of segment.records) {
+      let object = "";
+      for (const record of await readRecords(store, sealer, ref)) {
+        if (record.type === "object") object = objectName(record.name);
+        if (record.type !== "block") continue;
+        await options.breathe?.();
+        const known = named.get(object) ?? { places: new Set(), bytes: HEADER_BYTES };
+        named.set(object, known);
+        // Blocks of equal content are one there.
+        if (known.places.has(record.place)) continue;
+        known.places.add(record.place);
+        known.bytes += record.length + TAG_BYTES;
+      }
+    }
+  const files = await store.list("data/");
+  return files.filter((file) => 2 * (named.get(file.name)?.bytes ?? file.size) < file.size);
 }

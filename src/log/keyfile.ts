@@ -8,7 +8,8 @@
  * Its key is HKDF-SHA256 of the volume's key with the salt of the file.
  *
  * A rekey writes a new one, with the next number, and removes the old one. Who kept a copy of that and knows the old
- * password still opens all of this log, what came later too: only a new log has another secret.
+ * password still opens all of this log, what came later too: only a new log has another secret. `remote rotate` begins one
+ * (src/log/rotation.ts): as long as that is not whole the key file of the old log stays, beside the new one, which counts.
  */
 import { createCipheriv, createDecipheriv, hkdfSync } from "node:crypto";
 import { KDF_ITERATIONS, Key, SALT_BYTES, STOCK_CIPHER, STRONG_KDF_ITERATIONS } from "../db/key.ts";
@@ -27,7 +28,10 @@ export interface LogKey {
 const KEY_FILES = "key/";
 const CLEAR_BYTES = HEADER_BYTES + SALT_BYTES + 4;
 const CONTENT_BYTES = 1 + 16 + 8 + 32;
+const KEY_FILE_BYTES = CLEAR_BYTES + CONTENT_BYTES + TAG_BYTES;
 const CONTENT_VERSION = 1;
+/** That are looked at. There are two while a log is rotated, and one more for each time that is begun anew. */
+const MOST_KEY_FILES = 4;
 
 function encodeKeyFile(logKey: LogKey, key: Key): Buffer {
   const clear = Buffer.alloc(CLEAR_BYTES);
@@ -53,7 +57,7 @@ function wrappingKey(key: Key, clear: Buffer): Buffer {
 /** @throws LogError wrong-password, damaged, too-new */
 function decodeKeyFile(file: Buffer, password: Buffer): LogKey {
   const header = checkHeader(file, "key", undefined);
-  if (file.length !== CLEAR_BYTES + CONTENT_BYTES + TAG_BYTES)
+  if (file.length !== KEY_FILE_BYTES)
     throw new LogError("damaged", "it does not have the length of a key file");
   const clear = file.subarray(0, CLEAR_BYTES);
   const rounds = clear.readUInt32BE(HEADER_BYTES + SALT_BYTES);
@@ -81,9 +85,11 @@ function decodeKeyFile(file: Buffer, password: Buffer): LogKey {
   }
 }
 
-async function keyFiles(store: RemoteStore): Promise<string[]> {
+/** Names of the key files that are there, the oldest first. @throws LogError unreachable */
+export async function keyFiles(store: RemoteStore): Promise<string[]> {
   const found = await store.list(KEY_FILES);
-  return found.map(({ name }) => name).sort();
+  const names = found.map(({ name }) => name);
+  return names.filter((name) => /^\d{16}$/.test(name.slice(KEY_FILES.length))).sort();
 }
 
 /** Whether a log is there. @throws LogError unreachable */
@@ -91,20 +97,52 @@ export async function hasLog(store: RemoteStore): Promise<boolean> {
   return (await keyFiles(store)).length > 0;
 }
 
-/** Puts a key file there, as the one that counts, and removes the older ones. @throws LogError */
+/** Puts a key file there, as the one that counts, and removes the older ones of the same log. @throws LogError */
 export async function putKeyFile(store: RemoteStore, logKey: LogKey, key: Key): Promise<void> {
   const before = await keyFiles(store);
   const last = Number(before.at(-1)?.slice(KEY_FILES.length) ?? 0);
   const bytes = encodeKeyFile(logKey, key);
   if (!(await store.put(KEY_FILES + numberName(last + 1), bytes)))
     throw new LogError("other-writer", `${store.url}: somebody else writes a key file there; try again`);
-  for (const name of before) await store.remove(name);
+  for (const name of before) {
+    const file = await store.get(name, 0, KEY_FILE_BYTES);
+    // That of an older log is needed until the new one is whole.
+    if (file !== undefined && logOf(file).equals(logKey.log)) await store.remove(name);
+  }
 }
 
-/** What the password opens. @throws LogError wrong-password, damaged, unreachable */
+/** Removes all key files but the one that counts. @throws LogError unreachable */
+export async function removeOldKeyFiles(store: RemoteStore): Promise<void> {
+  for (const name of (await keyFiles(store)).slice(0, -1)) await store.remove(name);
+}
+
+/** What the password opens: of the newest log. @throws LogError wrong-password, damaged, unreachable */
 export async function getKeyFile(store: RemoteStore, password: Buffer): Promise<LogKey> {
-  const name = (await keyFiles(store)).at(-1);
-  const file = name === undefined ? undefined : await store.get(name);
+  return await readKeyFile(store, (await keyFiles(store)).at(-1), password);
+}
+
+/**
+ * The same, and what it opens of the logs before it, of the same volume: there are such while a new log is not whole yet. The
+ * newest first. @throws as getKeyFile
+ */
+export async function getKeyFiles(store: RemoteStore, password: Buffer): Promise<[LogKey, ...LogKey[]]> {
+  // Each costs a derivation, and anybody who writes there can put more.
+  const [name, ...older] = (await keyFiles(store)).reverse().slice(0, MOST_KEY_FILES);
+  const newest = await readKeyFile(store, name, password);
+  const found: [LogKey, ...LogKey[]] = [newest];
+  for (const other of older) {
+    try {
+      const key = await readKeyFile(store, other, password);
+      if (key.writer === newest.writer && Buffer.compare(key.volume, newest.volume) === 0) found.push(key);
+    } catch (error) {
+      if (!(error instanceof LogError) || error.reason === "unreachable") throw error;
+    }
+  }
+  return found;
+}
+
+async function readKeyFile(store: RemoteStore, name: string | undefined, password: Buffer): Promise<LogKey> {
+  const file = name === undefined ? undefined : await store.get(name, 0, KEY_FILE_BYTES + 1);
   if (file === undefined)
     throw new LogError("unreachable", `${store.url}: no log is there: it has no key file`);
   try {

@@ -14,7 +14,7 @@ export interface Lag {
   readonly synced: string | null;
   /** Epochs that were begun since. */
   readonly epochs: number;
-  /** Files and directories that changed since, and the bytes in them. */
+  /** Files and directories that changed since, and about how many bytes of them: whole blocks, before compression. */
   readonly files: number;
   readonly bytes: number;
   /** Milliseconds since it had everything, 0 where it has; of a replica since something came. */
@@ -56,7 +56,10 @@ export function lagsOf(db: Database): Lag[] {
 }
 
 function changesSince(db: Database, epoch: number): { readonly files: number; readonly bytes: number } {
-  const row = db.prepare("SELECT count(*), ifnull(sum(size), 0) FROM inode WHERE born > ?1 AND nlink > 0");
+  const blocks = "(SELECT count(*) FROM extent AS e WHERE e.ino = i.ino AND e.born > ?1 AND e.block > 0)";
+  const row = db.prepare(
+    `SELECT count(*), ifnull(sum(min(size, block_size * ${blocks})), 0) FROM inode AS i WHERE born > ?1 AND nlink > 0`,
+  );
   row.bindInt(1, epoch).step();
   const found = { files: row.int(0), bytes: row.int(1) };
   db.release(row);

@@ -5,19 +5,20 @@
  * Blocks and records are there before the segment that names them. What was put is noted before and after: who was stopped
  * at whatever step goes on, and ships nothing again but what was on its way.
  */
-import { hexMeta, numberMeta, readMeta } from "../core/format.ts";
+import { numberMeta, readMeta } from "../core/format.ts";
 import { isForPush, isKept, listRemotes, type Remote, type RemoteOrder } from "../core/remotes.ts";
 import type { Database } from "../db/database.ts";
 import type { Key } from "../db/key.ts";
 import { ByteWriter } from "./bytes.ts";
-import { readSegment, segmentNumbers } from "./chain.ts";
 import { Diff } from "./diff.ts";
 import { LogError } from "./errors.ts";
-import { encodeSegment, HASH_BYTES, type LoggedSnapshot, type Segment } from "./format.ts";
+import { encodeSegment, HASH_BYTES, type LoggedSnapshot, META_KEYS, type Segment } from "./format.ts";
+import { hasSeenMore, type LogHead } from "./head.ts";
 import { numberName, type RemoteStore, segmentsOf } from "./remote.ts";
 import { hashOf, Sealer } from "./seal.ts";
-import { renewKeyFile } from "./setup.ts";
+import { checkRemote, renewKeyFile, volumeOf } from "./setup.ts";
 import { type Shipped, Shipper } from "./shipper.ts";
+import { type Swept, sweep } from "./sweep.ts";
 
 /** How a pusher comes to the volume, which this process or another one has open. */
 export interface PushSite {
@@ -34,30 +35,28 @@ export interface PushOptions {
   readonly onProgress?: (shipped: Shipped) => void;
   /** Called between two records; it throws where the work is to stop. */
   readonly breathe?: () => Promise<void> | undefined;
+  /** What was seen of the log elsewhere: a volume that has pushed less is an older copy. */
+  readonly head?: LogHead;
   /** Ships everything that the volume keeps as if nothing had been pushed: what is there of it already is only named. */
   readonly startOver?: boolean;
 }
 
 export interface PushResult extends Shipped {
+  /** volume_id, and the name of the log. */
+  readonly volume: Uint8Array;
+  readonly log: Uint8Array;
   /** The last epoch that is there now. */
   readonly epoch: number;
   /** The last segment. */
   readonly segment: number;
   readonly hash: Uint8Array;
+  /** When it was made, in nanoseconds since 1970. */
+  readonly createdNs: bigint;
   /** Segments that were put. */
   readonly segments: number;
+  /** What was removed of an older log, after a `remote rotate`. */
+  readonly swept: Swept | undefined;
 }
-
-/** Rows of meta that a replica takes over. */
-export const META_KEYS = [
-  "block_size",
-  "compression",
-  "created_ns",
-  "features_incompatible",
-  "next_block",
-  "next_serial",
-  "retention",
-] as const;
 
 export class Pusher {
   readonly #site: PushSite;
@@ -66,6 +65,7 @@ export class Pusher {
   readonly #options: PushOptions;
   readonly #volume: Buffer;
   #startsOver: boolean;
+  #createdNs = 0n;
 
   constructor(site: PushSite, store: RemoteStore, name: string, options: PushOptions = {}) {
     this.#site = site;
@@ -73,7 +73,7 @@ export class Pusher {
     this.#name = name;
     this.#options = options;
     this.#startsOver = options.startOver === true;
-    this.#volume = Buffer.from(hexMeta(site.db, "volume_id"), "hex");
+    this.#volume = volumeOf(site);
   }
 
   get #remote(): Remote {
@@ -89,8 +89,9 @@ export class Pusher {
 
   /** @throws LogError, DamageError, FsError, SqliteError */
   async run(): Promise<PushResult> {
-    await this.#checkRemote();
-    await renewKeyFile(this.#site, this.#store, this.#remote);
+    this.#createdNs = (await checkRemote(this.#site, this.#store, this.#remote))?.segment.createdNs ?? 0n;
+    this.#refuseOlder();
+    const keyFiles = await renewKeyFile(this.#site, this.#store, this.#remote);
     const epoch = await this.#order({ do: "close", name: this.#name });
     const remote = this.#remote;
     const sealer = new Sealer(remote.log, remote.secret);
@@ -112,36 +113,32 @@ export class Pusher {
       shipper.close();
     }
     if (segments === 0) await this.#order({ do: "synced", name: this.#name });
-    const { segment, hash } = this.#remote;
-    return { ...shipper.shipped, epoch, segment, hash, segments };
+    // Those that are older are of a log that this one takes the place of.
+    const swept = keyFiles > 1 ? await sweep(this.#site, this.#store, this.#name, this.#options) : undefined;
+    const { segment, hash, log } = this.#remote;
+    const volume = this.#volume;
+    return {
+      volume,
+      log,
+      ...shipper.shipped,
+      epoch,
+      segment,
+      hash,
+      createdNs: this.#createdNs,
+      segments,
+      swept,
+    };
   }
 
-  /**
-   * The log there ends where this volume left it. A segment that was being put when the push was stopped is there or not.
-   * @throws LogError
-   */
-  async #checkRemote(): Promise<void> {
-    const remote = this.#remote;
+  /** @throws LogError rolled-back, diverged, foreign */
+  #refuseOlder(): void {
+    const { head } = this.#options;
     const { url } = this.#store;
-    const last = (await segmentNumbers(this.#store, remote.writer)).at(-1) ?? 0;
-    const whose = { writer: remote.writer, volume: this.#volume };
-    const sealer = new Sealer(remote.log, remote.secret);
-    if (last < remote.segment)
-      throw new LogError(
-        "rolled-back",
-        `${url}: the log there ends at segment ${last}, and ${remote.segment} were pushed: it was cut off, or is an older copy`,
-      );
-    const link = last === 0 ? undefined : await readSegment(this.#store, sealer, whose, last);
-    if (last === remote.segment + 1 && link !== undefined && link.hash.equals(remote.pending)) {
-      const hash = link.hash.toString("hex");
-      await this.#order({ do: "advance", name: this.#name, epoch: link.segment.epoch, segment: last, hash });
-      return;
-    }
-    const isOurs = link === undefined ? last === 0 : link.hash.equals(remote.hash);
-    if (last === remote.segment && isOurs) return;
+    const remote = this.#remote;
+    if (head === undefined || !hasSeenMore(head, remote, this.#volume, url)) return;
     throw new LogError(
-      "other-writer",
-      `${url}: segment ${last} there was not pushed by this volume: another copy of it writes there, or this is an older copy`,
+      "rolled-back",
+      `${url}: this volume has pushed up to segment ${remote.segment}, and its head file has seen ${head.segment}: it is an older copy`,
     );
   }
 
@@ -191,6 +188,12 @@ export class Pusher {
         await this.#options.breathe?.();
       }
       told = await shipper.finish();
+    } catch (error) {
+      // What a snapshot needed is pruned as soon as it is deleted: then nothing is damaged.
+      const isGone = isKept(db, remote.pendingEpoch) && !this.#isThere(base, epoch);
+      if (!isGone || error instanceof LogError) throw error;
+      shipper.startAgain();
+      return false;
     } finally {
       diff.close();
     }
@@ -199,7 +202,7 @@ export class Pusher {
         "incomplete",
         "the snapshot that was kept for this push was deleted meanwhile; push again",
       );
-    if (!isKept(db, epoch) || (base > 0 && !isKept(db, base))) return false;
+    if (!this.#isThere(base, epoch)) return false;
     await this.#putSegment(sealer, {
       number: remote.segment + 1,
       writer: remote.writer,
@@ -213,6 +216,12 @@ export class Pusher {
       ...told,
     });
     return true;
+  }
+
+  /** Whether what changed between the two could be read all the time. */
+  #isThere(base: number, epoch: number): boolean {
+    const { db } = this.#site;
+    return isKept(db, epoch) && (base === 0 || isKept(db, base));
   }
 
   #meta(): [string, string][] {
@@ -232,13 +241,16 @@ export class Pusher {
     const { number, epoch } = segment;
     const { pendingEpoch } = this.#remote;
     await this.#order({ do: "pending", name: this.#name, hash, epoch: Math.max(epoch, pendingEpoch) });
-    const isFirst = await this.#store.put(segmentsOf(segment.writer) + numberName(number), bytes);
-    if (!isFirst)
+    const name = segmentsOf(segment.writer) + numberName(number);
+    // One that is there may be this one, put by a try that seemed to have failed.
+    const isThere = (await this.#store.put(name, bytes)) || (await this.#store.get(name))?.equals(bytes);
+    if (isThere !== true)
       throw new LogError(
         "other-writer",
         `${this.#store.url}: segment ${number} is there already: another copy of this volume writes there`,
       );
     await this.#order({ do: "advance", name: this.#name, epoch, segment: number, hash });
     this.#startsOver = false;
+    this.#createdNs = segment.createdNs;
   }
 }

@@ -5,7 +5,7 @@
  *
  *   magic    8 bytes "sqlfuse" and a NUL
  *   version  1 byte, 1
- *   kind     1 byte: K key file, S segment, R records, B blocks
+ *   kind     1 byte: K key file, S segment, R records, B blocks, N new log
  *   zeros    6 bytes
  *   log      16 bytes: random, the name of the log
  *   salt     32 bytes: random, of this file alone
@@ -25,14 +25,17 @@ export const HEADER_BYTES = 64;
 export const TAG_BYTES = 16;
 const MAGIC = Buffer.from("sqlfuse\0");
 const SEAL_VERSION = 1;
-const KEY_BYTES = 32;
+/** Of a secret, and of every key. */
+export const KEY_BYTES = 32;
+/** Of the name of a log. */
+export const LOG_BYTES = 16;
 const NONCE_BYTES = 12;
 const SALT_AT = HEADER_BYTES - KEY_BYTES;
 const LOG_AT = 16;
 
 /** What is in a sealed file. */
-export type Kind = "key" | "segment" | "records" | "blocks";
-const LETTERS: Record<Kind, string> = { key: "K", segment: "S", records: "R", blocks: "B" };
+export type Kind = "key" | "segment" | "records" | "blocks" | "new log";
+const LETTERS: Record<Kind, string> = { key: "K", segment: "S", records: "R", blocks: "B", "new log": "N" };
 
 /** The SHA-256 of a file, which chains segments and names objects. */
 export function hashOf(bytes: Uint8Array): Buffer {
@@ -57,7 +60,7 @@ export function logOf(header: Buffer): Buffer {
   return header.subarray(LOG_AT, SALT_AT);
 }
 
-/** @throws LogError damaged, too-new, foreign: it is no file of this kind, or of another log */
+/** @throws LogError damaged, too-new, foreign: it is no file of this kind; other-log */
 export function checkHeader(file: Buffer, kind: Kind, log: Uint8Array | undefined): Buffer {
   const header = file.subarray(0, HEADER_BYTES);
   if (header.length < HEADER_BYTES) throw new LogError("damaged", "it is cut off");
@@ -68,7 +71,8 @@ export function checkHeader(file: Buffer, kind: Kind, log: Uint8Array | undefine
     throw new LogError("too-new", `it is sealed in version ${version}, which this sqlfuse does not know`);
   if (header.toString("latin1", MAGIC.length + 1, MAGIC.length + 2) !== LETTERS[kind])
     throw new LogError("foreign", `it is another kind of file, in the place of ${kind}`);
-  if (log !== undefined && !logOf(header).equals(log)) throw new LogError("foreign", "it is of another log");
+  if (log !== undefined && !logOf(header).equals(log))
+    throw new LogError("other-log", "it is of another log");
   return header;
 }
 
@@ -148,20 +152,39 @@ export class SealedFile {
   }
 }
 
+/** Keys of one log, or of some. */
+export interface Keys {
+  sealerOf(log: Uint8Array): Sealer | undefined;
+}
+
+/** The keys of the logs that a volume had, where its secret was changed. */
+export function keysOf(sealers: readonly Sealer[]): Keys {
+  return { sealerOf: (log) => sealers.find((one) => one.sealerOf(log) !== undefined) };
+}
+
 /** The keys of one log. */
-export class Sealer {
+export class Sealer implements Keys {
   readonly log: Uint8Array;
-  readonly #secret: Uint8Array;
+  readonly secret: Uint8Array;
   readonly #idKey: Buffer;
 
   constructor(log: Uint8Array, secret: Uint8Array) {
     this.log = log;
-    this.#secret = secret;
+    this.secret = secret;
     this.#idKey = derive(secret, log, "sqlfuse log 1 block id");
   }
 
+  sealerOf(log: Uint8Array): this | undefined {
+    return Buffer.compare(log, this.log) === 0 ? this : undefined;
+  }
+
+  /** Tells whether somebody has the same secret, and not which. */
+  get fingerprint(): Buffer {
+    return derive(this.secret, this.log, "sqlfuse log 1 fingerprint");
+  }
+
   file(kind: Kind): SealedFile {
-    return new SealedFile(kind, this.log, this.#secret);
+    return new SealedFile(kind, this.log, this.secret);
   }
 
   /** A file of one frame. */
@@ -174,12 +197,12 @@ export class Sealer {
   /** The content of a file of one frame. @throws LogError damaged, foreign, too-new */
   open(kind: Kind, file: Buffer): Buffer {
     const header = checkHeader(file, kind, this.log);
-    return new FileKey(this.#secret, header).open(HEADER_BYTES, file.subarray(HEADER_BYTES));
+    return new FileKey(this.secret, header).open(HEADER_BYTES, file.subarray(HEADER_BYTES));
   }
 
   /** Opens frames of the blocks file whose salt is `salt`: none of it need be there but the frames. */
   opener(salt: Uint8Array): (place: number, frame: Uint8Array) => Buffer {
-    const key = new FileKey(this.#secret, makeHeader("blocks", this.log, salt));
+    const key = new FileKey(this.secret, makeHeader("blocks", this.log, salt));
     return (place, frame) => key.open(place, frame);
   }
 

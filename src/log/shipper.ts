@@ -115,11 +115,18 @@ export class Shipper {
     while (this.#flights.size > 0) await Promise.all(this.#flights);
     this.#refuse();
     const told = { records: this.#refs, changes: this.#changes, blocks: this.#blocks };
+    this.startAgain();
+    return told;
+  }
+
+  /** Forgets what was added since the last segment. Objects that are on their way are noted none the less. */
+  startAgain(): void {
+    this.#records.clear();
+    this.#bundle = undefined;
     this.#refs = [];
     this.#told = new Set();
     this.#changes = this.#blocks = 0;
     this.#object = undefined;
-    return told;
   }
 
   /** Waits for what is on its way, after a failure. */

@@ -93,6 +93,11 @@ export class LogFixture {
     }
   }
 
+  /** A restored volume, open to be written. The caller closes it. */
+  writer(name: string): Volume {
+    return Volume.open(this.path(name), this.keyOf(name), { clock: this.source.clock });
+  }
+
   /** What a replica showed in an epoch that it keeps. */
   dumpEpoch(name: string, epoch: number): Dump {
     const db = new Database(this.path(name), this.keyOf(name), { mode: "readonly" });

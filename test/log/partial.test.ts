@@ -263,7 +263,7 @@ describe("a log that starts over", () => {
       await log.pull(
         NAME,
         getting(log, "counting", async (name, from, length) => {
-          asked.push(length ?? 0);
+          if (!name.startsWith("log/")) asked.push(length ?? 0);
           return await log.store.get(name, from, length);
         }),
       );

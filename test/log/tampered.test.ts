@@ -1,8 +1,9 @@
 /** Whoever keeps a log cannot change what replicas become: what he changes is refused, with the reason, and nothing is applied. */
 import { createHash } from "node:crypto";
-import { copyFileSync, readFileSync } from "node:fs";
+import { copyFileSync, existsSync, readFileSync } from "node:fs";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { LogError, type LogReason } from "../../src/log/errors.ts";
+import { decodeLogHead, encodeLogHead } from "../../src/log/head.ts";
 import { Sealer } from "../../src/log/seal.ts";
 import { verifyLog } from "../../src/log/verify.ts";
 import { b, noise, put, ROOT } from "../core/fixture.ts";
@@ -10,8 +11,8 @@ import { Random } from "../core/random.ts";
 import { LogFixture, NAME } from "./fixture.ts";
 import { MemoryStore } from "./memory.ts";
 
-/** `SQLFUSE_LONG=1`, with another `SQLFUSE_SEED` each time, for more. */
-const CASES = process.env.SQLFUSE_LONG === "1" ? 2500 : 400;
+/** `SQLFUSE_LONG=1` or `SQLFUSE_CASES`, with another `SQLFUSE_SEED` each time, for more. */
+const CASES = Number(process.env.SQLFUSE_CASES ?? (process.env.SQLFUSE_LONG === "1" ? 2500 : 400));
 const HEADER = 64;
 
 /** A log of seven segments; a replica that has the first two, and one that has five. */
@@ -89,7 +90,8 @@ describe("a log that was tampered with", () => {
     const random = new Random(Number(process.env.SQLFUSE_SEED ?? 1));
     const seen = new Map<string, number>();
     const pickOf = (names: readonly string[]) => random.pick(names);
-    for (let i = 0; i < CASES; i++) {
+    let tried = 0;
+    for (let i = 0; tried < CASES; i++) {
       const have = random.pick([2, 5] as const);
       const tampered = store.copy();
       const names = needed(have);
@@ -97,12 +99,22 @@ describe("a log that was tampered with", () => {
       const file = Buffer.from(store.files.get(name) ?? []);
       const at = firstRead(name) + random.below(file.length - firstRead(name));
       let expected: readonly LogReason[] = ["damaged"];
-      const how = random.pick(["flip", "byte", "truncate", "append", "drop", "swap", "foreign", "zero"]);
+      const how = random.pick([
+        "flip",
+        "byte",
+        "truncate",
+        "append",
+        "drop",
+        "swap",
+        "foreign",
+        "replay",
+        "zero",
+      ]);
       if (how === "flip" || how === "byte") {
         file[at] = (file[at] ?? 0) ^ (how === "flip" ? 1 << random.below(8) : 1 + random.below(255));
         tampered.files.set(name, file);
         // The header says what it is, in which version, of which log.
-        if (at < HEADER) expected = ["damaged", "foreign", "too-new"];
+        if (at < HEADER) expected = ["damaged", "foreign", "other-log", "too-new"];
       } else if (how === "truncate") tampered.files.set(name, file.subarray(0, at));
       else if (how === "append") {
         // Ranges end where blocks do: what is behind is not read.
@@ -112,7 +124,7 @@ describe("a log that was tampered with", () => {
         file.fill(0, at, Math.min(file.length, at + 1 + random.below(100)));
         if (file.equals(store.files.get(name) ?? Buffer.alloc(0))) continue;
         tampered.files.set(name, file);
-        if (at < HEADER) expected = ["damaged", "foreign", "too-new"];
+        if (at < HEADER) expected = ["damaged", "foreign", "other-log", "too-new"];
       } else if (how === "drop") {
         // The last one is another matter: see below.
         if (name === segmentName(SEGMENTS)) continue;
@@ -124,12 +136,19 @@ describe("a log that was tampered with", () => {
         if (other === name || bytes.equals(file)) continue;
         tampered.files.set(name, bytes);
         tampered.files.set(other, file);
+        expected = ["damaged", "foreign", "other-log"];
+      } else if (how === "replay") {
+        // Any file of the log, old ones too, once more in the place of this one.
+        const [other, bytes] = random.pick([...store.files]);
+        if (other === name) continue;
+        tampered.files.set(name, bytes);
         expected = ["damaged", "foreign"];
       } else {
         const others = [...foreign.files.values()];
         tampered.files.set(name, random.pick(others));
-        expected = ["damaged", "foreign"];
+        expected = ["damaged", "foreign", "other-log"];
       }
+      tried++;
       const error = await refusal(tampered, have);
       expect(expected, `case ${i}: ${how} of ${name} at ${at}: ${error.message}`).toContain(error.reason);
       expect(error.message).toContain("memory: ");
@@ -141,6 +160,7 @@ describe("a log that was tampered with", () => {
       "drop",
       "flip",
       "foreign",
+      "replay",
       "swap",
       "truncate",
       "zero",
@@ -231,6 +251,55 @@ describe("without some of its segments a clone", () => {
       expect(await log.clone(`before ${number}`, { until: number - 1 }, tampered)).toMatchObject({
         segment: 3,
       });
+    }
+  });
+
+  it("is refused where an object is gone, with its name, and nothing is made", async () => {
+    for (const kind of ["R", "B"]) {
+      const [name = ""] = [...store.files].find(([, file]) => file.toString("latin1", 9, 10) === kind) ?? [];
+      const tampered = store.copy();
+      tampered.files.delete(name);
+      await expect(log.clone(`without ${kind}`, {}, tampered)).rejects.toMatchObject({
+        reason: "incomplete",
+        message: `memory: ${name} is missing`,
+      });
+      expect(existsSync(log.path(`without ${kind}`))).toBe(false);
+    }
+  });
+
+  it("says how far it got where the last one is gone, and is refused with a head file that has seen that", async () => {
+    const [remote] = log.remotes();
+    if (remote === undefined) throw new Error("no remote");
+    const head = { ...remote, volume: Buffer.from(log.volume.volumeId, "hex") };
+    expect(decodeLogHead(encodeLogHead(head))).toMatchObject({ segment: SEGMENTS });
+    const cut = store.copy();
+    cut.files.delete(segmentName(SEGMENTS));
+    expect(await log.clone("cut", {}, cut)).toMatchObject({ segment: SEGMENTS - 1 });
+    await expect(log.clone("x", { head }, cut)).rejects.toMatchObject({ reason: "rolled-back" });
+    const other = store.copy();
+    other.files.set(segmentName(SEGMENTS), foreign.files.get(segmentName(SEGMENTS)) ?? b(""));
+    await expect(log.clone("x", { head }, other)).rejects.toBeInstanceOf(LogError);
+    await expect(log.clone("x", { head: { ...head, hash: Buffer.alloc(32) } }, store)).rejects.toMatchObject({
+      reason: "diverged",
+    });
+    await expect(
+      log.clone("x", { head: { ...head, volume: Buffer.alloc(16) } }, store),
+    ).rejects.toMatchObject({
+      reason: "foreign",
+    });
+    expect(existsSync(log.path("x"))).toBe(false);
+    expect(await log.clone("whole", { head }, store)).toMatchObject({ segment: SEGMENTS });
+  });
+
+  it("has a head file of which no byte can be changed", () => {
+    const [remote] = log.remotes();
+    const volume = Buffer.from(log.volume.volumeId, "hex");
+    const bytes = encodeLogHead({ ...(remote ?? { log: b(""), segment: 0, hash: b("") }), volume });
+    for (let at = 0; at < bytes.length; at++) {
+      const flipped = Buffer.from(bytes);
+      flipped[at] = (flipped[at] ?? 0) ^ 1;
+      expect(decodeLogHead(flipped)).toBeUndefined();
+      expect(decodeLogHead(bytes.subarray(0, at))).toBeUndefined();
     }
   });
 });

@@ -1,0 +1,39 @@
+/**
+ * Gives a log a new secret. It goes on as another log: its first segment has the next number and names the one before it,
+ * and everything that the volume keeps is shipped again, under the new keys. Then all that the old secret opens is removed.
+ *
+ * Stopped at any moment, the next push goes on: an older key file that is still there says that something is left to do.
+ */
+import { randomBytes } from "node:crypto";
+import { listRemotes, type Remote } from "../core/remotes.ts";
+import { LogError } from "./errors.ts";
+import { putNote } from "./newlog.ts";
+import { Pusher, type PushOptions, type PushResult, type PushSite } from "./pusher.ts";
+import type { RemoteStore } from "./remote.ts";
+import { KEY_BYTES, LOG_BYTES, Sealer } from "./seal.ts";
+import { checkRemote } from "./setup.ts";
+
+/** Nobody else pushes to this remote meanwhile. @throws as Pusher.run */
+export async function rotate(
+  site: PushSite,
+  store: RemoteStore,
+  name: string,
+  options: PushOptions = {},
+): Promise<PushResult> {
+  await checkRemote(site, store, remoteOf(site, name));
+  const { segment, log, secret } = remoteOf(site, name);
+  const fresh = new Sealer(randomBytes(LOG_BYTES), randomBytes(KEY_BYTES));
+  await putNote(store, new Sealer(log, secret), fresh, segment + 1);
+  const hex = (bytes: Uint8Array) => Buffer.from(bytes).toString("hex");
+  await site.order({ do: "rotate", name, log: hex(fresh.log), secret: hex(fresh.secret) });
+  if (Buffer.compare(remoteOf(site, name).log, fresh.log) !== 0)
+    throw new LogError("unreachable", `${name}: the mount is of an older sqlfuse; unmount it, and try again`);
+  return await new Pusher(site, store, name, options).run();
+}
+
+function remoteOf(site: PushSite, name: string): Remote {
+  const found = listRemotes(site.db).find((one) => one.name === name);
+  if (found === undefined)
+    throw new LogError("unreachable", `${name}: no such remote; see: sqlfuse remote list`);
+  return found;
+}
