@@ -312,10 +312,12 @@ async function renewSecret(
   const { openRemote } = await import("../src/log/remote.ts");
   const progress = new Progress(flags.quiet);
   try {
-    const pushed = await rotate(site, await openRemote(remote.url, accessOf(signal, progress)), remote.name, {
-      breathe,
-      onProgress: ({ bytes }) => progress.tally(`shipping all to ${remote.name} anew: ${formatBytes(bytes)}`),
-    });
+    const store = await openRemote(remote.url, accessOf(signal, progress));
+    const onProgress = ({ bytes }: { readonly bytes: number }): void =>
+      progress.tally(`shipping all to ${remote.name} anew: ${formatBytes(bytes)}`);
+    const pushed = await pushingAlone(site, remote.name, () =>
+      rotate(site, store, remote.name, { breathe, onProgress }),
+    );
     progress.end();
     const gone = pushed.swept ?? { segments: 0, objects: 0, bytes: 0 };
     const text = `has a new secret, and everything again, ${formatBytes(pushed.bytes)}; ${goneText(gone)}`;

@@ -7,7 +7,7 @@
  * for the next parts.
  *
  * That a name is taken is looked up at the other end right before a file is put. Two machines that put the same name in the
- * same instant both hear that they were first, and one file stays: see D40.
+ * same instant both hear that they were first, and one file stays: see D42.
  */
 import { lstat, mkdir, readFile, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";

@@ -1,7 +1,7 @@
 /** The loop: when it reads, when it sleeps, when the volume gets its turn, how it ends. */
 import { describe, expect, test } from "vitest";
 import { E, FsError } from "../../src/base/errno.ts";
-import type { Ino } from "../../src/core/types.ts";
+import { type Ino, ROOT_INO } from "../../src/core/types.ts";
 import { invalAttributes } from "../../src/fuse/notify.ts";
 import { COUNTER, COUNTERS } from "../../src/fuse/server.ts";
 import { Session, type Stale } from "../../src/fuse/session.ts";
@@ -19,6 +19,12 @@ import {
   UNIQUE,
 } from "./frames.ts";
 
+/** INIT of one that knows no epochs. */
+const oldKernel = (): Buffer => {
+  const init = Buffer.from(INIT);
+  init.writeUInt32LE(34, 44); // minor
+  return init;
+};
 const LOOKUP = frame(1, bytes("6e00"));
 
 describe("the loop", () => {
@@ -204,12 +210,6 @@ describe("what is shown to the outside", () => {
 
 describe("a commit that failed", () => {
   const UNLINK = frame(10, bytes("7500"));
-  const oldKernel = (): Buffer => {
-    const init = Buffer.from(INIT);
-    init.writeUInt32LE(34, 44); // minor
-    return init;
-  };
-
   test("is announced once, with all that the kernel may believe wrongly", () => {
     const told: Stale[] = [];
     let failed = false;
@@ -226,7 +226,12 @@ describe("a commit that failed", () => {
     const counters = new Float64Array(COUNTERS);
     new Session(device, volume, { counters, onFailed: (lost) => told.push(lost) }).run();
     expect(told).toEqual([
-      { inos: [STAT.ino], names: [{ parent: NODEID, name: new Uint8Array([0x75]) }], incEpoch: false },
+      {
+        inos: [ROOT_INO, STAT.ino],
+        attributes: [],
+        names: [{ parent: NODEID, name: new Uint8Array([0x75]) }],
+        incEpoch: false,
+      },
     ]);
     expect(counters[COUNTER.failed]).toBe(1);
   });
@@ -247,6 +252,52 @@ describe("a commit that failed", () => {
       new Session(device, volume, { onFailed: (lost) => told.push(lost) }).run();
       expect(told.map(({ names }) => names)).toEqual([[]]);
     }
+  });
+});
+
+describe("a volume that another thread changes", () => {
+  const NOTHING = { everything: false, inodes: [], contents: [], entries: [] };
+
+  function session(init: Buffer, referenced: readonly number[] = []): Session {
+    const { volume } = noting({ "inodes.referenced": referenced });
+    const served = new Session(new ScriptedDevice(init), volume, { followed: () => 1 });
+    served.run();
+    return served;
+  }
+
+  test("has the kernel forget what it can know of what changed, and no more", () => {
+    const name = new Uint8Array([0x75]);
+    expect(
+      session(INIT, [5, 6]).changed({
+        ...NOTHING,
+        inodes: [5, 7],
+        contents: [6, 8, ROOT_INO],
+        entries: [
+          { parent: 5, name },
+          { parent: 7, name },
+        ],
+      }),
+    ).toEqual({ inos: [6, ROOT_INO], attributes: [5], names: [{ parent: 5, name }], incEpoch: false });
+  });
+
+  test("has it forget everything where that is not listed", () => {
+    const stale = session(INIT, [5]).changed({ ...NOTHING, everything: true });
+    expect(stale).toEqual({ inos: [ROOT_INO, 5], attributes: [], names: [], incEpoch: true });
+  });
+
+  test("lets a kernel that cannot forget all names keep them for a second only", () => {
+    expect(session(oldKernel()).timeoutSec).toBe(1);
+    expect(session(INIT).timeoutSec).toBeGreaterThan(1_000_000);
+  });
+
+  test("drops the listing of a directory at the first open after each change", () => {
+    let state = 1;
+    const { volume } = noting();
+    const served = new Session(new ScriptedDevice(), volume, { followed: () => state });
+    const directory = 9 as Ino;
+    expect([served.listingChanged(directory), served.listingChanged(directory)]).toEqual([true, false]);
+    state = 2;
+    expect([served.listingChanged(directory), served.listingChanged(directory)]).toEqual([true, false]);
   });
 });
 

@@ -451,6 +451,7 @@ describe.skipIf(impossible !== undefined)(`a mounted volume (${impossible ?? "mo
       expect(() => writeFileSync(join(mountpoint, "x"), "x")).toThrow(/EROFS/);
       expect(readFileSync(join(mountpoint, "file 3"))).toEqual(Buffer.alloc(100_000, "3"));
       expect(cli("pull", replica)).toContain("nothing new");
+      expect(cli("pull", mountpoint)).toContain("nothing new");
     } finally {
       cli("unmount", mountpoint);
     }
