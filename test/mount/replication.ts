@@ -24,12 +24,12 @@ export class Replication {
     succeed(this.source.cli(["push", "--quiet", this.source.file, "nas"]));
   }
 
-  /** A clone of what was pushed, not mounted. */
-  replica(): TestVolume {
+  /** A clone of what was pushed, not mounted. `flags`: of clone. */
+  replica(...flags: readonly string[]): TestVolume {
     const replica = TestVolume.create();
     this.#replicas.push(replica);
     rmSync(replica.file);
-    succeed(replica.cli(["clone", "--quiet", this.remote, replica.file]));
+    succeed(replica.cli(["clone", "--quiet", ...flags, this.remote, replica.file]));
     return replica;
   }
 
