@@ -1,8 +1,11 @@
 /** `sqlfuse pin` and `unpin`: which content a partial replica always has. */
+import { lstatSync } from "node:fs";
 import type { Command } from "commander";
 import type { Share } from "../src/core/partial.ts";
 import { type Ino, ROOT_INO } from "../src/core/types.ts";
 import type { Volume } from "../src/core/volume.ts";
+import type { PinOutcome } from "../src/host/logmessages.ts";
+import type { MountedVolume } from "../src/host/mounts.ts";
 import type { Fetched } from "../src/log/follower.ts";
 import type { Replica } from "../src/log/replica.ts";
 import { accessOf } from "./access.ts";
@@ -73,14 +76,18 @@ async function pin(first: string, inside: string | undefined, flags: Flags & { l
   }
   const progress = new Progress(flags.quiet);
   try {
-    const { blocks, bytes } = await interruptible("stopped; the next pull fetches the rest", (breath) =>
-      withReplica(where, flags, async (replica, ino) => {
-        const { openRemote } = await import("../src/log/remote.ts");
-        return await replica.pin(ino, await openRemote(replica.url, accessOf(breath.signal, progress)), {
-          breathe: breath.breathe,
-          onProgress: (fetched: Fetched) => progress.tally(`fetching: ${formatBytes(fetched.bytes)}`),
+    const { blocks, bytes } = await interruptible(
+      "stopped; the next pull fetches the rest",
+      async (breath) => {
+        if (where.mount !== undefined) return await askMount(where, where.mount, true);
+        return await withReplica(where, flags, async (replica, ino) => {
+          const { openRemote } = await import("../src/log/remote.ts");
+          return await replica.pin(ino, await openRemote(replica.url, accessOf(breath.signal, progress)), {
+            breathe: breath.breathe,
+            onProgress: (fetched: Fetched) => progress.tally(`fetching: ${formatBytes(fetched.bytes)}`),
+          });
         });
-      }),
+      },
     );
     progress.end();
     const fetched = blocks === 0 ? "all of it was here" : `${formatBytes(bytes)} fetched`;
@@ -92,13 +99,42 @@ async function pin(first: string, inside: string | undefined, flags: Flags & { l
 
 async function unpin(first: string, inside: string | undefined, flags: Flags): Promise<void> {
   const where = await findWhere(first, inside);
-  const wasPinned = await withReplica(where, flags, (replica, ino) => replica.unpin(ino));
+  const wasPinned =
+    where.mount === undefined
+      ? await withReplica(where, flags, (replica, ino) => replica.unpin(ino))
+      : (await askMount(where, where.mount, false)).wasPinned;
   if (!wasPinned)
     throw new ToolError(
       EXIT.unusable,
       `${wordsOf(where)}: is not pinned; see: sqlfuse pin --list ${quote(where.file)}`,
     );
   tell(flags, `${wordsOf(where)}: not pinned any more`, { path: where.path });
+}
+
+/** The process that serves a replica is the only one that writes to it. */
+async function askMount(
+  where: Where,
+  { pid = 0, mountpoint }: MountedVolume,
+  isPinned: boolean,
+): Promise<PinOutcome & { ok: true }> {
+  const { askControl } = await import("../src/host/control.ts");
+  const { LogError } = await import("../src/log/errors.ts");
+  const ino = inodeBelow(where, mountpoint);
+  const outcome = (await askControl(pid, { cmd: "pin", ino, isPinned })) as PinOutcome;
+  if (outcome.ok) return outcome;
+  if (outcome.reason !== undefined) throw new LogError(outcome.reason, outcome.message);
+  throw new ToolError(EXIT.unusable, outcome.message);
+}
+
+function inodeBelow(where: Where, mountpoint: string): Ino {
+  const path = Buffer.concat([Buffer.from(mountpoint), Buffer.from(where.path, "latin1")]);
+  const stat = lstatSync(path, { throwIfNoEntry: false });
+  if (stat === undefined) throw nothingAt(where);
+  return stat.ino as Ino;
+}
+
+function nothingAt(where: Where): ToolError {
+  return new ToolError(EXIT.unusable, `${wordsOf(where)}: no such file or directory`);
 }
 
 async function list({ file }: Where, flags: Flags): Promise<void> {
@@ -118,8 +154,7 @@ function inodeAt(volume: Volume, where: Where): Ino {
   let ino = ROOT_INO;
   for (const name of where.path.split("/").filter((part) => part !== "")) {
     const found = volume.tree.lookup(ino, Buffer.from(name, "latin1"));
-    if (found === undefined)
-      throw new ToolError(EXIT.unusable, `${wordsOf(where)}: no such file or directory`);
+    if (found === undefined) throw nothingAt(where);
     ino = found.ino;
   }
   return ino;

@@ -297,6 +297,10 @@ export class Volume {
     this.#prune.wake();
   }
 
+  get isPartial(): boolean {
+    return this.#store.partial !== undefined;
+  }
+
   /** How much of a partial replica is here; undefined for other volumes. */
   share(): Share | undefined {
     return this.#store.partial && this.#store.query(ROOT_INO, () => shareOf(this.#store.writer));

@@ -8,6 +8,7 @@ import { join } from "node:path";
 import { createInterface } from "node:readline";
 import type { HistoryOrder } from "../core/history.ts";
 import type { RemoteOrder } from "../core/remotes.ts";
+import type { Ino } from "../core/types.ts";
 import { HostError, type HostReason } from "./errors.ts";
 import type { Mounted, MountStatus } from "./mount.ts";
 import { makeRunDirectory, type Note, noteName, runDirectoriesOf, socketName } from "./rundir.ts";
@@ -18,6 +19,7 @@ export type ControlRequest =
   | { readonly cmd: "history"; readonly order: HistoryOrder }
   | { readonly cmd: "remote"; readonly order: RemoteOrder }
   | { readonly cmd: "pull" }
+  | { readonly cmd: "pin"; readonly ino: Ino; readonly isPinned: boolean }
   | { readonly cmd: "unmount"; readonly lazy: boolean };
 
 type ControlReply =
@@ -85,6 +87,8 @@ async function answer(mount: Mounted, line: string): Promise<ControlReply> {
         return { ok: true, result: await mount.history(request.order) };
       case "remote":
         return { ok: true, result: await mount.remote(request.order) };
+      case "pin":
+        return { ok: true, result: await mount.pin(request.ino, request.isPinned) };
       case "pull":
         return { ok: true, result: await mount.pull() };
       case "unmount":

@@ -9,12 +9,13 @@ import type { Key } from "../db/key.ts";
 import { AttendedStore } from "../log/attended.ts";
 import { LogError } from "../log/errors.ts";
 import { type Lag, lagsOf } from "../log/lag.ts";
+import type { OnDemand } from "../log/ondemand.ts";
 import { openRemote } from "../log/remote.ts";
 import { Replica } from "../log/replica.ts";
 import { openBeside } from "../log/site.ts";
 import type { TouchedRows } from "../log/touched.ts";
 import { Health } from "./health.ts";
-import type { PullOutcome, RemoteState } from "./logmessages.ts";
+import type { Came, PinOutcome, PullOutcome, RemoteState, Wants } from "./logmessages.ts";
 
 /** Of its page caches, each. */
 const CACHE_BYTES = 16 * 2 ** 20;
@@ -31,6 +32,8 @@ export interface FollowingOptions {
   readonly log: Log;
   /** Resolves when nobody keeps anything of the state before. */
   readonly changed: (touched: TouchedRows) => Promise<void>;
+  /** Told what became of blocks that were wanted. */
+  readonly came: (came: Came) => void;
 }
 
 export class Following {
@@ -39,6 +42,10 @@ export class Following {
   readonly #end = new AbortController();
   #replica: Replica | undefined;
   #store: AttendedStore | undefined;
+  /** Of a partial replica, since somebody read what was away. */
+  #demand: Promise<OnDemand> | undefined;
+  /** Name of the log that it fetches from. */
+  #demandLog = "";
   /** The pull under way; it may never end. */
   #pulling: Promise<PullOutcome> | undefined;
   #isSilent = false;
@@ -97,24 +104,89 @@ export class Following {
       const texts = { hash: hex(hash), volume: hex(volume), log: hex(log), createdNs: String(createdNs) };
       return { ok: true, ...rest, ...texts };
     } catch (error) {
-      const message = error instanceof Error ? error.message : String(error);
+      const message = textOf(error);
       if (!this.#end.signal.aborted) this.#health.failed(message, performance.now());
       return { ok: false, message, ...(error instanceof LogError ? { reason: error.reason } : {}) };
     }
   }
 
   async #pull(): ReturnType<Replica["pull"]> {
-    const { path, key, log, changed } = this.#options;
+    const replica = this.#opened();
+    const store = await this.#openedStore(replica);
+    const onApplied = this.#options.changed;
+    const result = await replica.pull(store, { breathe: this.#breath(), onApplied });
+    if (result.segments > 0) await this.#renewDemand(replica.log);
+    return result;
+  }
+
+  /** @throws OpenError, LogError */
+  #opened(): Replica {
+    const { path, key, log } = this.#options;
     this.#end.signal.throwIfAborted();
     this.#replica ??= new Replica(path, key, (line) => log("warn", line), {
       isHeld: true,
       cacheBytes: CACHE_BYTES,
     });
-    const replica = this.#replica;
-    this.#store ??= new AttendedStore(
-      await openRemote(replica.url, { signal: this.#end.signal, patienceMs: PATIENCE_MS }),
-    );
-    return await replica.pull(this.#store, { breathe: this.#breath(), onApplied: changed });
+    return this.#replica;
+  }
+
+  async #openedStore({ url }: Replica): Promise<AttendedStore> {
+    const { signal } = this.#end;
+    this.#store ??= new AttendedStore(await openRemote(url, { signal, patienceMs: PATIENCE_MS }));
+    return this.#store;
+  }
+
+  /** Has blocks of a partial replica fetched for who reads them. Never rejects. */
+  async fetch({ wanted, next, used }: Wants): Promise<void> {
+    try {
+      this.#demand ??= this.#begin();
+      const demand = await this.#demand;
+      demand.used(used);
+      demand.fetch(wanted, next);
+    } catch (error) {
+      this.#demand = undefined;
+      if (!this.#end.signal.aborted) this.#options.log("warn", textOf(error));
+      this.#options.came({ how: "refused", blocks: wanted });
+    }
+  }
+
+  async #begin(): Promise<OnDemand> {
+    const replica = this.#opened();
+    const store = await this.#openedStore(replica);
+    const { came, log } = this.#options;
+    this.#demandLog = replica.log;
+    return replica.onDemand(store.impatient(), {
+      arrived: (blocks) => came({ how: "arrived", blocks }),
+      refused: (blocks) => came({ how: "refused", blocks }),
+      recorded: (blocks) => came({ how: "recorded", blocks }),
+      log: (line) => log("warn", line),
+    });
+  }
+
+  /** Segments were applied: what is held is counted anew, and a log that has another secret by now is fetched from with that. */
+  async #renewDemand(log: string): Promise<void> {
+    const demand = await this.#demand?.catch(() => undefined);
+    demand?.changed();
+    if (demand === undefined || log === this.#demandLog) return;
+    this.#demand = undefined;
+    await demand.close();
+  }
+
+  /** Keeps a tree of a partial replica here, and fetches it, or lets it go again. Never rejects. */
+  async pin(ino: number, isPinned: boolean): Promise<PinOutcome> {
+    try {
+      const replica = this.#opened();
+      if (!isPinned) return { ok: true, wasPinned: await replica.unpin(ino), blocks: 0, bytes: 0 };
+      const store = await this.#openedStore(replica);
+      const { blocks, bytes } = await replica.pin(ino, store, { breathe: this.#breath() });
+      return { ok: true, wasPinned: false, blocks, bytes };
+    } catch (error) {
+      return {
+        ok: false,
+        message: textOf(error),
+        ...(error instanceof LogError ? { reason: error.reason } : {}),
+      };
+    }
   }
 
   #breath(): () => Promise<void> | undefined {
@@ -160,6 +232,12 @@ export class Following {
     clearTimeout(this.#timer);
     this.#end.abort(new Error("the mount ended"));
     this.#store?.giveUp();
+    const demand = await this.#demand?.catch(() => undefined);
+    await demand?.close();
     this.#replica?.close();
   }
+}
+
+function textOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
 }

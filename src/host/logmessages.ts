@@ -4,9 +4,12 @@
  */
 import type { LogLevel } from "../base/log.ts";
 import type { RemoteOrder, RemoteOutcome } from "../core/remotes.ts";
+import type { BlockNo } from "../core/types.ts";
 import type { KeyMessage } from "../db/key.ts";
 import type { LogReason } from "../log/errors.ts";
+import type { Fetched } from "../log/follower.ts";
 import type { Lag } from "../log/lag.ts";
+import type { Arrival } from "../log/ondemand.ts";
 import type { FollowResult } from "../log/replica.ts";
 import type { TouchedRows } from "../log/touched.ts";
 
@@ -44,11 +47,32 @@ export type PullOutcome =
   | ({ readonly ok: true } & Pulled)
   | { readonly ok: false; readonly reason?: LogReason; readonly message: string };
 
+export type PinOutcome =
+  /** What was fetched for it; `wasPinned`: before. */
+  | ({ readonly ok: true; readonly wasPinned: boolean } & Pick<Fetched, "blocks" | "bytes">)
+  | { readonly ok: false; readonly reason?: LogReason; readonly message: string };
+
+/** What is wanted of the blocks of a partial replica, by their numbers. */
+export interface Wants {
+  readonly wanted: readonly BlockNo[];
+  readonly next: readonly BlockNo[];
+  readonly used: readonly BlockNo[];
+}
+
+/** What became of blocks that were wanted: see Readers of src/log/ondemand.ts. */
+export type Came =
+  | { readonly how: "arrived"; readonly blocks: readonly Arrival[] }
+  | { readonly how: "recorded" | "refused"; readonly blocks: readonly BlockNo[] };
+
 export type ToLog =
   /** What became of an order. */
   | { readonly type: "obeyed"; readonly id: number; readonly outcome: RemoteOutcome }
   | { readonly type: "status"; readonly id: number }
   | { readonly type: "pull"; readonly id: number }
+  /** Who reads waits for the content of `wanted`, and will want that of `next`; `used` were read since the last time. */
+  | ({ readonly type: "fetch" } & Wants)
+  /** A tree is always to be here, or that no more. */
+  | { readonly type: "pin"; readonly id: number; readonly ino: number; readonly isPinned: boolean }
   /** Nobody keeps anything of the state before any more. */
   | { readonly type: "told"; readonly id: number }
   /** The mount is gone: there are so many milliseconds for what is left to do. */
@@ -60,11 +84,19 @@ export type FromLog =
   | { readonly type: "order"; readonly id: number; readonly order: RemoteOrder }
   | { readonly type: "status"; readonly id: number; readonly remotes: readonly RemoteState[] }
   | { readonly type: "pulled"; readonly id: number; readonly outcome: PullOutcome }
+  | { readonly type: "pinned"; readonly id: number; readonly outcome: PinOutcome }
+  | { readonly type: "fetched"; readonly came: Came }
   /** A segment was applied, and touched this. */
   | { readonly type: "changed"; readonly id: number; readonly touched: TouchedRows };
 
 /** What is asked of the thread, and what it answers. */
 export interface LogAnswers {
+  readonly pin: Extract<FromLog, { type: "pinned" }>;
   readonly status: Extract<FromLog, { type: "status" }>;
   readonly pull: Extract<FromLog, { type: "pulled" }>;
+}
+
+/** What of it is handed over and not copied: whoever sends it lets go of it. */
+export function contentsOf(came: Came): ArrayBuffer[] {
+  return came.how === "arrived" ? came.blocks.map(({ content }) => content.buffer as ArrayBuffer) : [];
 }

@@ -7,10 +7,21 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { Worker } from "node:worker_threads";
 import type { Log } from "../base/log.ts";
 import type { RemoteOrder, RemoteOutcome } from "../core/remotes.ts";
+import type { Ino } from "../core/types.ts";
 import type { Key } from "../db/key.ts";
 import type { TouchedRows } from "../log/touched.ts";
 import { HostError } from "./errors.ts";
-import type { FromLog, LogAnswers, LogOrder, PullOutcome, RemoteState, ToLog } from "./logmessages.ts";
+import type {
+  Came,
+  FromLog,
+  LogAnswers,
+  LogOrder,
+  PinOutcome,
+  PullOutcome,
+  RemoteState,
+  ToLog,
+  Wants,
+} from "./logmessages.ts";
 import type { MountOptions } from "./mount.ts";
 import { writeBack } from "./visitor.ts";
 
@@ -22,6 +33,7 @@ const CLOSE_MS = 1000;
 const ANSWER_MS = 1000;
 /** MiB in which its short-lived objects are made: as for the thread that serves. */
 const YOUNG_MB = 6;
+const ENDED = { ok: false, message: "the mount ended" } as const;
 
 /** What the thread wants of the mount. */
 export interface LoggedMount {
@@ -30,6 +42,8 @@ export interface LoggedMount {
   remote(order: RemoteOrder): Promise<RemoteOutcome>;
   /** Another state is to be seen from now on: resolves when nobody, the kernel neither, keeps what this touched. */
   changed(touched: TouchedRows): Promise<void>;
+  /** What was wanted of a partial replica came, or did not. */
+  fetched(came: Came): void;
 }
 
 export class LogThread {
@@ -78,6 +92,9 @@ export class LogThread {
         await this.#mount.changed(message.touched);
         this.#post({ type: "told", id: message.id });
         break;
+      case "fetched":
+        this.#mount.fetched(message.came);
+        break;
       default:
         this.#asked.get(message.id)?.(message);
         this.#asked.delete(message.id);
@@ -85,11 +102,13 @@ export class LogThread {
   }
 
   /** Undefined where the thread ends first. */
-  async #ask<T extends keyof LogAnswers>(type: T): Promise<LogAnswers[T] | undefined> {
+  async #ask<T extends keyof LogAnswers>(
+    question: Omit<Extract<ToLog, { type: T }>, "id">,
+  ): Promise<LogAnswers[T] | undefined> {
     const id = ++this.#lastId;
     const answer = new Promise<LogAnswers[T]>((resolve) => {
       this.#asked.set(id, resolve as (answer: FromLog) => void);
-      this.#post({ type, id });
+      this.#post({ ...question, id } as unknown as ToLog);
     });
     return await Promise.race([answer, this.#ended.then(() => undefined)]);
   }
@@ -106,13 +125,24 @@ export class LogThread {
   /** How the remotes are; undefined where it does not tell soon. */
   async states(): Promise<readonly RemoteState[] | undefined> {
     const none = sleep(ANSWER_MS, undefined, { ref: false });
-    return (await Promise.race([this.#ask("status"), none]))?.remotes;
+    return (await Promise.race([this.#ask<"status">({ type: "status" }), none]))?.remotes;
   }
 
   /** Has a replica pull what was pushed until now. */
   async pull(): Promise<PullOutcome> {
-    const answer = await this.#ask("pull");
-    return answer?.outcome ?? { ok: false, message: "the mount ended" };
+    const answer = await this.#ask<"pull">({ type: "pull" });
+    return answer?.outcome ?? ENDED;
+  }
+
+  /** Has a tree of a partial replica kept here, or no more. */
+  async pin(ino: Ino, isPinned: boolean): Promise<PinOutcome> {
+    const answer = await this.#ask<"pin">({ type: "pin", ino, isPinned });
+    return answer?.outcome ?? ENDED;
+  }
+
+  /** Has blocks fetched: `mount.fetched` is told. */
+  fetch(wants: Wants): void {
+    this.#post({ type: "fetch", ...wants });
   }
 
   /**

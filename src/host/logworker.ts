@@ -1,6 +1,6 @@
 /**
- * The thread that keeps the log of a mounted volume. It has an event loop, connections of its own, and the lowest
- * priority: who waits for the mount goes before it.
+ * The thread that keeps the log of a mounted volume. It has an event loop, connections of its own, and where it pushes the
+ * lowest priority: who waits for the mount goes before it.
  */
 import { setPriority } from "node:os";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -12,7 +12,7 @@ import type { RemoteOrder, RemoteOutcome } from "../core/remotes.ts";
 import { Key } from "../db/key.ts";
 import type { TouchedRows } from "../log/touched.ts";
 import { Following } from "./following.ts";
-import type { FromLog, LogOrder, PullOutcome, ToLog } from "./logmessages.ts";
+import { type Came, contentsOf, type FromLog, type LogOrder, type ToLog } from "./logmessages.ts";
 import { Pushing } from "./pushing.ts";
 
 assert(parentPort !== null, "logworker.ts runs as a worker");
@@ -67,16 +67,27 @@ async function changed(touched: TouchedRows): Promise<void> {
   });
 }
 
-async function pull(): Promise<PullOutcome> {
-  if (work instanceof Following) return await work.pull();
-  return { ok: false, message: `${order.path}: not a replica: it was not made by sqlfuse clone` };
+const NO_REPLICA = {
+  ok: false,
+  message: `${order.path}: not a replica: it was not made by sqlfuse clone`,
+} as const;
+
+/** Hands over content that is also recorded here: a copy of it. */
+function came(what: Came): void {
+  if (what.how !== "arrived") {
+    tell({ type: "fetched", came: what });
+    return;
+  }
+  const blocks = what.blocks.map(({ block, content }) => ({ block, content: content.slice() }));
+  const copied: Came = { how: "arrived", blocks };
+  port.postMessage({ type: "fetched", came: copied } satisfies FromLog, contentsOf(copied));
 }
 
 function begin(): Pushing | Following {
   const { path, intervalMs } = order;
   return order.role === "push"
     ? new Pushing({ path, key, intervalMs, log, order: have })
-    : new Following({ path, key, intervalMs, log, changed });
+    : new Following({ path, key, intervalMs, log, changed, came });
 }
 
 /** On Linux 0 is the thread that asks; elsewhere it would be the process. */
@@ -98,8 +109,16 @@ async function hear(message: ToLog): Promise<void> {
       tell({ type: "status", id: message.id, remotes: work.states() });
       break;
     case "pull":
-      tell({ type: "pulled", id: message.id, outcome: await pull() });
+      tell({ type: "pulled", id: message.id, outcome: (await following?.pull()) ?? NO_REPLICA });
       break;
+    case "fetch":
+      await following?.fetch(message);
+      break;
+    case "pin": {
+      const { id, ino, isPinned } = message;
+      tell({ type: "pinned", id, outcome: (await following?.pin(ino, isPinned)) ?? NO_REPLICA });
+      break;
+    }
     case "leave":
       await work.leave(message.graceMs);
       key.wipe();
@@ -107,6 +126,8 @@ async function hear(message: ToLog): Promise<void> {
   }
 }
 
-stepBack();
+// Somebody waits for what a partial replica fetches.
+if (order.role === "push") stepBack();
 const work = begin();
+const following = work instanceof Following ? work : undefined;
 port.on("message", (message: ToLog) => void hear(message));

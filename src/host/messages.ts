@@ -8,6 +8,7 @@ import type { KeyMessage } from "../db/key.ts";
 import type { Stale } from "../fuse/session.ts";
 import type { TouchedRows } from "../log/touched.ts";
 import type { HostReason } from "./errors.ts";
+import type { Came, Wants } from "./logmessages.ts";
 
 /** How the worker is started. */
 export interface WorkerOrder {
@@ -41,6 +42,8 @@ export type ToWorker =
   | { readonly type: "writtenBack" }
   | { readonly type: "history"; readonly id: number; readonly order: HistoryOrder }
   | { readonly type: "remote"; readonly id: number; readonly order: RemoteOrder }
+  /** What was wanted of a partial replica came, or did not. */
+  | { readonly type: "fetched"; readonly came: Came }
   /** Another thread changed this of a replica. */
   | { readonly type: "changed"; readonly id: number; readonly touched: TouchedRows }
   /** Stop serving, although the kernel has not let go. */
@@ -63,6 +66,8 @@ export type FromWorker =
   | { readonly type: "remote"; readonly id: number; readonly outcome: RemoteOutcome }
   /** Whoever asks from now on is served by the new state; the kernel is to forget what it keeps of the old one. */
   | { readonly type: "stale"; readonly id: number; readonly stale: Stale }
+  /** Somebody reads what is away. */
+  | ({ readonly type: "fetch" } & Wants)
   /** Nobody is served any more; orders still are. */
   | { readonly type: "ended" }
   | { readonly type: "closed"; readonly clean: boolean };

@@ -20,7 +20,14 @@ import { close, eventfd, write, writeAsync } from "../native/libc.ts";
 import { type Attachment, abort, adopt, attach, detach, raiseReadahead } from "./attachment.ts";
 import { HostError } from "./errors.ts";
 import { IdleEnd, IdleWatch } from "./idle.ts";
-import type { PullOutcome, RemoteState } from "./logmessages.ts";
+import {
+  type Came,
+  contentsOf,
+  type PinOutcome,
+  type PullOutcome,
+  type RemoteState,
+  type Wants,
+} from "./logmessages.ts";
 import { LogThread, logOrder, notFollowing } from "./logthread.ts";
 import type { FromWorker, Refusal, ToWorker, WorkerOrder } from "./messages.ts";
 import { inheritedFd } from "./mountpoint.ts";
@@ -120,6 +127,8 @@ export interface MountEnd {
 const YOUNG_MB = 6;
 /** The kernel notes an answer within microseconds, if its processor is not busy. */
 const NOTED_MS = 50;
+const FETCHLESS =
+  "this mount fetches nothing: what is not here is an I/O error; a mount without --read-only and --at does";
 /** A write to the kernel that takes longer waits for an answer that will not come. */
 const ANNOUNCE_MS = 1000;
 const RING = new Uint8Array(new BigUint64Array([1n]).buffer);
@@ -140,6 +149,8 @@ export interface Mounted {
   remote(order: RemoteOrder): Promise<RemoteOutcome>;
   /** Has a replica pull what was pushed until now. @throws HostError not-replica */
   pull(): Promise<PullOutcome>;
+  /** Has a tree of a partial replica kept here, or no more. @throws HostError not-replica */
+  pin(ino: Ino, isPinned: boolean): Promise<PinOutcome>;
   /** How its remotes are; undefined where nothing is pushed or pulled here, or that does not tell soon. */
   remoteStates(): Promise<readonly RemoteState[] | undefined>;
   /** @throws HostError busy, not-mounted, not-permitted */
@@ -175,6 +186,8 @@ export class Mount implements Mounted {
   #announced: Promise<void> = Promise.resolve();
   #logThread: LogThread | undefined;
   #follows = false;
+  /** It was said that nothing is fetched here. */
+  #isFetchless = false;
   #hurries = false;
   #hangs = false;
   #idle: IdleWatch | undefined;
@@ -278,8 +291,8 @@ export class Mount implements Mounted {
     });
   }
 
-  #post(message: ToWorker): void {
-    this.#worker.postMessage(message);
+  #post(message: ToWorker, handedOver: ArrayBuffer[] = []): void {
+    this.#worker.postMessage(message, handedOver);
     write(this.#wakeFd, RING, RING.length);
   }
 
@@ -314,6 +327,9 @@ export class Mount implements Mounted {
       case "remote":
         this.#remotes.get(message.id)?.(message.outcome);
         this.#remotes.delete(message.id);
+        break;
+      case "fetch":
+        this.#fetch(message);
         break;
       case "stale":
         this.#changes.get(message.id)?.(message.stale);
@@ -505,6 +521,25 @@ export class Mount implements Mounted {
     if (stale === undefined) return;
     this.#announced = this.#announced.then(() => this.#announce(stale));
     await this.#announced;
+  }
+
+  fetched(came: Came): void {
+    if (!this.#ended) this.#post({ type: "fetched", came }, contentsOf(came));
+  }
+
+  #fetch(wants: Wants): void {
+    if (this.#logThread !== undefined) {
+      this.#logThread.fetch(wants);
+      return;
+    }
+    if (!this.#isFetchless) this.#log("warn", `${this.#options.path}: ${FETCHLESS}`);
+    this.#isFetchless = true;
+    this.fetched({ how: "refused", blocks: wants.wanted });
+  }
+
+  async pin(ino: Ino, isPinned: boolean): Promise<PinOutcome> {
+    if (!this.#follows || this.#logThread === undefined) throw notFollowing(this.mountpoint);
+    return await this.#logThread.pin(ino, isPinned);
   }
 
   async pull(): Promise<PullOutcome> {

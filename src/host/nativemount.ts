@@ -18,7 +18,7 @@ import { describeFault, mountNative } from "../fusenative/bridge.ts";
 import { Operations } from "../fusenative/operations.ts";
 import { HostError } from "./errors.ts";
 import { IdleEnd, IdleWatch } from "./idle.ts";
-import type { PullOutcome, RemoteState } from "./logmessages.ts";
+import type { PinOutcome, PullOutcome, RemoteState } from "./logmessages.ts";
 import { LogThread, logOrder, notFollowing } from "./logthread.ts";
 import type { DetachOrder, DetachReport } from "./messages.ts";
 import type { MountEnd, Mounted, MountOptions, MountStatus } from "./mount.ts";
@@ -154,6 +154,14 @@ export class NativeMount implements Mounted {
   /** A segment was applied. The kernel keeps nothing here but names, for a second. */
   async changed(): Promise<void> {
     this.#server.operations?.changed();
+  }
+
+  /** Nothing is wanted over this transport: what is away is EIO there. */
+  fetched(): void {}
+
+  async pin(ino: Ino, isPinned: boolean): Promise<PinOutcome> {
+    if (!this.#volume.follows || this.#logThread === undefined) throw notFollowing(this.mountpoint);
+    return await this.#logThread.pin(ino, isPinned);
   }
 
   async pull(): Promise<PullOutcome> {

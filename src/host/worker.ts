@@ -9,7 +9,9 @@ import { DamageError } from "../base/errno.ts";
 import type { LogLevel } from "../base/log.ts";
 import { OpenError } from "../core/errors.ts";
 import { obeyHistory } from "../core/history.ts";
+import { Visiting } from "../core/partial.ts";
 import { obeyRemotes } from "../core/remotes.ts";
+import type { BlockNo } from "../core/types.ts";
 import { DEFAULT_CACHE_BYTES, Volume } from "../core/volume.ts";
 import { Key } from "../db/key.ts";
 import { Connection } from "../fuse/device.ts";
@@ -17,6 +19,7 @@ import type { PastSource } from "../fuse/hidden.ts";
 import { Session } from "../fuse/session.ts";
 import { pageSize } from "../native/libc.ts";
 import { AideThread } from "./aide.ts";
+import type { Came } from "./logmessages.ts";
 import type { FromWorker, Opened, Refusal, ToWorker, WorkerOrder } from "./messages.ts";
 import { volumeOptions } from "./start.ts";
 
@@ -27,6 +30,8 @@ const cacheBytes = order.cacheBytes ?? DEFAULT_CACHE_BYTES;
 /** The aide's page cache, beside the volume's: what it reads in long runs is read once. */
 const AIDE_SHARE = 1 / 8;
 
+/** Of a partial replica: what was fetched and is not recorded yet, for the present and the past. */
+const visiting = new Visiting();
 /** Of each snapshot that is looked at inside the mount. */
 const VIEW_CACHE_BYTES = 8 * 2 ** 20;
 
@@ -56,6 +61,7 @@ function openVolume(key: Key): Volume | undefined {
       ...volumeOptions(order, (line) => log("warn", line)),
       answersFirst: true,
       copier: aide,
+      visiting,
     });
   } catch (error) {
     tell({ type: "refused", refusal: refusalOf(error) });
@@ -76,6 +82,7 @@ function serve(volume: Volume, fd: number): boolean {
     pageSize: pageSize(),
     secondReader: aide,
     past: volume.at === undefined ? pastOf(volume) : undefined,
+    fetcher: volume.isPartial ? { fetch: (wanted, next) => wants(volume, wanted, next) } : undefined,
     followed: volume.follows ? () => volume.followed : undefined,
     onWriteBack: () => tell({ type: "writeBack" }),
     counters: new Float64Array(order.counters),
@@ -92,9 +99,12 @@ function serve(volume: Volume, fd: number): boolean {
   const obey = (message: ToWorker): void => {
     if (message.type === "stop") session.stop();
     else if (message.type === "writtenBack") session.writtenBack();
-    else if (message.type === "changed")
+    else if (message.type === "fetched") takeIn(session, message.came);
+    else if (message.type === "changed") {
+      // A log that started over may have other content under a number.
+      visiting.clear();
       tell({ type: "stale", id: message.id, stale: session.changed(message.touched) });
-    else obeyOrder(volume, message);
+    } else obeyOrder(volume, message);
   };
   try {
     const end = session.run();
@@ -105,6 +115,26 @@ function serve(volume: Volume, fd: number): boolean {
     return false;
   } finally {
     session.close();
+  }
+}
+
+function wants(volume: Volume, wanted: readonly BlockNo[], next: readonly BlockNo[]): void {
+  tell({ type: "fetch", wanted, next, used: volume.takeUsed() });
+}
+
+/** What came visits until it can be read in the replica, and who waits for it is answered. */
+function takeIn(session: Session, came: Came): void {
+  switch (came.how) {
+    case "arrived":
+      for (const { block, content } of came.blocks) visiting.add(block, content);
+      session.arrived(came.blocks.map(({ block }) => block));
+      break;
+    case "recorded":
+      for (const block of came.blocks) visiting.drop(block);
+      session.arrived(came.blocks);
+      break;
+    case "refused":
+      session.refused(came.blocks);
   }
 }
 
@@ -139,7 +169,7 @@ function pastOf({ path, history }: Volume): PastSource {
     open(epoch) {
       try {
         const onLog = (line: string): void => log("warn", line);
-        return Volume.open(path, key, { at: { epoch }, cacheBytes: VIEW_CACHE_BYTES, onLog });
+        return Volume.open(path, key, { at: { epoch }, cacheBytes: VIEW_CACHE_BYTES, onLog, visiting });
       } catch (error) {
         if (error instanceof OpenError && error.reason === "no-snapshot") return undefined;
         throw error;

@@ -43,6 +43,24 @@ export class AttendedStore implements RemoteStore {
     return this.#waiting === 0 ? 0 : this.#nowMs() - this.#lastMs;
   }
 
+  /** The same, for one who reads: what does not answer is refused, and later calls at once until it does. */
+  impatient(): RemoteStore {
+    const get: RemoteStore["get"] = async (name, from, length) => {
+      const got = this.get(name, from, length);
+      // It is awaited by nobody where it comes too late.
+      got.catch(() => {});
+      if (await this.outlasts(got)) return await got;
+      throw new LogError("unreachable", `${this.url}: does not answer`);
+    };
+    return {
+      url: this.url,
+      list: (prefix) => this.list(prefix),
+      put: (name, bytes) => this.put(name, bytes),
+      remove: (name) => this.remove(name),
+      get,
+    };
+  }
+
   /** All calls from now on are refused. */
   giveUp(): void {
     this.#isGivenUp = true;

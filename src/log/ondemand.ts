@@ -5,6 +5,7 @@
  * not recorded when the process died is fetched again. Who waits comes before what is read ahead; a block that is on
  * its way is not asked for again.
  */
+import type { BlockNo } from "../core/types.ts";
 import type { Database } from "../db/database.ts";
 import { SqliteError } from "../db/errors.ts";
 import { LogError } from "./errors.ts";
@@ -13,13 +14,18 @@ import { Holdings } from "./holdings.ts";
 import type { RemoteStore } from "./remote.ts";
 import type { Sealer } from "./seal.ts";
 
+export interface Arrival {
+  readonly block: BlockNo;
+  readonly content: Uint8Array;
+}
+
 /** Who reads. */
 export interface Readers {
-  arrived(blocks: readonly { readonly block: number; readonly content: Uint8Array }[]): void;
+  arrived(blocks: readonly Arrival[]): void;
   /** These cannot be had now. */
-  refused(blocks: readonly number[]): void;
-  /** These can be read in the replica from now on. */
-  recorded(blocks: readonly number[]): void;
+  refused(blocks: readonly BlockNo[]): void;
+  /** These can be read in the replica from now on, or no file has them any more. */
+  recorded(blocks: readonly BlockNo[]): void;
   log(line: string): void;
 }
 
@@ -34,6 +40,8 @@ const RECORD_BYTES = 8 * 2 ** 20;
 const RECORD_MS = 300;
 /** While more waits to be recorded, what arrives is not: it only visits. */
 const MOST_BYTES = 48 * 2 ** 20;
+/** The -wal is copied when it has so many bytes of content, or nothing is on its way. */
+const COPY_BYTES = 24 * 2 ** 20;
 
 export class OnDemand {
   readonly #db: Database;
@@ -48,11 +56,13 @@ export class OnDemand {
   #wanted: Range[] = [];
   #next: Range[] = [];
   /** Blocks that are asked for and have not come. */
-  readonly #asked = new Set<number>();
+  readonly #asked = new Set<BlockNo>();
   readonly #flights = new Set<Promise<void>>();
   #unrecorded: FetchedBlock[] = [];
   #unrecordedBytes = 0;
-  #used = new Set<number>();
+  /** Bytes of content that were recorded since the -wal was copied. */
+  #uncopied = 0;
+  #used = new Set<BlockNo>();
   #timer: NodeJS.Timeout | undefined;
   #recording: Promise<void> | undefined;
   #lastLine = "";
@@ -79,7 +89,7 @@ export class OnDemand {
   }
 
   /** Asks for blocks that somebody waits for, and for some that he may want next. */
-  fetch(wanted: readonly number[], next: readonly number[]): void {
+  fetch(wanted: readonly BlockNo[], next: readonly BlockNo[]): void {
     this.#hurry(new Set(wanted));
     this.#wanted.push(...this.#rangesOf(wanted, true));
     this.#next.push(...this.#rangesOf(next, false));
@@ -87,29 +97,30 @@ export class OnDemand {
   }
 
   /** What was asked for ahead, and is waited for now, goes first. */
-  #hurry(wanted: ReadonlySet<number>): void {
-    const isWanted = ({ blocks }: Range): boolean => blocks.some(({ number }) => wanted.has(number));
+  #hurry(wanted: ReadonlySet<BlockNo>): void {
+    const isWanted = ({ blocks }: Range): boolean =>
+      blocks.some(({ number }) => wanted.has(number as BlockNo));
     this.#wanted.push(...this.#next.filter(isWanted));
     this.#next = this.#next.filter((range) => !isWanted(range));
   }
 
-  #rangesOf(blocks: readonly number[], isWaitedFor: boolean): Range[] {
+  #rangesOf(blocks: readonly BlockNo[], isWaitedFor: boolean): Range[] {
     const asked = blocks.filter((block) => !this.#asked.has(block));
     const places = this.#committed.places(asked);
-    for (const { number } of places) this.#asked.add(number);
+    for (const { number } of places) this.#asked.add(number as BlockNo);
     if (isWaitedFor) this.#settle(asked.filter((block) => !this.#asked.has(block)));
     return rangesOf(places, RANGE_BYTES);
   }
 
   /** What is waited for and has no place has come meanwhile, or no file has it any more, or it is lost. */
-  #settle(others: readonly number[]): void {
+  #settle(others: readonly BlockNo[]): void {
     if (others.length === 0) return;
     const lost = others.filter((block) => this.#committed.isAway(block));
     if (lost.length > 0) this.#refuse(lost, `it is not known where block ${lost[0]} is`);
     this.#readers.recorded(others.filter((block) => !lost.includes(block)));
   }
 
-  #refuse(blocks: readonly number[], line: string): void {
+  #refuse(blocks: readonly BlockNo[], line: string): void {
     if (line !== this.#lastLine) this.#readers.log(line);
     this.#lastLine = line;
     this.#readers.refused(blocks);
@@ -131,23 +142,25 @@ export class OnDemand {
     try {
       const part = await getRange(this.#store, range);
       const fetched = [...openRange(this.#store, this.#sealer, range, part)];
-      this.#readers.arrived(fetched.map(({ block, content }) => ({ block: block.number, content })));
+      this.#readers.arrived(
+        fetched.map(({ block, content }) => ({ block: block.number as BlockNo, content })),
+      );
       this.#lastLine = "";
       this.#record(fetched);
     } catch (error) {
       if (!(error instanceof LogError)) throw error;
       // Who waits for them gets EIO; who asks again has them asked for again.
       this.#refuse(
-        range.blocks.map(({ number }) => number),
+        range.blocks.map(({ number }) => number as BlockNo),
         error.message,
       );
     } finally {
-      for (const { number } of range.blocks) this.#asked.delete(number);
+      for (const { number } of range.blocks) this.#asked.delete(number as BlockNo);
     }
   }
 
   /** Blocks that were read just now. */
-  used(blocks: readonly number[]): void {
+  used(blocks: readonly BlockNo[]): void {
     for (const block of blocks) this.#used.add(block);
     if (blocks.length > 0) this.#recordSoon();
   }
@@ -179,8 +192,10 @@ export class OnDemand {
   async #write(): Promise<void> {
     const fetched = this.#unrecorded;
     const used = this.#used;
+    const bytes = this.#unrecordedBytes;
     [this.#unrecorded, this.#unrecordedBytes, this.#used] = [[], 0, new Set()];
-    this.#db.exec("BEGIN IMMEDIATE");
+    // What a power loss takes is fetched again; a segment that is applied later syncs this as well.
+    this.#db.exec("PRAGMA synchronous = NORMAL; BEGIN IMMEDIATE");
     try {
       for (const { block, data } of fetched)
         if (this.#holdings.lacks(block)) this.#holdings.take(block, data);
@@ -194,9 +209,15 @@ export class OnDemand {
       if (!(error instanceof SqliteError)) throw error;
       this.#readers.log(`what was fetched cannot be kept: ${error.message}`);
       return;
+    } finally {
+      this.#db.exec("PRAGMA synchronous = FULL");
     }
-    this.#db.checkpointPassive();
-    this.#readers.recorded(fetched.map(({ block }) => block.number));
+    this.#uncopied += bytes;
+    if (this.#uncopied >= COPY_BYTES || this.#flights.size === 0) {
+      this.#db.checkpointPassive();
+      this.#uncopied = 0;
+    }
+    this.#readers.recorded(fetched.map(({ block }) => block.number as BlockNo));
   }
 
   /** A segment was applied: figures are counted anew. */

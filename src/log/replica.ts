@@ -2,7 +2,6 @@
 import { NewVolume } from "../core/create.ts";
 import { OpenError } from "../core/errors.ts";
 import { hexMeta, isReplica, numberMeta, requireFeature } from "../core/format.ts";
-import { isPartial } from "../core/partial.ts";
 import { listRemotes, type Remote } from "../core/remotes.ts";
 import { Volume, type VolumeOptions } from "../core/volume.ts";
 import { Database } from "../db/database.ts";
@@ -204,6 +203,7 @@ export class Replica {
         throw new OpenError("unreadable", path, `${path}: the file or its directory cannot be written`);
       this.#db = new Database(this.#volume.path, key, { mode: "readwrite", cacheBytes });
       this.#db.exec("PRAGMA busy_timeout = 10000; PRAGMA synchronous = FULL; PRAGMA temp_store = MEMORY");
+      this.#db.exec("PRAGMA wal_autocheckpoint = 0");
       originOf(this.#db);
     } catch (error) {
       this.close();
@@ -215,8 +215,9 @@ export class Replica {
     return originOf(this.#db).url;
   }
 
-  get isPartial(): boolean {
-    return isPartial(this.#db);
+  /** Name of the log that it follows now, in hexadecimal. */
+  get log(): string {
+    return Buffer.from(originOf(this.#db).log).toString("hex");
   }
 
   /** Has `run` done when nothing else writes. */

@@ -55,7 +55,7 @@ async function fetch(
       recorded: (blocks) => came.recorded.push(...blocks),
       log: (line) => came.lines.push(line),
     });
-    demand.fetch(wanted, next);
+    demand.fetch(wanted as BlockNo[], next as BlockNo[]);
     await demand.idle();
     await demand.close();
   } finally {

@@ -78,34 +78,40 @@ async function pushed(): Promise<void> {
 const names = () => [...fake.files.keys()].sort();
 
 /** Puts another file into the volume. */
-async function change(content: Buffer | string, name = "more"): Promise<void> {
-  writeFileSync(at(name), content);
-  await ok("put", vault, at(name), `/${name}`);
+async function change(content: Buffer | string): Promise<void> {
+  writeFileSync(at("more"), content);
+  await ok("put", vault, at("more"), "/more");
 }
 
 describe("a volume with an object store as its remote", () => {
-  it("is cloned, followed by pulls, verified, and its log is let go of what is not needed", async () => {
+  it("is cloned, and followed by pulls", async () => {
     const replica = at("replica.sqlite");
     await pushed();
     expect(await ok("clone", fake.url(), replica)).toMatch(/: a replica, as of segment 1 /);
     await expectEqual(replica);
-    for (let i = 0; i < 3; i++) {
+    for (let i = 0; i < 2; i++) {
       await change(`version ${i} `.repeat(10_000));
       await ok("push", vault);
     }
-    expect(await ok("pull", replica)).toMatch(/: 3 segments applied, to 4, /);
+    expect(await ok("pull", replica)).toMatch(/: 2 segments applied, to 3, /);
     await expectEqual(replica);
+  });
+
+  it("is verified, and its log is let go of what is not needed", async () => {
+    await pushed();
+    await change("another ".repeat(10_000));
+    await ok("push", vault);
+    await change("a third ".repeat(10_000));
     expect(await ok("remote", "verify", "--read-data", "100", vault)).toMatch(
-      /^store: all is there: 4 segments/,
+      /^store: all is there: 2 segments/,
     );
     const before = names().length;
     await ok("remote", "gc", vault);
     expect(names().length).toBeLessThan(before);
     await ok("remote", "verify", "--read-data", "100", vault);
-    await ok("pull", replica);
     await ok("clone", "--restore", fake.url(), at("restored.sqlite"));
     await expectEqual(at("restored.sqlite"));
-    expect(await ok("log-dump", fake.url())).toMatch(/^segment number=5 /);
+    expect(await ok("log-dump", fake.url())).toMatch(/^segment number=3 /);
   });
 
   it("has nothing there that tells names or contents, and no secret key in it", async () => {
@@ -134,10 +140,10 @@ describe("a volume with an object store as its remote", () => {
       for (const damaged of [flipped, truncated]) {
         fake.files.set(name, damaged(good.get(name) ?? Buffer.alloc(0)));
         await fails(20, /: /, ["pull", replica]);
-        expect(await dumpOf(replica)).toBe(shown);
       }
       fake.files.set(name, good.get(name) ?? Buffer.alloc(0));
     }
+    expect(await dumpOf(replica)).toBe(shown);
     await ok("pull", replica);
     fake.files.clear();
     for (const [name, bytes] of old) fake.files.set(name, bytes);
@@ -148,7 +154,9 @@ describe("a volume with an object store as its remote", () => {
 
   it("ships nothing twice when its push is killed again and again, and its replica equals it", async () => {
     const FILES = 8;
-    for (let i = 0; i < FILES; i++) await change(noise(2_000_000, i), `file ${i}`);
+    mkdirSync(at("many"));
+    for (let i = 0; i < FILES; i++) writeFileSync(at(`many/${i}`), noise(2_000_000, i));
+    await ok("put", vault, at("many"), "/");
     await ok("remote", "add", vault, "store", fake.url());
     const OBJECT = 5 * 2 ** 20;
     const FLIGHTS = 4;
