@@ -192,6 +192,7 @@ export class Applier {
     while (dropped.step()) this.#released.add(dropped.int(0));
     for (const table of ["inode", "xattr", "extent"])
       this.#retire(table, "ino = ?1", (row) => row.bindInt(1, ino));
+    this.#sql("DELETE FROM pin WHERE ino = ?1").bindInt(1, ino).run();
   }
 
   #entry(entry: EntryRecord): void {

@@ -15,7 +15,7 @@ import { type Link, toldOf } from "./chain.ts";
 import { LogError } from "./errors.ts";
 import { fetchBlocks, provenContent } from "./fetcher.ts";
 import { decodeRecord, type LogRecord, META_KEYS, type ObjectRef, type Segment } from "./format.ts";
-import { Holdings } from "./holdings.ts";
+import { BATCH, Holdings } from "./holdings.ts";
 import { objectName, type RemoteStore } from "./remote.ts";
 import { hashOf, type Sealer } from "./seal.ts";
 import { Touched, type TouchedRows } from "./touched.ts";
@@ -116,6 +116,7 @@ export class Follower {
     this.#db.exec(
       "DELETE FROM block WHERE id NOT IN (SELECT block FROM extent UNION ALL SELECT block FROM extent_past)",
     );
+    this.#db.exec("DELETE FROM pin WHERE ino NOT IN (SELECT ino FROM inode)");
     this.#holdings?.dropUnnamed();
   }
 
@@ -130,8 +131,9 @@ export class Follower {
       this.#db.rollBack();
       throw error;
     }
-    this.#db.checkpointPassive();
+    // Also where the disk is full by now, so that the -wal cannot be copied.
     await this.#options.onApplied?.(touched.rows());
+    this.#db.checkpointPassive();
   }
 
   async #apply({ segment, hash }: Link, startsOver: boolean, touched: Touched): Promise<void> {
@@ -191,30 +193,45 @@ export class Follower {
     });
   }
 
-  /** A partial replica has what is to be kept there, of these files or of all. */
+  /**
+   * A partial replica has what is to be kept there, of all files or of those that a segment names: what is left of a pin that
+   * was stopped can be too much for one transaction.
+   */
   async #fetchKept(inos: ReadonlySet<number> | undefined): Promise<void> {
-    this.#holdings?.keepSmall(inos);
-    this.#holdings?.keepPinned();
-    while (await this.#fetchDue());
+    const holdings = this.#holdings;
+    if (holdings === undefined) return;
+    const kept = [...holdings.keepSmall(inos), ...holdings.keepPinned()];
+    if (inos === undefined) while (await this.#fetchDue(holdings));
+    else
+      for (let i = 0; i < kept.length; i += BATCH)
+        await this.#take(holdings, holdings.places(kept.slice(i, i + BATCH)));
+  }
+
+  async #take(holdings: Holdings, blocks: readonly WantedBlock[]): Promise<void> {
+    await this.#fetch(blocks, (block, data) => holdings.take(block, data));
   }
 
   /** Whether there was anything to fetch. */
-  async #fetchDue(): Promise<boolean> {
-    const due = this.#holdings?.due() ?? [];
-    await this.#fetch(due, (block, data) => this.#holdings?.take(block, data));
+  async #fetchDue(holdings: Holdings): Promise<boolean> {
+    const due = holdings.due();
+    await this.#take(holdings, due);
     return due.length > 0;
   }
 
+  /** Has what is pinned kept, and fetches it, a part in each transaction. @throws LogError, SqliteError */
+  async fetchPinned(): Promise<void> {
+    await this.#transaction(false, async () => void this.#holdings?.keepPinned());
+    await this.fetchLeft();
+  }
+
   /** Fetches what a partial replica is to keep and has not, a part in each transaction. @throws LogError, SqliteError */
-  async fetchKept(): Promise<void> {
+  async fetchLeft(): Promise<void> {
+    const holdings = this.#holdings;
     try {
-      await this.#transaction(false, async () => this.#holdings?.keepPinned());
-      for (let more = true; more; )
-        await this.#transaction(false, async () => {
-          more = await this.#fetchDue();
-        });
+      while (holdings?.isDue === true)
+        await this.#transaction(false, async () => void (await this.#fetchDue(holdings)));
     } finally {
-      this.#holdings?.close();
+      holdings?.close();
     }
   }
 

@@ -11,16 +11,12 @@ import type { Statement } from "../db/statement.ts";
 import type { WantedBlock } from "./applier.ts";
 
 /** Blocks that are looked for or evicted in one go. */
-const BATCH = 1024;
+export const BATCH = 1024;
 /** What is evicted beyond need, as a share of the limit, so that it need not be done for each block. */
 const SPARE = 1 / 16;
 
 const PLACES = `SELECT p.block, p.id, b.place, b.length, b.codec, o.name, o.salt FROM partial_block AS p
   JOIN remote_block AS b ON b.remote = ?1 AND b.id = p.id JOIN remote_object AS o ON o.number = b.object`;
-
-/** All that is in `seeds`, a query of inode numbers, and below it. */
-const treeOf = (seeds: string) =>
-  `WITH RECURSIVE tree (ino) AS (${seeds} UNION SELECT d.ino FROM dirent AS d JOIN tree AS t ON d.parent = t.ino)`;
 
 export class Holdings {
   readonly #db: Database;
@@ -70,26 +66,34 @@ export class Holdings {
     this.#bytes = undefined;
   }
 
-  /** Has the blocks of these files kept, so far as they are small; of all files where `inos` is undefined. */
-  keepSmall(inos: Iterable<number> | undefined): void {
+  /**
+   * Has the blocks of these files kept, so far as they are small, and gives those that were not; of all files where `inos` is
+   * undefined, and gives none.
+   */
+  keepSmall(inos: Iterable<number> | undefined): number[] {
     const small = `UPDATE partial_block SET keep = 1 WHERE keep = 0 AND block IN (SELECT e.block FROM extent AS e
       JOIN inode AS i ON i.ino = e.ino WHERE i.size <= ${SMALL_BYTES}`;
+    this.#bytes = undefined;
+    const kept: number[] = [];
     if (inos === undefined) this.#sql(`${small})`).run();
     else {
-      const one = this.#sql(`${small} AND i.ino = ?1)`);
-      for (const ino of inos) one.bindInt(1, ino).run();
+      const one = this.#sql(`${small} AND i.ino = ?1) RETURNING block`);
+      for (const ino of inos) kept.push(...numbersOf(one.bindInt(1, ino)));
     }
-    this.#bytes = undefined;
+    return kept;
   }
 
-  /** Has the blocks of what is pinned kept. */
-  keepPinned(): void {
-    const tree = treeOf("SELECT ino FROM pin");
-    this.#sql(
-      `${tree} UPDATE partial_block SET keep = 1 WHERE keep = 0 AND block IN
-         (SELECT e.block FROM extent AS e JOIN tree AS t ON e.ino = t.ino)`,
-    ).run();
+  /** Has the blocks of what is pinned kept, and gives those that were not. */
+  keepPinned(): number[] {
     this.#bytes = undefined;
+    return numbersOf(
+      this.#sql(
+        `WITH RECURSIVE tree (ino) AS (SELECT ino FROM pin
+           UNION SELECT d.ino FROM dirent AS d JOIN tree AS t ON d.parent = t.ino)
+         UPDATE partial_block SET keep = 1 WHERE keep = 0 AND block IN
+           (SELECT e.block FROM extent AS e JOIN tree AS t ON e.ino = t.ino) RETURNING block`,
+      ),
+    );
   }
 
   /** Lets the blocks of what was pinned go again, but for what else keeps them. False where it was not. */
@@ -98,12 +102,11 @@ export class Holdings {
     try {
       this.#sql("DELETE FROM pin WHERE ino = ?1").bindInt(1, ino).run();
       const wasPinned = this.#db.changes > 0;
+      // Also of what was moved out of a pinned tree. A small file may have some of a large one's blocks.
       this.#sql(
-        `${treeOf("SELECT ?1")} UPDATE partial_block SET keep = 0 WHERE keep = 1 AND block IN
-           (SELECT e.block FROM extent AS e JOIN tree AS t ON e.ino = t.ino)`,
-      )
-        .bindInt(1, ino)
-        .run();
+        `UPDATE partial_block SET keep = 0 WHERE keep = 1 AND block IN
+           (SELECT e.block FROM extent AS e JOIN inode AS i ON i.ino = e.ino WHERE i.size > ${SMALL_BYTES})`,
+      ).run();
       this.keepSmall(undefined);
       this.keepPinned();
       this.evict();
@@ -112,6 +115,14 @@ export class Holdings {
     } finally {
       if (!this.#db.autocommit) this.#db.rollBack();
     }
+  }
+
+  /** Whether any block that is to be kept is away, and it is known where it is. */
+  get isDue(): boolean {
+    const row = this.#sql(`${PLACES} WHERE p.keep = 1 AND p.used = 0 LIMIT 1`).bindInt(1, this.#remote);
+    const isDue = row.step();
+    row.reset();
+    return isDue;
   }
 
   /** The next blocks that are to be kept and are away, those of one object together; none: all are here. */
@@ -231,6 +242,13 @@ export class Holdings {
   recount(): void {
     this.#bytes = undefined;
   }
+}
+
+/** The first column of all rows. */
+function numbersOf(rows: Statement): number[] {
+  const numbers: number[] = [];
+  while (rows.step()) numbers.push(rows.int(0));
+  return numbers;
 }
 
 /** Seconds since 1970. */

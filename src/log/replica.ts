@@ -192,6 +192,7 @@ export class Replica {
   readonly #db: Database;
   /** Whoever writes to it next waits for this. */
   #turn: Promise<unknown> = Promise.resolve();
+  #closed = false;
 
   /** `key` is used until `close`; `options`: as of a volume. @throws OpenError as Volume.open; LogError: it is no replica */
   constructor(path: string, key: Key, onLog: (line: string) => void, options: ReplicaOptions = {}) {
@@ -202,13 +203,17 @@ export class Replica {
       if (this.#volume.readOnly)
         throw new OpenError("unreadable", path, `${path}: the file or its directory cannot be written`);
       this.#db = new Database(this.#volume.path, key, { mode: "readwrite", cacheBytes });
-      this.#db.exec("PRAGMA busy_timeout = 10000; PRAGMA synchronous = FULL; PRAGMA temp_store = MEMORY");
-      this.#db.exec("PRAGMA wal_autocheckpoint = 0");
+      this.#configure();
       originOf(this.#db);
     } catch (error) {
       this.close();
       throw error;
     }
+  }
+
+  #configure(): void {
+    this.#db.exec("PRAGMA busy_timeout = 10000; PRAGMA synchronous = FULL; PRAGMA temp_store = MEMORY");
+    this.#db.exec("PRAGMA wal_autocheckpoint = 0");
   }
 
   get url(): string {
@@ -222,9 +227,19 @@ export class Replica {
 
   /** Has `run` done when nothing else writes. */
   #exclusively<T>(run: () => Promise<T>): Promise<T> {
-    const done = this.#turn.then(run);
+    const done = this.#turn.then(() => {
+      this.#heal();
+      return run();
+    });
     this.#turn = done.catch(() => {});
     return done;
+  }
+
+  /** A connection that met a damaged page fails every call from then on: it is opened anew. @throws SqliteError */
+  #heal(): void {
+    if (this.#closed || (this.#db.isOpen && !this.#db.isPoisoned)) return;
+    this.#db.reopen();
+    this.#configure();
   }
 
   #sealer(): Sealer {
@@ -256,6 +271,7 @@ export class Replica {
         `${store.url}: the log ends at epoch ${end}, and this replica was at ${had}: it was cut off, or is an older copy`,
       );
     if (end >= origin.epoch) await follower.follow(chain);
+    await follower.fetchLeft();
     // Nothing new is news as well.
     if (chain.length === 0)
       this.#db.exec(
@@ -340,7 +356,7 @@ export class Replica {
     return await this.#exclusively(async () => {
       this.#db.exec(`INSERT OR IGNORE INTO pin (ino) VALUES (${ino})`);
       const follower = new Follower(this.#db, store, this.#sealer(), originOf(this.#db), options);
-      await follower.fetchKept();
+      await follower.fetchPinned();
       return follower.fetched;
     });
   }
@@ -359,6 +375,7 @@ export class Replica {
 
   /** Again: nothing. A pull under way is undone, and ends with an error. */
   close(): void {
+    this.#closed = true;
     this.#db?.close();
     this.#volume.close();
   }
