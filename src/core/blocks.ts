@@ -93,8 +93,8 @@ export class Blocks {
       this.#kept.set(block, kept);
       return copyPart(kept, from, into);
     }
-    const visiting = this.#store.partial?.visiting.get(block);
-    if (visiting !== undefined) return copyPart(visiting, from, into);
+    const visitor = this.#store.partial?.visitor(block);
+    if (visitor !== undefined) return copyPart(visitor, from, into);
     const copied = this.#reading(ino, block, `inode ${ino}, block ${block}`, (row) =>
       this.#unpacker.read(row, blockSize, from, into),
     );

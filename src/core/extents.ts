@@ -143,7 +143,7 @@ export class Extents {
     rows.bindInt(3, blocksFor(end, inode.blockSize));
     const found: BlockNo[] = [];
     while (rows.step()) found.push(rows.int(0) as BlockNo);
-    return found.filter((block) => this.#store.partial?.visiting.get(block) === undefined);
+    return found.filter((block) => this.#store.partial?.visitor(block) === undefined);
   }
 
   /** How what is now written to a file is compressed: ask before the first write of a change. @throws DamageError */

@@ -13,6 +13,7 @@ import type { Compression } from "./codec.ts";
 import { type Extent, type Extents, type ReadPart, UNWRITTEN } from "./extents.ts";
 import type { Inode, Inodes } from "./inodes.ts";
 import { isDirectory, isRegular, S_IFREG } from "./mode.ts";
+import { AwayError } from "./partial.ts";
 import { blockOf, blocksFor, type Span, spansOf } from "./spans.ts";
 import type { Store } from "./store.ts";
 import {
@@ -81,17 +82,27 @@ export class Files {
   /**
    * Copies up to `length` bytes from `offset` into `into` and tells how many; fewer only at the
    * end of the file. Holes are zeros.
-   * @throws FsError ESTALE, EISDIR, EINVAL (not a regular file); DamageError
+   * @throws FsError ESTALE, EISDIR, EINVAL (not a regular file); DamageError; AwayError
    */
   read(ino: Ino, offset: number, length: number, into: Uint8Array): number {
     return this.#store.query(ino, () => {
       const inode = this.#regular(ino);
       const end = Math.min(offset + length, inode.size);
       if (end <= offset) return 0;
-      this.#extents.read(inode, offset, into.subarray(0, end - offset));
+      this.#fill(inode, offset, into.subarray(0, end - offset));
       this.#inodes.accessed(inode);
       return end - offset;
     });
+  }
+
+  /** Of what is away it tells all: in another transaction it may be here, or be of no file. @throws AwayError, DamageError */
+  #fill(inode: Inode, offset: number, into: Uint8Array): void {
+    try {
+      this.#extents.read(inode, offset, into);
+    } catch (error) {
+      if (error instanceof AwayError) error.missing = this.#extents.away(inode, offset, offset + into.length);
+      throw error;
+    }
   }
 
   /**

@@ -14,6 +14,8 @@ import type { BlockNo, Ino } from "./types.ts";
 /** The content of a block is not here. */
 export class AwayError extends FsError {
   readonly ino: Ino;
+  /** Of a read: all blocks that it needs and that can be fetched, as of the same moment. */
+  missing: readonly BlockNo[] = [];
 
   constructor(ino: Ino, block: BlockNo) {
     super("EIO", `block ${block} of inode ${ino} is not here: the replica is partial, see sqlfuse pin`);
@@ -27,36 +29,37 @@ export const SMALL_BYTES = 65_536;
 
 /** Bytes of content that visits at most: what came first goes. */
 const MOST_VISITING = 64 * 2 ** 20;
-/** Blocks that are known to have been used since this was last asked. */
+/** Blocks that are known to have been used since this was last asked: those that were used last. */
 const MOST_USED = 4096;
+
+interface Visitor {
+  /** Of the content, as partial_block has it: a log that starts over may have other content under the number. */
+  readonly id: Uint8Array;
+  readonly content: Uint8Array;
+}
 
 /** Content that was fetched, for all who have the volume open in one thread. */
 export class Visiting {
-  readonly #contents = new Map<BlockNo, Uint8Array>();
+  readonly #visitors = new Map<BlockNo, Visitor>();
   #bytes = 0;
 
-  get(block: BlockNo): Uint8Array | undefined {
-    return this.#contents.get(block);
+  get(block: BlockNo): Visitor | undefined {
+    return this.#visitors.get(block);
   }
 
-  add(block: BlockNo, content: Uint8Array): void {
+  add(block: BlockNo, visitor: Visitor): void {
     this.drop(block);
-    this.#contents.set(block, content);
-    this.#bytes += content.length;
-    for (const oldest of this.#contents.keys()) {
+    this.#visitors.set(block, visitor);
+    this.#bytes += visitor.content.length;
+    for (const oldest of this.#visitors.keys()) {
       if (this.#bytes <= MOST_VISITING) return;
       this.drop(oldest);
     }
   }
 
-  clear(): void {
-    this.#contents.clear();
-    this.#bytes = 0;
-  }
-
   drop(block: BlockNo): void {
-    this.#bytes -= this.#contents.get(block)?.length ?? 0;
-    this.#contents.delete(block);
+    this.#bytes -= this.#visitors.get(block)?.content.length ?? 0;
+    this.#visitors.delete(block);
   }
 }
 
@@ -93,22 +96,36 @@ export function shareOf(db: Database): Share {
 
 /** What a volume that is partial knows of its blocks. */
 export class Partial {
-  readonly visiting: Visiting;
-  readonly #known: Statement;
+  readonly #visiting: Visiting;
+  readonly #id: Statement;
   readonly #forget: Statement | undefined;
   readonly #used = new Set<BlockNo>();
 
   constructor(db: Database, readOnly: boolean, visiting: Visiting) {
-    this.visiting = visiting;
-    this.#known = db.prepare("SELECT 1 FROM partial_block WHERE block = ?1");
+    this.#visiting = visiting;
+    this.#id = db.prepare("SELECT id FROM partial_block WHERE block = ?1");
     if (!readOnly) this.#forget = db.prepare("DELETE FROM partial_block WHERE block = ?1 RETURNING used");
   }
 
   /** Whether a block that has no row is away, and not lost. */
   isAway(block: BlockNo): boolean {
-    const known = this.#known.bindInt(1, block).step();
-    if (known) this.#known.reset();
-    return known;
+    return this.#idOf(block) !== undefined;
+  }
+
+  #idOf(block: BlockNo): Uint8Array | undefined {
+    const row = this.#id.bindInt(1, block);
+    if (!row.step()) return undefined;
+    const id = row.blob(0);
+    row.reset();
+    return id;
+  }
+
+  /** Content that was fetched for a block, if it is the one that its number stands for now. */
+  visitor(block: BlockNo): Uint8Array | undefined {
+    const visitor = this.#visiting.get(block);
+    if (visitor === undefined) return undefined;
+    const id = this.#idOf(block);
+    return id !== undefined && Buffer.compare(id, visitor.id) === 0 ? visitor.content : undefined;
   }
 
   /** It is named no more. Tells whether there is content to delete. */
@@ -122,7 +139,10 @@ export class Partial {
 
   /** A block that is here was read. */
   use(block: BlockNo): void {
-    if (this.#used.size < MOST_USED) this.#used.add(block);
+    this.#used.delete(block);
+    this.#used.add(block);
+    const [oldest] = this.#used.size > MOST_USED ? this.#used : [];
+    if (oldest !== undefined) this.#used.delete(oldest);
   }
 
   /** Blocks that were read since this was last asked. */

@@ -49,6 +49,8 @@ const FOREVER_SEC = 10 * 365 * 86_400;
 /** Where not all names can be taken from the kernel at once, and another thread changes many. */
 const FOLLOWED_SEC = 1;
 
+const NO_BLOCKS: ReadonlySet<BlockNo> = new Set();
+
 /** When background work failed it is tried again after this long. */
 const RETRY_MS = 1000;
 
@@ -150,6 +152,8 @@ export class Session implements Server {
   readonly #delegated = new Uint8Array(InHeader.size + ReadIn.size);
   readonly #hidden: Hidden | undefined;
   readonly #fetching: Fetching | undefined;
+  /** Blocks that were refused just now. */
+  #vain: ReadonlySet<BlockNo> = NO_BLOCKS;
   /** Requests that wait until the kernel has written back. */
   #postponed: Uint8Array[] = [];
   #isWrittenBack = false;
@@ -287,10 +291,9 @@ export class Session implements Server {
       try {
         server = request.nodeid < FIRST_HIDDEN ? this : this.#serverOf(request);
         result = server === undefined ? ELSEWHERE : row.handler(server, request, reply);
-        if (this.#fetching !== undefined && row.code === PROTOCOL.READ.code && result > 0)
-          this.#readOn(server, request, result);
+        if (row.code === PROTOCOL.READ.code && result > 0) this.#readOn(server, request, result);
       } catch (error) {
-        const waits = error instanceof AwayError && this.#fetches(server, request);
+        const waits = error instanceof AwayError && this.#fetches(error, server, request);
         result = waits ? ELSEWHERE : -this.#errnoOf(error, row.name);
       }
     }
@@ -308,23 +311,27 @@ export class Session implements Server {
   }
 
   /** Has what a READ lacks fetched, and puts it off until then. */
-  #fetches(server: Server | undefined, request: Request): boolean {
-    if (this.#fetching === undefined || server === undefined) return false;
-    const [offset, size] = [request.u64(ReadIn.at.offset), request.u32(ReadIn.at.size)];
-    const { files } = server.volume;
-    const missing = files.away(request.nodeid, offset, size);
-    if (missing.length === 0) return false;
+  #fetches({ missing }: AwayError, server: Server | undefined, request: Request): boolean {
+    if (this.#fetching === undefined || missing.length === 0) return false;
+    if (missing.some((block) => this.#vain.has(block))) return false;
     this.#fetching.wait(request.bytes.slice(0, request.len), missing);
-    this.#readOn(server, request, size);
+    this.#readOn(server, request, request.u32(ReadIn.at.size));
     return true;
   }
 
+  /** Of `length` bytes that were read; fewer than were asked for are the last of a file. */
   #readOn(server: Server | undefined, request: Request, length: number): void {
-    if (server === undefined) return;
+    if (this.#fetching === undefined || server === undefined) return;
+    if (length < request.u32(ReadIn.at.size)) return;
     const offset = request.u64(ReadIn.at.offset);
-    this.#fetching?.readOn(request.nodeid, offset, offset + length, (ino, from, bytes) =>
-      server.volume.files.away(ino, from, bytes),
-    );
+    try {
+      this.#fetching.readOn(request.nodeid, offset, offset + length, (ino, from, bytes) =>
+        server.volume.files.away(ino, from, bytes),
+      );
+    } catch (error) {
+      // It is a favour, and says nothing about what was read.
+      if (!(error instanceof FsError)) this.#logOnce(`reading ahead: ${textOf(error)}`);
+    }
   }
 
   /** Blocks that were asked for can be read. Called from `onWake`. */
@@ -332,13 +339,11 @@ export class Session implements Server {
     for (const message of this.#fetching?.arrived(blocks) ?? []) this.#again(message);
   }
 
-  /** Blocks that were asked for cannot be had. Called from `onWake`. */
+  /** Blocks that were asked for cannot be had: who still needs one of them is told so. Called from `onWake`. */
   refused(blocks: readonly BlockNo[]): void {
-    for (const message of this.#fetching?.refused(blocks) ?? []) {
-      this.#request.bytes.set(message);
-      this.counters[COUNTER.errors]! += 1;
-      this.#device.write(this.#reply.bytes, this.#reply.finish(this.#request, -E.EIO, 0));
-    }
+    this.#vain = new Set(blocks);
+    for (const message of this.#fetching?.refused(blocks) ?? []) this.#again(message);
+    this.#vain = NO_BLOCKS;
   }
 
   #again(message: Uint8Array): void {

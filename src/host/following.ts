@@ -4,6 +4,7 @@
  */
 import { setImmediate as turn } from "node:timers/promises";
 import type { Log } from "../base/log.ts";
+import type { BlockNo } from "../core/types.ts";
 import type { Database } from "../db/database.ts";
 import type { Key } from "../db/key.ts";
 import { AttendedStore } from "../log/attended.ts";
@@ -114,9 +115,12 @@ export class Following {
     const replica = this.#opened();
     const store = await this.#openedStore(replica);
     const onApplied = this.#options.changed;
-    const result = await replica.pull(store, { breathe: this.#breath(), onApplied });
-    if (result.segments > 0) await this.#renewDemand(replica.log);
-    return result;
+    try {
+      return await replica.pull(store, { breathe: this.#breath(), onApplied });
+    } finally {
+      // Also where it failed behind the first segment.
+      await this.#renewDemand(replica);
+    }
   }
 
   /** @throws OpenError, LogError */
@@ -137,17 +141,31 @@ export class Following {
   }
 
   /** Has blocks of a partial replica fetched for who reads them. Never rejects. */
-  async fetch({ wanted, next, used }: Wants): Promise<void> {
+  async fetch(wants: Wants): Promise<void> {
+    this.#demand ??= this.#begin();
+    const asked = this.#demand;
     try {
-      this.#demand ??= this.#begin();
-      const demand = await this.#demand;
-      demand.used(used);
-      demand.fetch(wanted, next);
+      const demand = await asked;
+      if (this.#demand === asked) {
+        demand.used(wants.used);
+        demand.fetch(wants.wanted, wants.next);
+        return;
+      }
     } catch (error) {
-      this.#demand = undefined;
       if (!this.#end.signal.aborted) this.#options.log("warn", textOf(error));
-      this.#options.came({ how: "refused", blocks: wanted });
+      this.#options.came({ how: "refused", blocks: wants.wanted });
+      this.#options.came({ how: "refused", blocks: await this.#endDemand(asked) });
+      return;
     }
+    // It was closed meanwhile.
+    await this.fetch(wants);
+  }
+
+  /** Gives what was asked for and has not come. */
+  async #endDemand(demand: Promise<OnDemand>): Promise<readonly BlockNo[]> {
+    if (this.#demand === demand) this.#demand = undefined;
+    const begun = await demand.catch(() => undefined);
+    return (await begun?.close()) ?? [];
   }
 
   async #begin(): Promise<OnDemand> {
@@ -163,23 +181,30 @@ export class Following {
     });
   }
 
-  /** Segments were applied: what is held is counted anew, and a log that has another secret by now is fetched from with that. */
-  async #renewDemand(log: string): Promise<void> {
-    const demand = await this.#demand?.catch(() => undefined);
-    demand?.changed();
-    if (demand === undefined || log === this.#demandLog) return;
-    this.#demand = undefined;
-    await demand.close();
+  /** The replica was written to: what is held is counted anew, and a log that has another secret by now is fetched from with that. */
+  async #renewDemand(replica: Replica): Promise<void> {
+    const demand = this.#demand;
+    if (demand === undefined || this.#end.signal.aborted) return;
+    if (replica.log === this.#demandLog) {
+      (await demand.catch(() => undefined))?.changed();
+      return;
+    }
+    const left = await this.#endDemand(demand);
+    if (left.length > 0) await this.fetch({ wanted: left, next: [], used: [] });
   }
 
   /** Keeps a tree of a partial replica here, and fetches it, or lets it go again. Never rejects. */
   async pin(ino: number, isPinned: boolean): Promise<PinOutcome> {
     try {
       const replica = this.#opened();
-      if (!isPinned) return { ok: true, wasPinned: await replica.unpin(ino), blocks: 0, bytes: 0 };
-      const store = await this.#openedStore(replica);
-      const { blocks, bytes } = await replica.pin(ino, store, { breathe: this.#breath() });
-      return { ok: true, wasPinned: false, blocks, bytes };
+      try {
+        if (!isPinned) return { ok: true, wasPinned: await replica.unpin(ino), blocks: 0, bytes: 0 };
+        const store = await this.#openedStore(replica);
+        const { blocks, bytes } = await replica.pin(ino, store, { breathe: this.#breath() });
+        return { ok: true, wasPinned: false, blocks, bytes };
+      } finally {
+        await this.#renewDemand(replica);
+      }
     } catch (error) {
       return {
         ok: false,
@@ -232,8 +257,7 @@ export class Following {
     clearTimeout(this.#timer);
     this.#end.abort(new Error("the mount ended"));
     this.#store?.giveUp();
-    const demand = await this.#demand?.catch(() => undefined);
-    await demand?.close();
+    if (this.#demand !== undefined) await this.#endDemand(this.#demand);
     this.#replica?.close();
   }
 }

@@ -7,7 +7,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { Worker } from "node:worker_threads";
 import type { Log } from "../base/log.ts";
 import type { RemoteOrder, RemoteOutcome } from "../core/remotes.ts";
-import type { Ino } from "../core/types.ts";
+import type { BlockNo, Ino } from "../core/types.ts";
 import type { Key } from "../db/key.ts";
 import type { TouchedRows } from "../log/touched.ts";
 import { HostError } from "./errors.ts";
@@ -53,8 +53,11 @@ export class LogThread {
   readonly #ended: Promise<void>;
   /** Questions that are not answered yet. */
   readonly #asked = new Map<number, (answer: FromLog) => void>();
+  /** Blocks that somebody waits for. */
+  readonly #wanted = new Set<BlockNo>();
   #lastId = 0;
   #isLeaving = false;
+  #hasEnded = false;
 
   constructor(order: LogOrder, mount: LoggedMount, log: Log) {
     this.#mount = mount;
@@ -64,13 +67,17 @@ export class LogThread {
       resourceLimits: { maxYoungGenerationSizeMb: YOUNG_MB },
     });
     this.#ended = new Promise((resolve) => {
-      this.#worker.once("exit", () => resolve());
+      this.#worker.once("exit", () => {
+        this.#hasEnded = true;
+        this.#refuse([...this.#wanted]);
+        resolve();
+      });
     });
     this.#worker.on("message", (message: FromLog) => void this.#hear(message));
     this.#worker.on("error", (error) => {
       order.key.bytes.fill(0);
       const text = error instanceof Error ? error.stack : String(error);
-      log("error", `the thread that keeps the log crashed, and nothing is pushed any more: ${text}`);
+      log("error", `the thread that keeps the log crashed, and nothing is pushed, pulled or fetched any more: ${text}`);
     });
   }
 
@@ -93,6 +100,7 @@ export class LogThread {
         this.#post({ type: "told", id: message.id });
         break;
       case "fetched":
+        for (const one of message.came.blocks) this.#wanted.delete(typeof one === "number" ? one : one.block);
         this.#mount.fetched(message.came);
         break;
       default:
@@ -140,9 +148,18 @@ export class LogThread {
     return answer?.outcome ?? ENDED;
   }
 
-  /** Has blocks fetched: `mount.fetched` is told. */
+  /** Has blocks fetched: `mount.fetched` is told, also where the thread ends first. */
   fetch(wants: Wants): void {
+    if (this.#hasEnded) {
+      this.#refuse(wants.wanted);
+      return;
+    }
+    for (const block of wants.wanted) this.#wanted.add(block);
     this.#post({ type: "fetch", ...wants });
+  }
+
+  #refuse(blocks: readonly BlockNo[]): void {
+    if (blocks.length > 0) this.#mount.fetched({ how: "refused", blocks });
   }
 
   /**

@@ -78,7 +78,7 @@ function came(what: Came): void {
     tell({ type: "fetched", came: what });
     return;
   }
-  const blocks = what.blocks.map(({ block, content }) => ({ block, content: content.slice() }));
+  const blocks = what.blocks.map(({ block, id, content }) => ({ block, id, content: content.slice() }));
   const copied: Came = { how: "arrived", blocks };
   port.postMessage({ type: "fetched", came: copied } satisfies FromLog, contentsOf(copied));
 }

@@ -261,14 +261,15 @@ export class Mount implements Mounted {
         ? attach({ ...this.#options, readOnly: this.#readOnly })
         : adopt(inherited, this.#options.mountpoint);
     this.#post({ type: "serve", fd: this.#attachment.fd });
+    // Whoever reads as soon as the mount is there may need what has to be fetched.
+    this.#follows = opened.follows;
+    if (opened.hasRemotes) this.#startLog();
     const ready = await this.#step();
     if (ready.type !== "ready") throw thrownBy(ready);
     raiseReadahead(this.#attachment);
     // The kernel makes up a root that belongs to uid 0 and asks for the real one at the first stat: before that
     // its owner could not even chmod it.
     await visitRoot(this.mountpoint).catch(() => {});
-    this.#follows = opened.follows;
-    if (opened.hasRemotes) this.#startLog();
     const { idleTimeoutMs } = this.#options;
     if (idleTimeoutMs === undefined || this.#ended) return;
     const end = new IdleEnd(this, () => this.#lastUse(), idleTimeoutMs, this.#log);

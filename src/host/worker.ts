@@ -100,11 +100,9 @@ function serve(volume: Volume, fd: number): boolean {
     if (message.type === "stop") session.stop();
     else if (message.type === "writtenBack") session.writtenBack();
     else if (message.type === "fetched") takeIn(session, message.came);
-    else if (message.type === "changed") {
-      // A log that started over may have other content under a number.
-      visiting.clear();
+    else if (message.type === "changed")
       tell({ type: "stale", id: message.id, stale: session.changed(message.touched) });
-    } else obeyOrder(volume, message);
+    else obeyOrder(volume, message);
   };
   try {
     const end = session.run();
@@ -126,7 +124,7 @@ function wants(volume: Volume, wanted: readonly BlockNo[], next: readonly BlockN
 function takeIn(session: Session, came: Came): void {
   switch (came.how) {
     case "arrived":
-      for (const { block, content } of came.blocks) visiting.add(block, content);
+      for (const { block, id, content } of came.blocks) visiting.add(block, { id, content });
       session.arrived(came.blocks.map(({ block }) => block));
       break;
     case "recorded":

@@ -16,6 +16,8 @@ import type { Sealer } from "./seal.ts";
 
 export interface Arrival {
   readonly block: BlockNo;
+  /** Keyed hash of the content. */
+  readonly id: Uint8Array;
   readonly content: Uint8Array;
 }
 
@@ -24,7 +26,7 @@ export interface Readers {
   arrived(blocks: readonly Arrival[]): void;
   /** These cannot be had now. */
   refused(blocks: readonly BlockNo[]): void;
-  /** These can be read in the replica from now on, or no file has them any more. */
+  /** These can be read in the replica from now on, or no file has that content any more. */
   recorded(blocks: readonly BlockNo[]): void;
   log(line: string): void;
 }
@@ -66,6 +68,8 @@ export class OnDemand {
   #timer: NodeJS.Timeout | undefined;
   #recording: Promise<void> | undefined;
   #lastLine = "";
+  /** Why nothing could be recorded the last time; "": it could. */
+  #lastFailure = "";
   #closed = false;
 
   /** `remote`: number of the log. `db`: the one connection that writes the replica; `reader`: another one, closed with this. */
@@ -141,18 +145,20 @@ export class OnDemand {
   async #fly(range: Range): Promise<void> {
     try {
       const part = await getRange(this.#store, range);
+      // Whoever closed this knows that they have not come.
+      if (this.#closed) return;
       const fetched = [...openRange(this.#store, this.#sealer, range, part)];
       this.#readers.arrived(
-        fetched.map(({ block, content }) => ({ block: block.number as BlockNo, content })),
+        fetched.map(({ block: { number, id }, content }) => ({ block: number as BlockNo, id, content })),
       );
       this.#lastLine = "";
       this.#record(fetched);
     } catch (error) {
-      if (!(error instanceof LogError)) throw error;
+      if (this.#closed) return;
       // Who waits for them gets EIO; who asks again has them asked for again.
       this.#refuse(
         range.blocks.map(({ number }) => number as BlockNo),
-        error.message,
+        error instanceof LogError ? error.message : String(error),
       );
     } finally {
       for (const { number } of range.blocks) this.#asked.delete(number as BlockNo);
@@ -162,7 +168,7 @@ export class OnDemand {
   /** Blocks that were read just now. */
   used(blocks: readonly BlockNo[]): void {
     for (const block of blocks) this.#used.add(block);
-    if (blocks.length > 0) this.#recordSoon();
+    if (blocks.length > 0 && !this.#closed) this.#recordSoon();
   }
 
   #record(fetched: readonly FetchedBlock[]): void {
@@ -188,39 +194,53 @@ export class OnDemand {
     });
   }
 
-  /** @throws SqliteError but for a full disk, or one that fails */
+  /** What cannot be recorded, as on a full disk, visits as long as there is room, and is fetched again later. */
   async #write(): Promise<void> {
     const fetched = this.#unrecorded;
     const used = this.#used;
-    const bytes = this.#unrecordedBytes;
+    this.#uncopied += this.#unrecordedBytes;
     [this.#unrecorded, this.#unrecordedBytes, this.#used] = [[], 0, new Set()];
-    // What a power loss takes is fetched again; a segment that is applied later syncs this as well.
-    this.#db.exec("PRAGMA synchronous = NORMAL; BEGIN IMMEDIATE");
     try {
+      this.#readers.recorded(this.#inOneTransaction(fetched, used));
+      if (this.#uncopied >= COPY_BYTES || this.#flights.size === 0) this.#copyWal();
+      this.#lastFailure = "";
+    } catch (error) {
+      this.#holdings.recount();
+      if (!(error instanceof SqliteError)) throw error;
+      if (error.message !== this.#lastFailure)
+        this.#readers.log(`what was fetched cannot be kept: ${error.message}`);
+      this.#lastFailure = error.message;
+    }
+  }
+
+  /** Gives the blocks of `fetched` that need not visit any more. @throws SqliteError: then nothing is recorded */
+  #inOneTransaction(fetched: readonly FetchedBlock[], used: ReadonlySet<BlockNo>): BlockNo[] {
+    try {
+      // What a power loss takes is fetched again; a segment that is applied later syncs this as well.
+      this.#db.exec("PRAGMA synchronous = NORMAL; BEGIN IMMEDIATE");
       for (const { block, data } of fetched)
         if (this.#holdings.lacks(block)) this.#holdings.take(block, data);
       this.#holdings.used(used);
       this.#holdings.evict();
-      this.#db.exec("COMMIT");
+      const numbers = fetched.map(({ block }) => block.number as BlockNo);
+      // Where the limit is small some have gone already, and somebody may wait for what comes with them.
+      const recorded = numbers.filter((number) => !this.#holdings.isAway(number));
+      this.#db.exec("COMMIT; PRAGMA synchronous = FULL");
+      return recorded;
     } catch (error) {
       this.#db.resetAll();
       this.#db.rollBack();
-      this.#holdings.recount();
-      if (!(error instanceof SqliteError)) throw error;
-      this.#readers.log(`what was fetched cannot be kept: ${error.message}`);
-      return;
-    } finally {
-      this.#db.exec("PRAGMA synchronous = FULL");
+      if (this.#db.isOpen && !this.#db.isPoisoned) this.#db.exec("PRAGMA synchronous = FULL");
+      throw error;
     }
-    this.#uncopied += bytes;
-    if (this.#uncopied >= COPY_BYTES || this.#flights.size === 0) {
-      this.#db.checkpointPassive();
-      this.#uncopied = 0;
-    }
-    this.#readers.recorded(fetched.map(({ block }) => block.number as BlockNo));
   }
 
-  /** A segment was applied: figures are counted anew. */
+  #copyWal(): void {
+    this.#db.checkpointPassive();
+    this.#uncopied = 0;
+  }
+
+  /** Somebody else wrote to the replica: figures are counted anew. */
   changed(): void {
     this.#holdings.recount();
   }
@@ -230,10 +250,11 @@ export class OnDemand {
     while (this.#flights.size > 0) await Promise.allSettled(this.#flights);
   }
 
-  /** Records what came, and forgets what is on its way. */
-  async close(): Promise<void> {
+  /** Records what came, and gives what was asked for and has not come: nobody is told of that. */
+  async close(): Promise<BlockNo[]> {
     this.#closed = true;
     [this.#wanted, this.#next] = [[], []];
+    const left = [...this.#asked];
     await this.#recording;
     if (this.#unrecorded.length > 0 || this.#used.size > 0) this.#recordNow();
     await this.#recording;
@@ -241,5 +262,6 @@ export class OnDemand {
     this.#holdings.close();
     this.#committed.close();
     this.#reader.close();
+    return left;
   }
 }

@@ -1,12 +1,17 @@
 /** A partial replica has the content of small and pinned files, fetches what else is read, and lets that go again. */
 import { rmSync } from "node:fs";
-import { describe, expect, it } from "vitest";
+import { describe, expect, it, vi } from "vitest";
 import { AwayError, type Share, Visiting } from "../../src/core/partial.ts";
 import type { BlockNo, Ino } from "../../src/core/types.ts";
 import { Volume } from "../../src/core/volume.ts";
+import { Database } from "../../src/db/database.ts";
+import { SqliteError } from "../../src/db/errors.ts";
 import { check } from "../../src/fsck/check.ts";
+import { LogError } from "../../src/log/errors.ts";
+import type { Arrival, OnDemand, Readers } from "../../src/log/ondemand.ts";
 import type { RemoteStore } from "../../src/log/remote.ts";
 import { Replica } from "../../src/log/replica.ts";
+import { SQLITE_FULL } from "../../src/native/sqlite3.ts";
 import { dump } from "../core/dump.ts";
 import { mkdir, noise, put, ROOT } from "../core/fixture.ts";
 import { operate } from "../core/operations.ts";
@@ -31,10 +36,21 @@ function getting(log: LogFixture, url: string, get: RemoteStore["get"]): RemoteS
 
 /** What came of a fetch. */
 interface Came {
-  readonly arrived: Map<number, Uint8Array>;
+  readonly arrived: Map<number, Arrival>;
   readonly refused: number[];
   readonly recorded: number[];
   readonly lines: string[];
+}
+
+function readersOf(came: Came): Readers {
+  return {
+    arrived: (blocks) => {
+      for (const arrival of blocks) came.arrived.set(arrival.block, arrival);
+    },
+    refused: (blocks) => came.refused.push(...blocks),
+    recorded: (blocks) => came.recorded.push(...blocks),
+    log: (line) => came.lines.push(line),
+  };
 }
 
 /** Has blocks fetched, and recorded. */
@@ -47,14 +63,7 @@ async function fetch(
   const came: Came = { arrived: new Map(), refused: [], recorded: [], lines: [] };
   const replica = new Replica(log.path(NAME), log.keyOf(NAME), (line) => came.lines.push(line));
   try {
-    const demand = replica.onDemand(store, {
-      arrived: (blocks) => {
-        for (const { block, content } of blocks) came.arrived.set(block, content);
-      },
-      refused: (blocks) => came.refused.push(...blocks),
-      recorded: (blocks) => came.recorded.push(...blocks),
-      log: (line) => came.lines.push(line),
-    });
+    const demand = replica.onDemand(store, readersOf(came));
     demand.fetch(wanted as BlockNo[], next as BlockNo[]);
     await demand.idle();
     await demand.close();
@@ -133,7 +142,7 @@ describe("a partial replica", () => {
       reading(log, (replica) => expect(readFile(replica, large)).toEqual(new Uint8Array(noise(LARGE))));
       log.sql(NAME, (db) => db.exec("DELETE FROM block; UPDATE partial_block SET used = 0"));
       const visiting = new Visiting();
-      for (const [block, content] of arrived) visiting.add(block as BlockNo, content);
+      for (const [block, arrival] of arrived) visiting.add(block as BlockNo, arrival);
       const read = (replica: Volume): void =>
         expect(readFile(replica, large)).toEqual(new Uint8Array(noise(LARGE)));
       reading(log, read, visiting);
@@ -186,6 +195,111 @@ describe("a partial replica", () => {
       expect(new Set(asked).size).toBe(asked.length);
       const bytes = asked.reduce((sum, one) => sum + Number(one.split("+")[1]), 0);
       expect(bytes).toBeLessThan(LARGE * 1.1);
+    }));
+});
+
+/** What a replica that is held open fetches, until `run` is over; the remote is as `store` gives it. */
+async function demanding(
+  log: LogFixture,
+  store: RemoteStore,
+  run: (demand: OnDemand, came: Came, replica: Replica) => Promise<void>,
+): Promise<void> {
+  const came: Came = { arrived: new Map(), refused: [], recorded: [], lines: [] };
+  const replica = new Replica(log.path(NAME), log.keyOf(NAME), (line) => came.lines.push(line));
+  try {
+    const demand = replica.onDemand(store, readersOf(came));
+    await run(demand, came, replica);
+    await demand.close();
+  } finally {
+    replica.close();
+  }
+}
+
+describe("what is fetched", () => {
+  it("is not shown under a number that stands for other content by now", () =>
+    inLog(async (log, volume) => {
+      const large = put(volume, ROOT, "large", noise(LARGE));
+      await log.push();
+      await log.clone(NAME, ANY);
+      const visiting = new Visiting();
+      for (const block of away(log) as BlockNo[])
+        visiting.add(block, { id: Buffer.alloc(32, 1), content: new Uint8Array(noise(65_536, 5)) });
+      reading(log, (replica) => expect(() => readFile(replica, large)).toThrow(AwayError), visiting);
+      reading(log, (replica) => expect(replica.files.away(large, 0, LARGE)).toEqual(away(log)), visiting);
+    }));
+
+  it("is known as missing by who ends the fetching: what waits as well as what is on its way", () =>
+    inLog(async (log, volume) => {
+      put(volume, ROOT, "large", noise(12_000_000));
+      await log.push();
+      await log.clone(NAME, ANY);
+      let fail = (_error: Error): void => {};
+      const hanging = getting(log, "hanging", () => new Promise((_, reject) => (fail = reject)));
+      await demanding(log, hanging, async (demand, came) => {
+        const wanted = away(log) as BlockNo[];
+        demand.fetch(wanted, []);
+        expect(new Set(await demand.close())).toEqual(new Set(wanted));
+        // As an abort does: no LogError.
+        fail(new Error("the mount ended"));
+        await new Promise((done) => setImmediate(done));
+        expect(came).toEqual({ arrived: new Map(), refused: [], recorded: [], lines: [] });
+      });
+      await expectEqual(log);
+    }));
+
+  it("is refused where the remote fails in a way that nobody foresaw", () =>
+    inLog(async (log, volume) => {
+      put(volume, ROOT, "large", noise(LARGE));
+      await log.push();
+      await log.clone(NAME, ANY);
+      const broken = getting(log, "broken", async () => {
+        throw new TypeError("unforeseen");
+      });
+      const { refused, lines } = await fetch(log, away(log), broken);
+      expect([new Set(refused), lines]).toEqual([new Set(away(log)), ["TypeError: unforeseen"]]);
+    }));
+
+  it("is given out, and a line says so once, while it cannot be recorded", () =>
+    inLog(async (log, volume) => {
+      put(volume, ROOT, "large", noise(LARGE));
+      await log.push();
+      await log.clone(NAME, ANY);
+      const wanted = away(log) as BlockNo[];
+      await demanding(log, log.store, async (demand, came, replica) => {
+        const { exec } = Database.prototype;
+        const spy = vi.spyOn(Database.prototype, "exec").mockImplementation(function (this: Database, sql) {
+          if (sql.includes("BEGIN IMMEDIATE")) throw new SqliteError("disk full", SQLITE_FULL, 0, sql);
+          exec.call(this, sql);
+        });
+        for (const block of wanted.slice(0, 3)) {
+          demand.fetch([block], []);
+          await demand.idle();
+          await vi.waitFor(() => expect(spy).toHaveBeenCalled());
+          spy.mockClear();
+        }
+        expect(came.recorded).toEqual([]);
+        spy.mockRestore();
+        demand.fetch(wanted, []);
+        await demand.idle();
+        await demand.close();
+        expect(new Set(came.arrived.keys())).toEqual(new Set(wanted));
+        expect(new Set(came.recorded)).toEqual(new Set(wanted));
+        expect(came.lines).toEqual([expect.stringMatching(/^what was fetched cannot be kept: .*disk full/)]);
+        expect(replica.url).toBe(log.remotePath);
+      });
+      await expectEqual(log);
+    }));
+
+  it("visits on where the limit leaves no room for it", () =>
+    inLog(async (log, volume) => {
+      put(volume, ROOT, "large", noise(LARGE));
+      await log.push();
+      await log.clone(NAME, { partial: { limit: 1 } });
+      const wanted = away(log);
+      const { arrived, recorded } = await fetch(log, wanted);
+      expect(new Set(arrived.keys())).toEqual(new Set(wanted));
+      expect(recorded).toEqual([]);
+      expect(away(log)).toEqual(wanted);
     }));
 });
 
@@ -246,6 +360,129 @@ describe("what is pinned", () => {
       expect(await again.unpin(directory)).toBe(false);
       again.close();
       await expectEqual(log);
+    }));
+});
+
+/** Of the blocks of a file, those that are kept and those that are kept and away. */
+function keptOf(log: LogFixture, ino: Ino): [kept: number, due: number] {
+  return log.sql(NAME, (db) => {
+    const row = db.prepare(
+      `SELECT count(*) FILTER (WHERE keep = 1), count(*) FILTER (WHERE keep = 1 AND used = 0) FROM partial_block
+         WHERE block IN (SELECT block FROM extent WHERE ino = ?1)`,
+    );
+    row.bindInt(1, ino).step();
+    const counts: [number, number] = [row.int(0), row.int(1)];
+    db.release(row);
+    return counts;
+  });
+}
+
+describe("a pin that was stopped", () => {
+  const stopping = (log: LogFixture): RemoteStore =>
+    getting(log, "stopping", async (name, from, length) => {
+      if (name.startsWith("data/")) throw new LogError("unreachable", "stopped");
+      return await log.store.get(name, from, length);
+    });
+
+  it("is gone on with by the next pull, though that brings nothing new", () =>
+    inLog(async (log, volume) => {
+      const large = put(volume, ROOT, "large", noise(LARGE));
+      await log.push();
+      await log.clone(NAME, ANY);
+      const replica = new Replica(log.path(NAME), log.keyOf(NAME), () => {});
+      await expect(replica.pin(large, stopping(log))).rejects.toThrow("stopped");
+      replica.close();
+      expect(keptOf(log, large)[1]).toBeGreaterThan(3);
+      const { segments, blocks } = await log.pull(NAME);
+      expect([segments, blocks]).toEqual([0, keptOf(log, large)[0]]);
+      expect(keptOf(log, large)[1]).toBe(0);
+    }));
+
+  it("keeps no segment waiting for what is left of it", () =>
+    inLog(async (log, volume) => {
+      const large = put(volume, ROOT, "large", noise(LARGE));
+      await log.push();
+      await log.clone(NAME, ANY);
+      const replica = new Replica(log.path(NAME), log.keyOf(NAME), () => {});
+      await expect(replica.pin(large, stopping(log))).rejects.toThrow("stopped");
+      const small = put(volume, ROOT, "small", noise(1000, 2));
+      await log.push();
+      // All that is asked for before the segment is there is its own.
+      let isApplied = false;
+      const asked: string[] = [];
+      const watching = getting(log, "watching", async (name, from, length = 0) => {
+        if (!isApplied && name.startsWith("data/")) asked.push(`${length}`);
+        return await log.store.get(name, from, length);
+      });
+      await replica.pull(watching, { onApplied: async () => void (isApplied = true) });
+      replica.close();
+      expect(Math.max(...asked.map(Number))).toBeLessThan(5000);
+      expect(keptOf(log, large)[1]).toBe(0);
+      reading(log, (one) => expect(one.files.away(small, 0, LARGE)).toEqual([]));
+    }));
+});
+
+describe("pins", () => {
+  it("end with the files that they are of", () =>
+    inLog(async (log, volume) => {
+      const large = put(volume, ROOT, "large", noise(LARGE));
+      await log.push();
+      await log.clone(NAME, ANY);
+      const replica = new Replica(log.path(NAME), log.keyOf(NAME), () => {});
+      await replica.pin(large, log.store);
+      replica.close();
+      expect(shareOf(log).pins).toEqual([large]);
+      volume.tree.unlink(ROOT, Buffer.from("large"));
+      await log.push();
+      await log.pull(NAME);
+      expect(shareOf(log).pins).toEqual([]);
+    }));
+
+  it("let go, when they end, of what was moved elsewhere as well, and of nothing that is in another one", () =>
+    inLog(async (log, volume) => {
+      const outer = mkdir(volume, ROOT, "outer");
+      const inner = mkdir(volume, outer, "inner");
+      const stays = put(volume, inner, "stays", noise(LARGE));
+      const moves = put(volume, inner, "moves", noise(LARGE, 2));
+      const small = put(volume, inner, "small", noise(1000, 3));
+      await log.push();
+      await log.clone(NAME, ANY);
+      const replica = new Replica(log.path(NAME), log.keyOf(NAME), () => {});
+      await replica.pin(outer, log.store);
+      await replica.pin(inner, log.store);
+      volume.tree.rename(inner, Buffer.from("moves"), ROOT, Buffer.from("moves"), 0);
+      await log.push();
+      await replica.pull(log.store);
+      expect(await replica.unpin(inner)).toBe(true);
+      expect(keptOf(log, stays)[0]).toBeGreaterThan(3);
+      expect(keptOf(log, moves)[0]).toBe(0);
+      expect(await replica.unpin(outer)).toBe(true);
+      replica.close();
+      expect([keptOf(log, stays)[0], keptOf(log, small)]).toEqual([0, [1, 0]]);
+    }));
+});
+
+describe("a pull", () => {
+  it("tells who keeps something of the state before, also where the -wal cannot be copied", () =>
+    inLog(async (log, volume) => {
+      put(volume, ROOT, "one", noise(1000));
+      await log.push();
+      await log.clone(NAME, ANY);
+      put(volume, ROOT, "two", noise(1000, 2));
+      await log.push();
+      let told = 0;
+      const replica = new Replica(log.path(NAME), log.keyOf(NAME), () => {});
+      const spy = vi.spyOn(Database.prototype, "checkpointPassive").mockImplementation(() => {
+        throw new SqliteError("disk full", SQLITE_FULL, 0, "checkpoint");
+      });
+      try {
+        await replica.pull(log.store, { onApplied: async () => void told++ }).catch(() => {});
+      } finally {
+        spy.mockRestore();
+        replica.close();
+      }
+      expect(told).toBe(1);
+      log.expectEqual(NAME);
     }));
 });
 
