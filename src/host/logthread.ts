@@ -77,7 +77,8 @@ export class LogThread {
     this.#worker.on("error", (error) => {
       order.key.bytes.fill(0);
       const text = error instanceof Error ? error.stack : String(error);
-      log("error", `the thread that keeps the log crashed, and nothing is pushed, pulled or fetched any more: ${text}`);
+      const what = "the thread that keeps the log crashed, and nothing is pushed, pulled or fetched any more";
+      log("error", `${what}: ${text}`);
     });
   }
 

@@ -414,7 +414,10 @@ describe("a pin that was stopped", () => {
         if (!isApplied && name.startsWith("data/")) asked.push(`${length}`);
         return await log.store.get(name, from, length);
       });
-      await replica.pull(watching, { onApplied: async () => void (isApplied = true) });
+      const onApplied = async (): Promise<void> => {
+        isApplied = true;
+      };
+      await replica.pull(watching, { onApplied });
       replica.close();
       expect(Math.max(...asked.map(Number))).toBeLessThan(5000);
       expect(keptOf(log, large)[1]).toBe(0);
