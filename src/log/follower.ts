@@ -167,7 +167,7 @@ export class Follower {
   async #takeBlocks(wanted: readonly WantedBlock[], startsOver: boolean): Promise<void> {
     this.#noteObjects(wanted);
     if (this.#holdings !== undefined) {
-      this.#holdings.name(wanted);
+      this.#holdings.name(wanted, (block, data) => this.#holds(block, data));
       return;
     }
     const missing = this.#missing(wanted, startsOver);
@@ -232,6 +232,16 @@ export class Follower {
         await this.#transaction(false, async () => void (await this.#fetchDue(holdings)));
     } finally {
       holdings?.close();
+    }
+  }
+
+  #holds(block: WantedBlock, data: Uint8Array): boolean {
+    try {
+      provenContent(this.#sealer, block, data);
+      return true;
+    } catch (error) {
+      if (!(error instanceof LogError)) throw error;
+      return false;
     }
   }
 

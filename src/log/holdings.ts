@@ -45,19 +45,35 @@ export class Holdings {
     return statement;
   }
 
-  /** Notes blocks that a segment names. One that is known with other content is not the one that is here. */
-  name(blocks: readonly WantedBlock[]): void {
-    const other = this.#sql("SELECT 1 FROM partial_block WHERE block = ?1 AND id <> ?2");
+  /**
+   * Notes blocks that a segment names. One that is known by another id is not the one that is here, unless `holds` says so:
+   * where the log got another secret all have another id.
+   */
+  name(blocks: readonly WantedBlock[], holds: (block: WantedBlock, data: Uint8Array) => boolean): void {
+    const other = this.#sql("SELECT used FROM partial_block WHERE block = ?1 AND id <> ?2");
+    const rename = this.#sql("UPDATE partial_block SET id = ?2 WHERE block = ?1");
     const put = this.#sql(
       "INSERT INTO partial_block (block, id, length, used, keep) VALUES (?1, ?2, ?3, 0, 0) ON CONFLICT DO NOTHING",
     );
-    for (const { number, id, length } of blocks) {
+    for (const block of blocks) {
+      const { number, id, length } = block;
       if (other.bindInt(1, number).bindBlob(2, id).step()) {
+        const here = other.int(0) > 0 ? this.#content(number) : undefined;
         other.reset();
-        this.#forget(number);
+        if (here !== undefined && holds({ ...block, codec: here.codec }, here.data))
+          rename.bindInt(1, number).bindBlob(2, id).run();
+        else this.#forget(number);
       }
       put.bindInt(1, number).bindBlob(2, id).bindInt(3, length).run();
     }
+  }
+
+  #content(block: number): { readonly codec: number; readonly data: Uint8Array } | undefined {
+    const row = this.#sql("SELECT codec, data FROM block WHERE id = ?1").bindInt(1, block);
+    if (!row.step()) return undefined;
+    const content = { codec: row.int(0), data: row.blob(1) };
+    row.reset();
+    return content;
   }
 
   #forget(block: number): void {

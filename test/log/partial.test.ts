@@ -11,12 +11,14 @@ import { LogError } from "../../src/log/errors.ts";
 import type { Arrival, OnDemand, Readers } from "../../src/log/ondemand.ts";
 import type { RemoteStore } from "../../src/log/remote.ts";
 import { Replica } from "../../src/log/replica.ts";
+import { rotate } from "../../src/log/rotation.ts";
+import { localSite } from "../../src/log/site.ts";
 import { SQLITE_FULL } from "../../src/native/sqlite3.ts";
 import { dump } from "../core/dump.ts";
-import { mkdir, noise, put, ROOT } from "../core/fixture.ts";
+import { mkdir, noise, PASSWORD, put, ROOT } from "../core/fixture.ts";
 import { operate } from "../core/operations.ts";
 import { Random } from "../core/random.ts";
-import { inLog, type LogFixture } from "./fixture.ts";
+import { inLog, type LogFixture, NAME as REMOTE } from "./fixture.ts";
 
 const NAME = "partial";
 const ANY = { partial: { limit: 0 } };
@@ -511,6 +513,33 @@ describe("a log that starts over", () => {
       const { blocks, blocksHere } = shareOf(log);
       expect(blocks - blocksHere).toBeLessThan(blocks / 2);
       expect(blocksHere).toBeGreaterThan(3);
+      await expectEqual(log);
+    }));
+});
+
+describe("a log that got another secret", () => {
+  it("leaves a partial replica what it has, and nothing under a number that stands for something else", () =>
+    inLog(async (log, volume) => {
+      const large = put(volume, ROOT, "large", noise(LARGE));
+      put(volume, ROOT, "small", noise(1000, 2));
+      await log.push();
+      await log.clone(NAME, ANY);
+      await fetch(log, away(log));
+      const other = log.sql(NAME, (db) => {
+        const row = db.prepare("SELECT block FROM extent WHERE ino = ?1 AND idx = 1");
+        row.bindInt(1, large).step();
+        const block = row.int(0);
+        db.release(row);
+        db.exec(`UPDATE block SET data = zeroblob(length(data)) WHERE id = ${block}`);
+        return block;
+      });
+      const site = localSite(volume, log.source.key);
+      await rotate(site, log.store, REMOTE);
+      site.close();
+      const replica = new Replica(log.path(NAME), log.keyOf(NAME), () => {});
+      const { blocks } = await replica.pull(log.store, { password: PASSWORD });
+      replica.close();
+      expect([blocks, away(log)]).toEqual([0, [other]]);
       await expectEqual(log);
     }));
 });
