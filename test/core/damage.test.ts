@@ -7,13 +7,26 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { DamageError } from "../../src/base/errno.ts";
+import { OpenError } from "../../src/core/errors.ts";
 import type { Ino } from "../../src/core/types.ts";
 import { unlock } from "../../src/core/unlock.ts";
 import { Volume } from "../../src/core/volume.ts";
 import { check } from "../../src/fsck/check.ts";
 import { runChild } from "./child.ts";
 import { type Dump, dump } from "./dump.ts";
-import { b, contentOf, errnoOf, Fixture, mkdir, noise, put, ROOT, settle, touch } from "./fixture.ts";
+import {
+  b,
+  contentOf,
+  errnoOf,
+  type FakeClock,
+  Fixture,
+  mkdir,
+  noise,
+  put,
+  ROOT,
+  settle,
+  touch,
+} from "./fixture.ts";
 
 const PAGE = 16_384;
 const BLOCK = 65_536;
@@ -408,6 +421,77 @@ describe("a damaged page of a directory that is met while the volume is in use",
       expect(outcome(() => volume.fsync(good))).toBe("EIO");
       expect(contentOf(volume, good).equals(noise(3000))).toBe(true);
     }));
+});
+
+describe("a damaged page that a volume meets by itself", () => {
+  const DAY_MS = 86_400_000;
+
+  /** With each page damaged in turn, in a volume that was opened before: "never opened" where it could not be. */
+  function onEachPage(run: (volume: Volume, good: Ino, clock: FakeClock) => unknown): unknown[] {
+    const whole = new Fixture({ volume: { answersFirst: true } });
+    try {
+      put(whole.volume, ROOT, "good", noise(3000));
+      whole.volume.closeEpoch();
+      whole.close();
+      const pages = statSync(whole.path).size / PAGE;
+      return Array.from({ length: pages - 1 }, (_, i) => {
+        const fixture = whole.crashCopy();
+        try {
+          flip(fixture.path, i + 2);
+          const volume = fixture.open();
+          fixture.clock.advance(2 * DAY_MS);
+          return run(volume, volume.tree.lookup(ROOT, b("good"))?.ino as Ino, fixture.clock);
+        } catch (error) {
+          if (error instanceof DamageError || error instanceof OpenError) return "never used";
+          throw error;
+        } finally {
+          outcome(() => fixture.close());
+          fixture.takeLog();
+          fixture.remove();
+        }
+      });
+    } finally {
+      whole.remove();
+    }
+  }
+
+  function idle(volume: Volume, clock: FakeClock): void {
+    for (let i = 0; i < 4; i++) {
+      outcome(() => volume.idle(clock.monotonicMs()));
+      clock.advance(1100);
+    }
+  }
+
+  it("never makes it read-only where only times of access wait", () => {
+    const failed = onEachPage((volume, good, clock) => {
+      outcome(() => contentOf(volume, good)); // moves its atime
+      idle(volume, clock);
+      outcome(() => contentOf(volume, good));
+      idle(volume, clock);
+      return volume.failed;
+    });
+    expect(failed.filter((one) => one === false).length).toBeGreaterThan(3);
+    expect(failed).not.toContain(true);
+  });
+
+  it("costs no change that could be committed", () => {
+    const change = (volume: Volume): string => outcome(() => put(volume, ROOT, "made", "kept"));
+    const alone = onEachPage((volume) => {
+      change(volume);
+      outcome(() => volume.commit());
+      return volume.failed;
+    });
+    const beside = onEachPage((volume, _, clock) => {
+      const changed = change(volume);
+      idle(volume, clock);
+      outcome(() => volume.commit());
+      if (changed === "ok" && !volume.failed)
+        expect(outcome(() => expect(volume.tree.lookup(ROOT, b("made"))?.size).toBe(4))).toBe("ok");
+      return volume.failed;
+    });
+    expect(beside).toEqual(alone);
+    expect(alone).toContain(true);
+  });
 });
 
 describe("a damaged page of an attribute's value", () => {
