@@ -279,6 +279,33 @@ describe("a volume", () => {
   });
 });
 
+describe("a damaged page on which the next block would be stored", () => {
+  it("refuses new content before it is answered, and costs nothing else", () => {
+    const outcomes: string[] = [];
+    // The page of the table that takes the last block, which has a part of it, is the last page of the file for some.
+    for (let blocks = 1; blocks <= 8; blocks++) {
+      const fixture = new Fixture({ blockSize: BLOCK, volume: { answersFirst: true } });
+      put(fixture.volume, ROOT, "bad", noise(blocks * BLOCK - 777));
+      fixture.close();
+      flip(fixture.path, statSync(fixture.path).size / PAGE);
+      const volume = fixture.open();
+      const made = touch(volume, ROOT, "made");
+      const written = outcome(() => volume.files.write(made, 0, noise(3 * BLOCK, 3), false));
+      outcomes.push(written);
+      volume.commit();
+      expect(volume.failed, `${blocks} blocks`).toBe(false);
+      expect(volume.attributes.getattr(made).size).toBe(written === "ok" ? 3 * BLOCK : 0);
+      mkdir(volume, ROOT, "directory");
+      volume.tree.rename(ROOT, b("made"), ROOT, b("moved"), 0);
+      volume.fsync(made);
+      fixture.close();
+      fixture.takeLog();
+      fixture.remove();
+    }
+    expect([...new Set(outcomes)].sort()).toEqual(["damage", "ok"]);
+  });
+});
+
 describe("a damaged page of the tables", () => {
   /** Each page of a small volume in turn: flipped, used, flipped back. */
   function onEachPage(run: (fixture: Fixture, files: readonly Ino[], expected: Dump) => void): void {

@@ -84,6 +84,8 @@ function survey(path: string): { places: readonly Place[]; others: readonly numb
     if (marks.length < 3 || new Set(marks).size > 1) others.push(page);
     else places.push({ page, name, block: Number(block) });
   }
+  // The next block is stored beside the last one: that page is needed for more than content.
+  if (places.at(-1)?.page === pages.pageCount) others.push(places.pop()?.page as number);
   pages.close();
   key.wipe();
   return { places, others };
