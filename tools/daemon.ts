@@ -201,11 +201,13 @@ export interface ServeOptions {
 export async function serve(options: MountOptions, password: Buffer, how: ServeOptions): Promise<never> {
   const { unlock } = await import("../src/core/unlock.ts");
   const { notifyReady } = await import("../src/host/supervisor.ts");
+  const { mountedAt } = await import("../src/host/mounts.ts");
   const { exitNow } = await import("../src/native/libc.ts");
   const { log } = how;
   ignoreBrokenPipes();
 
-  const stop = new Stop(log);
+  const before = mountedAt(options.mountpoint)?.device;
+  const stop = new Stop(log, () => mountedAt(options.mountpoint)?.device !== before);
   let key: Key;
   try {
     key = unlock(options.path, password);
@@ -268,13 +270,18 @@ async function openControl(mount: Mounted, log: Log): Promise<{ close(): Promise
  */
 class Stop {
   readonly #log: Log;
+  readonly #isShown: () => boolean;
   #mount: Mounted | undefined;
   #signals = 0;
+  /** The one that came when the mount was shown, and did not answer yet. */
+  #early: (typeof SIGNALS)[number] | undefined;
   /** Of the signal that came before there was a mount to end, or that hurried. */
   #code: number | undefined;
 
-  constructor(log: Log) {
+  /** `isShown`: whether the kernel shows the mount by now. */
+  constructor(log: Log, isShown: () => boolean) {
     this.#log = log;
+    this.#isShown = isShown;
     for (const signal of SIGNALS) process.on(signal, () => void this.#onSignal(signal));
     // Node would start its debugger, which listens on a port.
     process.on("SIGUSR1", () => log("info", JSON.stringify(this.#mount?.status() ?? {})));
@@ -291,6 +298,7 @@ class Stop {
   async attach(mount: Mounted): Promise<void> {
     this.#mount = mount;
     if (this.#code !== undefined) await this.#leave(mount);
+    else if (this.#early !== undefined) this.#end(mount, this.#early);
   }
 
   async #onSignal(signal: (typeof SIGNALS)[number]): Promise<void> {
@@ -301,15 +309,20 @@ class Stop {
       this.#log("warn", `${signal} again: committing, and leaving at once`);
       this.#code = code;
       if (this.#mount !== undefined) await this.#leave(this.#mount);
-    } else if (this.#mount === undefined) {
+    } else if (this.#mount !== undefined) {
+      this.#end(this.#mount, signal);
+    } else if (this.#isShown()) {
+      this.#early = signal;
+    } else {
       // Ended before it was there: no clean unmount.
       this.#code = code;
-    } else {
-      this.#log("info", `${signal}: unmounting`);
-      await this.#unmount(this.#mount).catch((error: unknown) =>
-        this.#log("error", describeError(error).message),
-      );
     }
+  }
+
+  /** Unmounts; how that went the mount's own end tells. */
+  #end(mount: Mounted, signal: string): void {
+    this.#log("info", `${signal}: unmounting`);
+    this.#unmount(mount).catch((error: unknown) => this.#log("error", describeError(error).message));
   }
 
   async #unmount(mount: Mounted): Promise<void> {

@@ -40,6 +40,7 @@ const LONGEST_KEPT = 1 << 17;
 
 const VOLUME = 0 as Ino;
 const DATA = "SELECT codec, data FROM block WHERE id = ?1";
+const LAST = "SELECT id FROM block ORDER BY id DESC LIMIT 1";
 
 export class Blocks {
   readonly #store: Store;
@@ -55,6 +56,9 @@ export class Blocks {
   /** Content of committed blocks; what was used last comes last. */
   readonly #kept = new Map<BlockNo, Uint8Array>();
   readonly #unpacker = new Unpacker();
+  #readerLast: Statement | undefined;
+  /** Whether the page was seen whole on which the next block is stored: since then it is the writer's. */
+  #endSeen = false;
   /** Whether the volume says that it has compressed blocks. */
   #declared = false;
 
@@ -76,7 +80,27 @@ export class Blocks {
     });
     store.onForget(() => {
       this.#kept.clear();
+      this.#endSeen = false;
     });
+  }
+
+  /**
+   * Refuses where no new block can be stored, as the page of the last one is damaged: the writer that met it would lose the
+   * open group. Ask before the first write of a change.
+   * @throws DamageError
+   */
+  expectEnd(): void {
+    if (this.#endSeen || this.#store.refusesChanges) return;
+    const { reader } = this.#store;
+    try {
+      this.#readerLast ??= reader.prepare(LAST);
+      const found = this.#readerLast.step();
+      if (found) this.#readerLast.reset();
+      if (reader.isPoisoned) throw new DamageError("a page has a wrong HMAC");
+    } catch (error) {
+      throw this.#readerFailed(error, reader, "the page of the last block");
+    }
+    this.#endSeen = true;
   }
 
   /**

@@ -146,8 +146,12 @@ export class Extents {
     return found.filter((block) => this.#store.partial?.visitor(block) === undefined);
   }
 
-  /** How what is now written to a file is compressed: ask before the first write of a change. @throws DamageError */
+  /**
+   * How what is now written to a file is compressed: ask before the first write of a change.
+   * @throws DamageError, also where nothing new can be stored
+   */
   compressionOf(ino: Ino): Compression {
+    this.#blocks.expectEnd();
     return this.#xattrs.compressionOf(ino) ?? this.#compression;
   }
 

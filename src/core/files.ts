@@ -382,9 +382,11 @@ export class Files {
     return this.write(to, toOffset, data, kill);
   }
 
-  /** @throws FsError ESTALE, EISDIR, EINVAL */
+  /** @throws FsError ESTALE, EISDIR, EINVAL; EIO where a failed commit may have lost it */
   #regular(ino: Ino): Inode {
-    const inode = this.#inodes.load(ino);
+    const inode = this.#inodes.find(ino);
+    // Whoever has it open was told that it was made.
+    if (inode === undefined) throw new FsError(this.#store.failed ? "EIO" : "ESTALE");
     if (isRegular(inode.mode)) return inode;
     throw new FsError(isDirectory(inode.mode) ? "EISDIR" : "EINVAL");
   }

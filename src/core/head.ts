@@ -288,8 +288,9 @@ export class HeadKeeper {
 
   /** Within each commit: gives it its number. @throws SqliteError */
   advance(): void {
-    this.#head = next(this.#head);
-    save(this.#save, this.#head);
+    const head = next(this.#head);
+    save(this.#save, head);
+    this.#head = head;
   }
 
   /** After the first commit: makes the file where there is none. @throws OpenError bad-head */

@@ -223,10 +223,12 @@ export class Inodes {
 
   /** Writes the changed rows to the table. */
   flush(): void {
-    for (const [ino, inode] of this.#changed) {
-      this.#write(inode);
-      this.#keep(ino, inode);
-    }
+    this.#store.unmissed(() => {
+      for (const [ino, inode] of this.#changed) {
+        this.#write(inode);
+        this.#keep(ino, inode);
+      }
+    });
     this.#changed.clear();
   }
 
@@ -387,17 +389,19 @@ export class Inodes {
 
   /** The next inode to purge. */
   nextDead(): Ino | undefined {
-    if (!this.#leftLooked) this.#findLeft();
+    if (!this.#store.hasGroup) this.findLeft();
     return this.#dead.at(-1);
   }
 
-  /** What a crash left unlinked. Damage there must not keep the volume from being opened. */
-  #findLeft(): void {
+  /** Finds what a crash left unlinked, once; commits. Damage there must not keep the volume from being opened. */
+  findLeft(): void {
+    if (this.#leftLooked) return;
     this.#leftLooked = true;
     if (this.#store.readOnly) return;
     try {
+      // What waits must not be lost with it, should it meet a damaged page.
+      this.#store.commit();
       this.#store.query(0 as Ino, () => {
-        this.flush();
         const known = new Set(this.#dead);
         while (this.#unlinked.step()) {
           const ino = this.#unlinked.int(0) as Ino;

@@ -135,6 +135,11 @@ export class Prune {
     return this.#waits && !this.#store.refusesChanges;
   }
 
+  /** Whether it is better begun when what waits is committed, which it else does itself. */
+  get isPutOff(): boolean {
+    return this.#gap === undefined && this.#store.hasGroup;
+  }
+
   /** Milliseconds for which there is no point in trying again, after there was no room. */
   pauseMs(nowMs: number): number {
     return Math.max(0, this.#pausedUntilMs - nowMs);
@@ -145,6 +150,8 @@ export class Prune {
     const until = this.#store.clock.monotonicMs() + ms;
     while (this.waiting) {
       try {
+        // What waits must not be lost with it, should the first look meet a damaged page.
+        if (this.#gap === undefined) this.#store.commit();
         this.#store.query(VOLUME, () => this.#step());
       } catch (error) {
         if (error instanceof DamageError) {

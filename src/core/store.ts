@@ -88,7 +88,7 @@ export class Store {
   #groupSinceMs: number | undefined;
   /** Bytes of file data in the open group. */
   #groupBytes = 0;
-  /** What `totalChanges` of the writer was when the open group began. */
+  /** What `totalChanges` of the writer was when the open group began, and since then rows that nobody would miss. */
   #groupFrom = 0;
   /** Inodes that the open group changed. */
   readonly #changed = new Set<Ino>();
@@ -410,7 +410,17 @@ export class Store {
     this.#groupFrom = this.writer.totalChanges;
   }
 
-  /** Whether the open group has nothing that anybody would miss: times of access at most, which are written last. */
+  /** Runs writes of rows whose loss is no loss, unless `touch` told of them. */
+  unmissed(write: () => void): void {
+    const before = this.writer.totalChanges;
+    try {
+      write();
+    } finally {
+      this.#groupFrom += this.writer.totalChanges - before;
+    }
+  }
+
+  /** Whether the open group has nothing that anybody would miss: times of access at most. */
   get #holdsNothing(): boolean {
     return this.#changed.size === 0 && this.writer.totalChanges === this.#groupFrom;
   }
@@ -458,6 +468,10 @@ export class Store {
       this.#head?.advance();
       this.#commit.run();
     } catch (error) {
+      if (this.#holdsNothing && this.writer.isPoisoned) {
+        this.#drop();
+        return;
+      }
       this.#lose(error);
       throw new FsError("EIO", "commit failed");
     }
@@ -496,6 +510,11 @@ export class Store {
     if (this.#groupSinceMs === undefined) this.#wal.work(nowMs);
     else if (nowMs - this.#groupSinceMs >= this.#options.commitIntervalMs)
       this.#quietly(() => this.#commitGroup());
+  }
+
+  /** Whether a group is open. */
+  get hasGroup(): boolean {
+    return this.#groupSinceMs !== undefined;
   }
 
   /** Milliseconds since the oldest uncommitted change, 0 where there is none. */

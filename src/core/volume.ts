@@ -393,7 +393,7 @@ export class Volume {
     this.#store.work(nowMs);
     const historyMs = this.#keepHistory(nowMs);
     const purgeMs = slice(this.#purge, PURGE_SLICE_MS, nowMs);
-    const pruneMs = slice(this.#prune, PRUNE_SLICE_MS, nowMs);
+    const pruneMs = this.#prune.isPutOff ? Infinity : slice(this.#prune, PRUNE_SLICE_MS, nowMs);
     return Math.min(historyMs, purgeMs, pruneMs, this.#store.dueInMs(nowMs));
   }
 
@@ -455,6 +455,7 @@ export class Volume {
     this.#closed = true;
     this.#rows.unrefAll();
     try {
+      this.#rows.findLeft();
       this.#purge.run(Number.POSITIVE_INFINITY);
     } finally {
       this.#store.close();

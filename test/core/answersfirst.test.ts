@@ -120,6 +120,18 @@ describe("a volume that answers first", () => {
     }, options),
   );
 
+  it("tells whoever has a file open that was lost: EIO, not that there never was one", () =>
+    inVolume((fixture, volume) => {
+      breakWrites();
+      const lost = touch(volume, ROOT, "new");
+      volume.finish();
+      Statement.prototype.step = step;
+      expectErrno("EIO", () => volume.files.write(lost, 0, b("x"), false));
+      expectErrno("EIO", () => volume.files.read(lost, 0, 1, Buffer.alloc(1)));
+      expect(find(volume, "new")).toBeUndefined();
+      fixture.takeLog();
+    }, options));
+
   it("applies what a copy wrote in part before it shares the blocks behind it", () =>
     // The check at the end compares the number of blocks that the inode says with those that it has.
     inVolume((_, volume) => {

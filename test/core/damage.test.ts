@@ -7,13 +7,26 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { DamageError } from "../../src/base/errno.ts";
+import { OpenError } from "../../src/core/errors.ts";
 import type { Ino } from "../../src/core/types.ts";
 import { unlock } from "../../src/core/unlock.ts";
 import { Volume } from "../../src/core/volume.ts";
 import { check } from "../../src/fsck/check.ts";
 import { runChild } from "./child.ts";
 import { type Dump, dump } from "./dump.ts";
-import { b, contentOf, errnoOf, Fixture, mkdir, noise, put, ROOT, settle, touch } from "./fixture.ts";
+import {
+  b,
+  contentOf,
+  errnoOf,
+  type FakeClock,
+  Fixture,
+  mkdir,
+  noise,
+  put,
+  ROOT,
+  settle,
+  touch,
+} from "./fixture.ts";
 
 const PAGE = 16_384;
 const BLOCK = 65_536;
@@ -266,6 +279,33 @@ describe("a volume", () => {
   });
 });
 
+describe("a damaged page on which the next block would be stored", () => {
+  it("refuses new content before it is answered, and costs nothing else", () => {
+    const outcomes: string[] = [];
+    // The page of the table that takes the last block, which has a part of it, is the last page of the file for some.
+    for (let blocks = 1; blocks <= 8; blocks++) {
+      const fixture = new Fixture({ blockSize: BLOCK, volume: { answersFirst: true } });
+      put(fixture.volume, ROOT, "bad", noise(blocks * BLOCK - 777));
+      fixture.close();
+      flip(fixture.path, statSync(fixture.path).size / PAGE);
+      const volume = fixture.open();
+      const made = touch(volume, ROOT, "made");
+      const written = outcome(() => volume.files.write(made, 0, noise(3 * BLOCK, 3), false));
+      outcomes.push(written);
+      volume.commit();
+      expect(volume.failed, `${blocks} blocks`).toBe(false);
+      expect(volume.attributes.getattr(made).size).toBe(written === "ok" ? 3 * BLOCK : 0);
+      mkdir(volume, ROOT, "directory");
+      volume.tree.rename(ROOT, b("made"), ROOT, b("moved"), 0);
+      volume.fsync(made);
+      fixture.close();
+      fixture.takeLog();
+      fixture.remove();
+    }
+    expect([...new Set(outcomes)].sort()).toEqual(["damage", "ok"]);
+  });
+});
+
 describe("a damaged page of the tables", () => {
   /** Each page of a small volume in turn: flipped, used, flipped back. */
   function onEachPage(run: (fixture: Fixture, files: readonly Ino[], expected: Dump) => void): void {
@@ -408,6 +448,77 @@ describe("a damaged page of a directory that is met while the volume is in use",
       expect(outcome(() => volume.fsync(good))).toBe("EIO");
       expect(contentOf(volume, good).equals(noise(3000))).toBe(true);
     }));
+});
+
+describe("a damaged page that a volume meets by itself", () => {
+  const DAY_MS = 86_400_000;
+
+  /** With each page damaged in turn, in a volume that was opened before: "never opened" where it could not be. */
+  function onEachPage(run: (volume: Volume, good: Ino, clock: FakeClock) => unknown): unknown[] {
+    const whole = new Fixture({ volume: { answersFirst: true } });
+    try {
+      put(whole.volume, ROOT, "good", noise(3000));
+      whole.volume.closeEpoch();
+      whole.close();
+      const pages = statSync(whole.path).size / PAGE;
+      return Array.from({ length: pages - 1 }, (_, i) => {
+        const fixture = whole.crashCopy();
+        try {
+          flip(fixture.path, i + 2);
+          const volume = fixture.open();
+          fixture.clock.advance(2 * DAY_MS);
+          return run(volume, volume.tree.lookup(ROOT, b("good"))?.ino as Ino, fixture.clock);
+        } catch (error) {
+          if (error instanceof DamageError || error instanceof OpenError) return "never used";
+          throw error;
+        } finally {
+          outcome(() => fixture.close());
+          fixture.takeLog();
+          fixture.remove();
+        }
+      });
+    } finally {
+      whole.remove();
+    }
+  }
+
+  function idle(volume: Volume, clock: FakeClock): void {
+    for (let i = 0; i < 4; i++) {
+      outcome(() => volume.idle(clock.monotonicMs()));
+      clock.advance(1100);
+    }
+  }
+
+  it("never makes it read-only where only times of access wait", () => {
+    const failed = onEachPage((volume, good, clock) => {
+      outcome(() => contentOf(volume, good)); // moves its atime
+      idle(volume, clock);
+      outcome(() => contentOf(volume, good));
+      idle(volume, clock);
+      return volume.failed;
+    });
+    expect(failed.filter((one) => one === false).length).toBeGreaterThan(3);
+    expect(failed).not.toContain(true);
+  });
+
+  it("costs no change that could be committed", () => {
+    const change = (volume: Volume): string => outcome(() => put(volume, ROOT, "made", "kept"));
+    const alone = onEachPage((volume) => {
+      change(volume);
+      outcome(() => volume.commit());
+      return volume.failed;
+    });
+    const beside = onEachPage((volume, _, clock) => {
+      const changed = change(volume);
+      idle(volume, clock);
+      outcome(() => volume.commit());
+      if (changed === "ok" && !volume.failed)
+        expect(outcome(() => expect(volume.tree.lookup(ROOT, b("made"))?.size).toBe(4))).toBe("ok");
+      return volume.failed;
+    });
+    expect(beside).toEqual(alone);
+    expect(alone).toContain(true);
+  });
 });
 
 describe("a damaged page of an attribute's value", () => {

@@ -94,7 +94,13 @@ export interface Driver {
 }
 
 /** What the real thing may be unable to: then it is not tried. */
-export type Lack = "bytes" | "flags" | "fallocate" | "nanoseconds" | "busy directories";
+export type Lack =
+  | "bytes"
+  | "flags"
+  | "fallocate"
+  | "nanoseconds"
+  | "busy directories"
+  | "one file of several paths";
 
 interface Node {
   readonly id: number;
@@ -262,6 +268,13 @@ export class ModelRun {
       ([path, node]) => path.length > 0 && (kind === undefined || node.kind === kind),
     );
     return some.length === 0 || this.#random.chance(0.05) ? this.#anywhere() : this.#random.pick(some)[0];
+  }
+
+  #isOneFile(one: Names, other: Names): boolean {
+    const node = this.#all().find(([path]) => path.join("/") === one.join("/"))?.[1];
+    return (
+      node !== undefined && node === this.#all().find(([path]) => path.join("/") === other.join("/"))?.[1]
+    );
   }
 
   // --- the model's own lookup
@@ -499,6 +512,13 @@ export class ModelRun {
       const [from, to] = [this.#existing("file"), this.#existing("file")];
       const [fromOffset, toOffset] = [this.#offset(), this.#offset()];
       const length = this.#length();
+      // The kernel cannot tell that the two overlap.
+      if (
+        this.#lacks.has("one file of several paths") &&
+        show(from) !== show(to) &&
+        this.#isOneFile(from, to)
+      )
+        return;
       this.#both(
         "copy",
         `${show(from)} ${length} at ${fromOffset} to ${show(to)} at ${toOffset}`,

@@ -36,6 +36,7 @@ export const MODEL_LACKS: readonly Lack[] = [
   "fallocate",
   "nanoseconds",
   "busy directories",
+  "one file of several paths",
 ];
 
 /** By "area: name". */

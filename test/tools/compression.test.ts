@@ -53,7 +53,7 @@ describe("--compression", () => {
     const [fast, strong] = [packing("fast"), packing("strong")];
     expect(fast).toMatch(/^fast; blocks take 0\.[3-5]\d times/);
     expect(strong).toMatch(/^strong; blocks take 0\.[23]\d times/);
-    expect(run("info", file("fast")).stdout).toMatch(/^format {4}1\.3\.0, compression, block-size$/m);
+    expect(run("info", file("fast")).stdout).toMatch(/^format {4}1\.4\.0, compression, block-size$/m);
     const { volume } = JSON.parse(run("info", "--json", file("fast")).stdout) as {
       volume: { compression: string; sample: { contentBytes: number; storedBytes: number } };
     };
