@@ -59,8 +59,10 @@ export class Fetching {
   readOn(ino: Ino, offset: number, end: number, away: Away): void {
     const reader = this.#readerOf(ino, offset);
     const isNear = offset <= reader.end + NEAR && end >= reader.end - NEAR;
+    // The same READ again, when what it waited for came, or one that was overtaken: nobody has come further.
+    if (isNear && end <= reader.end) return;
     if (!isNear) Object.assign(reader, { asked: end, window: FIRST_WINDOW });
-    reader.end = isNear ? Math.max(reader.end, end) : end;
+    reader.end = end;
     const goal = reader.end + reader.window;
     // In large steps: each is a query.
     if (goal - reader.asked < reader.window / 2) return;

@@ -25,7 +25,7 @@ const REFUSED = answer(Buffer.alloc(0), -E.EIO);
 /** A session that got one READ. Each of `reads` is what the volume does then; the last one from then on. */
 function reading(
   reads: readonly ("away" | "lost" | "here")[],
-  away: () => BlockNo[] = () => [],
+  away: (ino: Ino, from: number, length: number) => BlockNo[] = () => [],
 ): { session: Session; device: ScriptedDevice; fetched: BlockNo[][]; logged: string[] } {
   let count = 0;
   const { volume } = noting({
@@ -89,6 +89,17 @@ test("a READ waits again where what came is away once more", () => {
 test("a READ of what nobody has is refused at once", () => {
   const { device, fetched } = reading(["lost"]);
   expect([fetched, device.replies]).toEqual([[], [REFUSED]]);
+});
+
+test("a READ that waits has what is behind it asked for once, and not again when it is answered", () => {
+  const ahead: [from: number, length: number][] = [];
+  const { session, device } = reading(["away", "here"], (_ino, from, length) => {
+    ahead.push([from, length]);
+    return [];
+  });
+  session.arrived([BLOCK]);
+  expect(device.replies).toEqual([CONTENT]);
+  expect(ahead).toEqual([[3, 320 * 1024]]);
 });
 
 test.each([
