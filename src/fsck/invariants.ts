@@ -138,8 +138,8 @@ const SUPPORTS = (type: string) => `CASE ${type}
 const NO_BLOCK = "NOT EXISTS (SELECT 1 FROM block AS b WHERE b.id = partial_block.block)";
 const BAD_PARTIAL = `SELECT 0, 'block ' || block || ' is not as this partial replica notes it', NULL, NULL FROM partial_block
   WHERE (used > 0) = ${NO_BLOCK} OR used < 0 OR length(id) <> 32`;
-/** Blocks that are away, but not lost. */
-const AWAY = "SELECT block FROM partial_block WHERE used = 0";
+/** Blocks that can be fetched: where they are not here they are not lost. */
+const AWAY = "SELECT block FROM partial_block WHERE length(id) = 32";
 
 /** A row of `extent` or `extent_past` whose block is not there, with the bytes that are lost with it. */
 const missingBlock = (table: string, when: string, away: string) => `

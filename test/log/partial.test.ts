@@ -517,6 +517,19 @@ describe("a log that starts over", () => {
     }));
 });
 
+describe("content that damage took", () => {
+  it("is no loss to fsck where it can be fetched again", () =>
+    inLog(async (log, volume) => {
+      put(volume, ROOT, "large", noise(LARGE));
+      await log.push();
+      await log.clone(NAME, ANY);
+      const [gone] = away(log);
+      await fetch(log, away(log));
+      log.sql(NAME, (db) => db.exec(`DELETE FROM block WHERE id = ${gone}`));
+      expect(check(log.path(NAME), log.keyOf(NAME)).map(({ kind }) => kind)).toEqual(["partial-block"]);
+    }));
+});
+
 describe("a log that got another secret", () => {
   it("leaves a partial replica what it has, and nothing under a number that stands for something else", () =>
     inLog(async (log, volume) => {
