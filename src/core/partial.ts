@@ -28,7 +28,7 @@ export class AwayError extends FsError {
 export const SMALL_BYTES = 65_536;
 
 /** Bytes of content that visits at most: what came first goes. */
-const MOST_VISITING = 64 * 2 ** 20;
+const MOST_VISITING = 48 * 2 ** 20;
 /** Blocks that are known to have been used since this was last asked: those that were used last. */
 const MOST_USED = 4096;
 

@@ -35,13 +35,13 @@ export interface Readers {
 export type Exclusively = (run: () => Promise<void>) => Promise<void>;
 
 /** Ranges on their way at once, and the most bytes of one. */
-const FLIGHTS = 8;
+const FLIGHTS = 16;
 const RANGE_BYTES = 2 ** 20;
 /** What is recorded in one transaction, in bytes, or whatever came in so many milliseconds. */
 const RECORD_BYTES = 8 * 2 ** 20;
 const RECORD_MS = 300;
 /** While more waits to be recorded, what arrives is not: it only visits. */
-const MOST_BYTES = 48 * 2 ** 20;
+const MOST_BYTES = 24 * 2 ** 20;
 /** The -wal is copied when it has so many bytes of content, or nothing is on its way. */
 const COPY_BYTES = 24 * 2 ** 20;
 
