@@ -63,11 +63,11 @@ async function clone(url: string, file: string, flags: CloneFlags): Promise<void
   const { clone: make } = await import("../src/log/replica.ts");
   const { openRemote } = await import("../src/log/remote.ts");
   const { resolveUrl } = await import("./remote.ts");
-  // What is wrong with the URL is said before anybody types a password.
+  // What is wrong with the URL or the head file is said before anybody types a password.
   await openRemote(resolveUrl(url));
+  const seen = await readHeadOf(flags);
   const password = await readPassword(flags, { path: url, confirm: false, warn });
   const progress = new Progress(flags.quiet);
-  const seen = await readHeadOf(flags);
   try {
     const result = await interruptible(`stopped; ${file} was not made`, async ({ breathe, signal }) => {
       const store = await openRemote(resolveUrl(url), accessOf(signal, progress, rate));

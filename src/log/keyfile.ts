@@ -116,14 +116,9 @@ export async function removeOldKeyFiles(store: RemoteStore): Promise<void> {
   for (const name of (await keyFiles(store)).slice(0, -1)) await store.remove(name);
 }
 
-/** What the password opens: of the newest log. @throws LogError wrong-password, damaged, unreachable */
-export async function getKeyFile(store: RemoteStore, password: Buffer): Promise<LogKey> {
-  return await readKeyFile(store, (await keyFiles(store)).at(-1), password);
-}
-
 /**
- * The same, and what it opens of the logs before it, of the same volume: there are such while a new log is not whole yet. The
- * newest first. @throws as getKeyFile
+ * What the password opens: the newest log, and those before it of the same volume: there are such while a new log is not
+ * whole yet. The newest first. @throws LogError wrong-password, damaged, unreachable
  */
 export async function getKeyFiles(store: RemoteStore, password: Buffer): Promise<[LogKey, ...LogKey[]]> {
   // Each costs a derivation, and anybody who writes there can put more.

@@ -283,7 +283,7 @@ export class Replica {
       if (password === undefined)
         throw new LogError(
           "other-log",
-          `${error.message}; if its secret was changed by remote rotate, go on with: ${pull}`,
+          `${error.message}; if its secret was changed by remote rotate, unmount this replica, and go on with: ${pull}`,
         );
       const found = await this.#newKeys(store, origin.writer, volume, password);
       const chain = await readChain(store, keysOf([sealer, ...found]), whose, seen);

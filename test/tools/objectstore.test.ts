@@ -206,6 +206,26 @@ describe("a volume with an object store as its remote", () => {
     await expectEqual(at("replica.sqlite"));
   });
 
+  it("whose change of the secret was stopped is told so, and its next push goes on with that", async () => {
+    await pushed();
+    fake.options = {
+      fault: ({ method, key }) => (method === "PUT" && key.includes("/log/") ? { status: 403 } : undefined),
+    };
+    await fails(10, /may not do that/, ["remote", "rotate", vault, "store"]);
+    fake.options = {};
+    await ok("clone", fake.url(), at("meanwhile.sqlite"));
+    await expectEqual(at("meanwhile.sqlite"));
+    await fails(10, /a remote rotate was stopped; the next push goes on with it\n$/, [
+      "remote",
+      "verify",
+      vault,
+    ]);
+    await ok("push", vault);
+    expect(await ok("remote", "verify", "--read-data", "100", vault)).toContain("all is there");
+    await ok("clone", fake.url(), at("replica.sqlite"));
+    await expectEqual(at("replica.sqlite"));
+  });
+
   it("is left at once by a signal while the store does not answer", async () => {
     await ok("remote", "add", vault, "store", fake.url());
     for (const [signal, code] of [
