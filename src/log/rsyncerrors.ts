@@ -25,7 +25,7 @@ export function complaintOf({ code, stderr }: Ended): string {
     .filter((line) => line !== "");
   const said = lines.filter((line) => !EMPTY_WORDS.test(line));
   const find = (pattern: RegExp): string | undefined => said.find((line) => pattern.test(line));
-  if (find(/No space left on device|Disk quota exceeded/) !== undefined) return "there is no space left";
+  if (isFull({ stderr })) return "there is no space left";
   if (code === PARTIAL && find(/(change_dir|link_stat|opendir) .*No such file or directory/) !== undefined)
     return "there is no such directory";
   if (code !== undefined && NO_COMMAND.includes(code)) return "rsync is not installed there";
@@ -46,6 +46,11 @@ export function mayPass({ code, stderr }: Ended): boolean {
     return false;
   if (/max connections|Another instance of rrsync/.test(stderr)) return true;
   return code === SSH_FAILED || [...TIMED_OUT, ...CUT].some((one) => one === code);
+}
+
+/** The disk there, or here, has no room. */
+export function isFull({ stderr }: Pick<Ended, "stderr">): boolean {
+  return /No space left on device|Disk quota exceeded/.test(stderr);
 }
 
 /** One of the two ends is older than the option. */

@@ -9,6 +9,8 @@ import {
   readFileSync,
   rmSync,
   statSync,
+  symlinkSync,
+  truncateSync,
   writeFileSync,
 } from "node:fs";
 import { tmpdir } from "node:os";
@@ -165,10 +167,25 @@ for (const kind of ["ssh", "daemon"] as const)
       expect(await store.get("data/0", 1000, 50)).toBeUndefined();
     });
 
+    it("looks again at what is no object, each time", async () => {
+      const store = open(kind);
+      mkdirSync(join(path, "log/1"), { recursive: true });
+      for (const text of ["first", "second"]) {
+        writeFileSync(join(path, "log/1/1"), text);
+        expect((await store.get("log/1/1", 0, 100))?.toString()).toBe(text);
+      }
+    });
+
+    it("does not fetch what is larger than anything of a log", async () => {
+      mkdirSync(join(path, "log"));
+      writeFileSync(join(path, "log/1"), "");
+      truncateSync(join(path, "log/1"), 600 * 2 ** 20);
+      expect(await open(kind).get("log/1")).toBeUndefined();
+    });
+
     it("hands out what is a file, and no link to one", async () => {
       mkdirSync(join(path, "data"));
       writeFileSync(join(base, "secret"), "secret");
-      const { symlinkSync } = await import("node:fs");
       symlinkSync(join(base, "secret"), join(path, "data/1"));
       expect(await open(kind).get("data/1")).toBeUndefined();
       expect(await open(kind).list("data/")).toEqual([]);
