@@ -82,7 +82,6 @@ async function clone(url: string, file: string, flags: CloneFlags): Promise<void
       });
     });
     progress.end();
-    if (until === undefined) await keepHead(flags, seen.head, result);
     const what = flags.restore ? "restored" : flags.partial ? "a partial replica" : "a replica";
     const { segments, bytes, blocks } = result;
     tell(flags, `${file}: ${what}, as of ${headText(result)}`, {
@@ -92,6 +91,7 @@ async function clone(url: string, file: string, flags: CloneFlags): Promise<void
       blocks,
       ...headFields(result),
     });
+    if (until === undefined) await keepHead(flags, seen.head, result);
   } finally {
     progress.end();
     password.fill(0);

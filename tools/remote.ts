@@ -90,7 +90,8 @@ async function remote(
   const percent = percentOf(flags.readData);
   const password = await passwordOf(target, flags);
   try {
-    await interruptible("stopped; what is done stays done", (breath) =>
+    const undone = action === "rotate" ? "the next push goes on with it" : "what is done stays done";
+    await interruptible(`stopped; ${undone}`, (breath) =>
       withSiteOrReplica(target, password, action, async (site) => {
         if (action === "add") await add(site, target, name ?? "", resolveUrl(url ?? ""), flags, breath);
         else if (action === "list") await list(site, flags);

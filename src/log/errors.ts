@@ -19,6 +19,8 @@ export type LogReason =
   | "taken"
   /** It has no room for more. */
   | "no-space"
+  /** Something was begun there, and stopped, that is to be ended first. */
+  | "unfinished"
   /** Of a newer sqlfuse. */
   | "too-new"
   /** The replica is not what its source was. */

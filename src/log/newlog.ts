@@ -36,6 +36,11 @@ export async function putNote(
     );
 }
 
+/** Whether somebody noted that a new log begins with that segment. @throws LogError unreachable */
+export async function hasNote(store: RemoteStore, segment: number): Promise<boolean> {
+  return (await store.get(NOTES + numberName(segment), 0, MOST_NOTE_BYTES)) !== undefined;
+}
+
 /** Whether the writer of the log `old` noted that it goes on as `fresh`. @throws LogError unreachable */
 export async function isNoted(store: RemoteStore, old: Sealer, fresh: Sealer): Promise<boolean> {
   for (const { name } of await store.list(NOTES)) {

@@ -77,7 +77,8 @@ const KINDS: readonly Kind[] = [
     open: async (url, options) => new (await import("./rsync.ts")).RsyncStore(url, options),
   },
   {
-    urls: /^(?![a-z0-9+]+:\/\/)/i,
+    // Not "", as a variable that is not set: it would be where the command runs.
+    urls: /^(?![a-z0-9+]+:\/\/)./i,
     open: async (url, options) => new (await import("./directory.ts")).DirectoryStore(url, options),
   },
 ];
@@ -93,7 +94,7 @@ export async function openRemote(url: string, options: RemoteOptions = {}): Prom
   if (kind === undefined)
     throw new LogError(
       "unreachable",
-      `${url}: a remote is a directory, HOST:PATH, rsync://HOST/MODULE or s3://BUCKET/PREFIX; other kinds are not known`,
+      `${url || '""'}: a remote is a directory, HOST:PATH, rsync://HOST/MODULE or s3://BUCKET/PREFIX; other kinds are not known`,
     );
   const { signal, bytesPerSecond } = options;
   const store = await kind.open(url, {

@@ -15,7 +15,7 @@ const LONGEST = 200;
 
 /** Lines that say only that it did not work, or where in rsync's sources. */
 const EMPTY_WORDS =
-  /^(rsync error: |rsync: connection unexpectedly closed|rsync: \[\w+\] (safe_)?(read|write) (error|failed)|rsync: did not see server greeting|Warning: Permanently added|\*\* |Connection to \S+ closed)/;
+  /^(rsync error: |rsync: connection unexpectedly closed|rsync: \[\w+\] (safe_)?(read|write) (error|failed)|rsync: did not see server greeting|Warning: Permanently added|Could not chdir to home directory|\*\* |Connection to \S+ closed)/;
 
 /** Why it ended, in one line. */
 export function complaintOf({ code, stderr }: Ended): string {
@@ -28,11 +28,13 @@ export function complaintOf({ code, stderr }: Ended): string {
   if (isFull({ stderr })) return "there is no space left";
   if (code === PARTIAL && find(/(change_dir|link_stat|opendir) .*No such file or directory/) !== undefined)
     return "there is no such directory";
+  if (find(/change_dir .*Not a directory/) !== undefined) return "is no directory";
+  if (find(/Read-only file system/) !== undefined) return "is read-only";
   if (code !== undefined && NO_COMMAND.includes(code)) return "rsync is not installed there";
   if (code !== undefined && TIMED_OUT.includes(code)) return "it does not answer (timeout)";
   if (code === undefined || code === INTERRUPTED) return "rsync was stopped";
   const line = find(/@ERROR: /) ?? (code === SSH_FAILED ? said.at(-1) : said[0]) ?? lines.at(-1) ?? "";
-  const words = line.replace(/^.*@ERROR: /, "").replace(/^rsync: (\[\w+\] )?/, "");
+  const words = line.replace(/^.*@ERROR: /, "").replace(/^(ssh: |rsync: (\[\w+\] )?)/, "");
   return `${code === SSH_FAILED ? "ssh" : "rsync"} could not: ${words.slice(0, LONGEST)}`;
 }
 

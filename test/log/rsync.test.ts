@@ -122,6 +122,12 @@ for (const kind of ["ssh", "daemon"] as const)
       expect(readdirSync(path)).toEqual([]);
     });
 
+    it("that is a file is told as no directory", async () => {
+      writeFileSync(join(path, "file"), "");
+      const store = new RsyncStore(`${urlOf(kind)}/file`);
+      await expect(store.list("log/")).rejects.toThrow(/\/file: is no directory$/);
+    });
+
     it("removes one file and never another, nor a directory, whatever is beside it", async () => {
       const store = open(kind);
       for (const name of [

@@ -215,6 +215,14 @@ describe("a volume with an object store as its remote", () => {
     fake.options = {};
     await ok("clone", fake.url(), at("meanwhile.sqlite"));
     await expectEqual(at("meanwhile.sqlite"));
+    // A second one would leave replicas behind, who can follow one.
+    await ok("clone", fake.url(), at("follower.sqlite"));
+    await fails(10, /is being changed already, and that was stopped; go on with it first: sqlfuse push\n$/, [
+      "remote",
+      "rotate",
+      vault,
+      "store",
+    ]);
     await fails(10, /a remote rotate was stopped; the next push goes on with it\n$/, [
       "remote",
       "verify",
@@ -222,8 +230,11 @@ describe("a volume with an object store as its remote", () => {
     ]);
     await ok("push", vault);
     expect(await ok("remote", "verify", "--read-data", "100", vault)).toContain("all is there");
-    await ok("clone", fake.url(), at("replica.sqlite"));
-    await expectEqual(at("replica.sqlite"));
+    await ok("pull", at("follower.sqlite"));
+    await expectEqual(at("follower.sqlite"));
+    await ok("remote", "rotate", vault, "store");
+    await ok("pull", at("follower.sqlite"));
+    await expectEqual(at("follower.sqlite"));
   });
 
   it("is left at once by a signal while the store does not answer", async () => {

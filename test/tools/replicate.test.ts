@@ -139,6 +139,19 @@ describe("a volume with a remote", () => {
     ok("fsck", vault);
   });
 
+  it("is stale where it was pushed while the clock was a year ahead, and lacks changes since", () => {
+    ok("remote", "add", vault, "nas", nas);
+    const YEAR_MS = 365 * 86_400_000;
+    writeFileSync(at("ahead.mjs"), `const now = Date.now; Date.now = () => now() + ${YEAR_MS};`);
+    const ahead = { password: PASSWORD, env: { NODE_OPTIONS: `--import=${at("ahead.mjs")}` } };
+    expect(sqlfuse(["push", vault], ahead)).toMatchObject({ code: 0 });
+    ok("remote", "status", "--max-age", "1h", vault);
+    ok("rm", vault, "tree/a.txt");
+    fails(1, /nas: stale: lacks changes/, "remote", "status", "--max-age", "1h", vault);
+    ok("push", vault);
+    expect(ok("remote", "status", "--max-age", "1h", vault)).toMatch(/^nas +current/m);
+  });
+
   it("is verified, and what is wrong is named", () => {
     pushed();
     expect(ok("remote", "verify", "--read-data", "100", vault)).toMatch(
@@ -362,7 +375,9 @@ describe("what is refused", () => {
     fails(10, /it has no remote/, "push", vault);
     fails(10, /no such file/, "push", at("missing"));
     fails(10, /no such directory/, "remote", "add", vault, "nas", at("missing"));
-    fails(10, /a remote is a directory/, "remote", "add", vault, "nas", "ftp://example.com/x");
+    for (const url of ["ftp://example.com/x", ""])
+      fails(10, /: a remote is a directory/, "remote", "add", vault, "nas", url);
+    fails(10, /^sqlfuse: "": a remote is a directory/, "clone", "", at("x.sqlite"));
     expect(ok("remote", "list", vault)).toBe("no remotes\n");
     fails(10, /no log is there/, "clone", nas, at("x.sqlite"));
     ok("remote", "add", vault, "nas", nas);
