@@ -61,7 +61,7 @@ async function clone(url: string, file: string, flags: CloneFlags): Promise<void
     throw new ToolError(EXIT.unusable, `${file}: exists already; choose another name or remove it first`);
   await requireEngine();
   const { clone: make } = await import("../src/log/replica.ts");
-  const { openRemote } = await import("../src/log/remote.ts");
+  const { openRemote } = await import("../src/remote/remote.ts");
   const { resolveUrl } = await import("./remote.ts");
   // What is wrong with the URL or the head file is said before anybody types a password.
   await openRemote(resolveUrl(url));

@@ -41,7 +41,7 @@ async function logDump(url: string, flags: LogDumpFlags): Promise<void> {
   if (wanted !== undefined && !(Number.isSafeInteger(wanted) && wanted > 0))
     throw new ToolError(EXIT.usage, `--segment ${flags.segment}: not the number of a segment`);
   await requireEngine();
-  const { openRemote } = await import("../src/log/remote.ts");
+  const { openRemote } = await import("../src/remote/remote.ts");
   const { getKeyFiles } = await import("../src/log/keyfile.ts");
   const { readSegment, segmentNumbers } = await import("../src/log/chain.ts");
   const { readRecords } = await import("../src/log/follower.ts");

@@ -3,7 +3,7 @@ import { resolve } from "node:path";
 import { Argument, type Command } from "commander";
 import type { Remote } from "../src/core/remotes.ts";
 import type { PushSite } from "../src/log/pusher.ts";
-import { isDirectory } from "../src/log/remote.ts";
+import { isDirectory } from "../src/remote/remote.ts";
 import { accessOf } from "./access.ts";
 import { EXIT, ToolError } from "./exitcodes.ts";
 import { addHelp } from "./help.ts";
@@ -168,7 +168,7 @@ async function add(
   { signal }: Breath,
 ): Promise<void> {
   const { addRemoteTo } = await import("../src/log/setup.ts");
-  const { openRemote } = await import("../src/log/remote.ts");
+  const { openRemote } = await import("../src/remote/remote.ts");
   try {
     const store = await openRemote(url, accessOf(signal));
     // Its mount, that is, which sees a remote as soon as it is noted.

@@ -1,9 +1,9 @@
 /** What `sqlfuse remote verify`, `gc` and `rotate` do with the log at a remote. */
 import type { Remote } from "../src/core/remotes.ts";
 import type { PushSite } from "../src/log/pusher.ts";
-import type { RemoteStore } from "../src/log/remote.ts";
 import type { Shipped } from "../src/log/shipper.ts";
 import type { Swept } from "../src/log/sweep.ts";
+import type { RemoteStore } from "../src/remote/remote.ts";
 import { accessOf } from "./access.ts";
 import { describeError, EXIT, ToolError } from "./exitcodes.ts";
 import type { Breath } from "./interrupt.ts";
@@ -130,7 +130,7 @@ async function withStore<T>(
   remote: Remote,
   run: (store: RemoteStore, progress: Progress) => Promise<T>,
 ): Promise<T> {
-  const { openRemote } = await import("../src/log/remote.ts");
+  const { openRemote } = await import("../src/remote/remote.ts");
   const progress = new Progress(flags.quiet);
   try {
     return await run(await openRemote(remote.url, accessOf(breath.signal, progress)), progress);

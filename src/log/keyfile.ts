@@ -13,8 +13,9 @@
  */
 import { createCipheriv, createDecipheriv, hkdfSync } from "node:crypto";
 import { KDF_ITERATIONS, Key, SALT_BYTES, STOCK_CIPHER, STRONG_KDF_ITERATIONS } from "../db/key.ts";
-import { LogError } from "./errors.ts";
-import { numberName, type RemoteStore } from "./remote.ts";
+import { LogError } from "../remote/errors.ts";
+import type { RemoteStore } from "../remote/remote.ts";
+import { numberName } from "./names.ts";
 import { checkHeader, HEADER_BYTES, logOf, makeHeader, saltOf, TAG_BYTES } from "./seal.ts";
 
 /** What a key file tells who knows the password. */

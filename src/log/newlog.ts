@@ -7,8 +7,9 @@
  * secret (32 bytes). So a replica of the old log can tell its new one from what somebody else made, who has an old key file
  * only, and no secret is given away.
  */
-import { LogError } from "./errors.ts";
-import { numberName, type RemoteStore } from "./remote.ts";
+import { LogError } from "../remote/errors.ts";
+import type { RemoteStore } from "../remote/remote.ts";
+import { numberName } from "./names.ts";
 import type { Sealer } from "./seal.ts";
 
 const NOTES = "new/";

@@ -6,11 +6,11 @@
  */
 import { randomBytes } from "node:crypto";
 import { listRemotes, type Remote } from "../core/remotes.ts";
-import { LogError } from "./errors.ts";
+import { LogError } from "../remote/errors.ts";
+import type { RemoteStore } from "../remote/remote.ts";
 import { keyFiles } from "./keyfile.ts";
 import { hasNote, putNote } from "./newlog.ts";
 import { Pusher, type PushOptions, type PushResult, type PushSite } from "./pusher.ts";
-import type { RemoteStore } from "./remote.ts";
 import { KEY_BYTES, LOG_BYTES, Sealer } from "./seal.ts";
 import { checkRemote } from "./setup.ts";
 

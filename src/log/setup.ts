@@ -1,11 +1,11 @@
 /** Gives a volume a place for its log. */
 import { hexMeta } from "../core/format.ts";
 import { listRemotes, type Remote } from "../core/remotes.ts";
+import { LogError } from "../remote/errors.ts";
+import type { RemoteStore } from "../remote/remote.ts";
 import { fetchSegment, type Link, openSegment, segmentNumbers } from "./chain.ts";
-import { LogError } from "./errors.ts";
 import { hasLog, keyFiles, putKeyFile } from "./keyfile.ts";
 import type { PushSite } from "./pusher.ts";
-import type { RemoteStore } from "./remote.ts";
 import { hashOf, Sealer } from "./seal.ts";
 
 /** What the names of a log's files begin with, but of key files. */

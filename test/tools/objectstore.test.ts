@@ -5,7 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { noise } from "../core/fixture.ts";
-import { FakeS3, KEYS } from "../log/fakes3.ts";
+import { FakeS3, KEYS } from "../remote/fakes3.ts";
 import { CLI, type Outcome, PASSWORD, sqlfuse } from "./run.ts";
 
 let directory: string;

@@ -4,8 +4,8 @@ import { chmodSync, mkdirSync, mkdtempSync, readdirSync, rmSync, statSync, write
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
-import { DirectoryStore } from "../../src/log/directory.ts";
-import { LogError } from "../../src/log/errors.ts";
+import { DirectoryStore } from "../../src/remote/directory.ts";
+import { LogError } from "../../src/remote/errors.ts";
 import { IS_ROOT } from "../helpers/volume.ts";
 import { CONTRACT } from "./contract.ts";
 

@@ -17,16 +17,16 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest";
 import { collect } from "../../src/log/gc.ts";
-import { RsyncStore } from "../../src/log/rsync.ts";
-import { parseRsyncPlace } from "../../src/log/rsyncplace.ts";
 import { Sealer } from "../../src/log/seal.ts";
 import { localSite } from "../../src/log/site.ts";
 import { verifyLog } from "../../src/log/verify.ts";
+import { RsyncStore } from "../../src/remote/rsync.ts";
+import { parseRsyncPlace } from "../../src/remote/rsyncplace.ts";
 import { noise, put, ROOT } from "../core/fixture.ts";
 import { hasProgram } from "../helpers/programs.ts";
 import { missingForRsync, missingForSsh, RsyncDaemon, SshServer } from "../helpers/rsyncservers.ts";
+import { inLog, NAME } from "../log/fixture.ts";
 import { CONTRACT } from "./contract.ts";
-import { inLog, NAME } from "./fixture.ts";
 
 const missing = { ssh: missingForSsh(), daemon: missingForRsync() };
 for (const reason of new Set(Object.values(missing)))

@@ -1,10 +1,10 @@
 /** An S3-compatible store as a remote, against a server in memory that fails as real ones do. */
 import { describe, expect, it } from "vitest";
-import { LogError } from "../../src/log/errors.ts";
-import { type S3Options, S3Store } from "../../src/log/s3.ts";
-import { addressOf } from "../../src/log/s3address.ts";
-import { listOf } from "../../src/log/s3xml.ts";
-import { Throttle } from "../../src/log/throttle.ts";
+import { LogError } from "../../src/remote/errors.ts";
+import { type S3Options, S3Store } from "../../src/remote/s3.ts";
+import { addressOf } from "../../src/remote/s3address.ts";
+import { listOf } from "../../src/remote/s3xml.ts";
+import { Throttle } from "../../src/remote/throttle.ts";
 import { CONTRACT } from "./contract.ts";
 import { BUCKET, type FakeOptions, FakeS3, type Fault, KEYS } from "./fakes3.ts";
 
