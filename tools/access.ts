@@ -1,6 +1,6 @@
 /** How commands speak to a remote: as fast as they are let, stopped by a signal, and telling when they try again. */
 import type { Command } from "commander";
-import type { RemoteOptions } from "../src/log/remote.ts";
+import type { RemoteOptions } from "../src/remote/remote.ts";
 import { parseBytes } from "./bytes.ts";
 import { warn } from "./output.ts";
 import type { Progress } from "./progress.ts";

@@ -61,13 +61,13 @@ async function clone(url: string, file: string, flags: CloneFlags): Promise<void
     throw new ToolError(EXIT.unusable, `${file}: exists already; choose another name or remove it first`);
   await requireEngine();
   const { clone: make } = await import("../src/log/replica.ts");
-  const { openRemote } = await import("../src/log/remote.ts");
+  const { openRemote } = await import("../src/remote/remote.ts");
   const { resolveUrl } = await import("./remote.ts");
-  // What is wrong with the URL is said before anybody types a password.
+  // What is wrong with the URL or the head file is said before anybody types a password.
   await openRemote(resolveUrl(url));
+  const seen = await readHeadOf(flags);
   const password = await readPassword(flags, { path: url, confirm: false, warn });
   const progress = new Progress(flags.quiet);
-  const seen = await readHeadOf(flags);
   try {
     const result = await interruptible(`stopped; ${file} was not made`, async ({ breathe, signal }) => {
       const store = await openRemote(resolveUrl(url), accessOf(signal, progress, rate));
@@ -82,7 +82,6 @@ async function clone(url: string, file: string, flags: CloneFlags): Promise<void
       });
     });
     progress.end();
-    if (until === undefined) await keepHead(flags, seen.head, result);
     const what = flags.restore ? "restored" : flags.partial ? "a partial replica" : "a replica";
     const { segments, bytes, blocks } = result;
     tell(flags, `${file}: ${what}, as of ${headText(result)}`, {
@@ -92,6 +91,7 @@ async function clone(url: string, file: string, flags: CloneFlags): Promise<void
       blocks,
       ...headFields(result),
     });
+    if (until === undefined) await keepHead(flags, seen.head, result);
   } finally {
     progress.end();
     password.fill(0);

@@ -129,6 +129,7 @@ const CODE_OF_REASON: Record<string, ExitCode> = {
   "other-writer": EXIT.unusable,
   unreachable: EXIT.unusable,
   taken: EXIT.unusable,
+  unfinished: EXIT.unusable,
 };
 
 /** What the process that met `error` prints and exits with. */

@@ -41,26 +41,27 @@ async function logDump(url: string, flags: LogDumpFlags): Promise<void> {
   if (wanted !== undefined && !(Number.isSafeInteger(wanted) && wanted > 0))
     throw new ToolError(EXIT.usage, `--segment ${flags.segment}: not the number of a segment`);
   await requireEngine();
-  const { openRemote } = await import("../src/log/remote.ts");
-  const { getKeyFile } = await import("../src/log/keyfile.ts");
+  const { openRemote } = await import("../src/remote/remote.ts");
+  const { getKeyFiles } = await import("../src/log/keyfile.ts");
   const { readSegment, segmentNumbers } = await import("../src/log/chain.ts");
   const { readRecords } = await import("../src/log/follower.ts");
-  const { Sealer } = await import("../src/log/seal.ts");
+  const { keysOf, Sealer } = await import("../src/log/seal.ts");
   const { resolveUrl } = await import("./remote.ts");
   await openRemote(resolveUrl(url)); // or it is refused before anybody types a password
   const password = await readPassword(flags, { path: url, confirm: false, warn });
   await interruptible("stopped", async ({ breathe, signal }) => {
     const store = await openRemote(resolveUrl(url), accessOf(signal));
-    const key = await getKeyFile(store, password);
-    password.fill(0);
-    const sealer = new Sealer(key.log, key.secret);
+    // Of more than one log, while it is given a new secret.
+    const found = await getKeyFiles(store, password).finally(() => password.fill(0));
+    const keys = keysOf(found.map(({ log, secret }) => new Sealer(log, secret)));
+    const [key] = found;
     for (const number of wanted === undefined ? await segmentNumbers(store, key.writer) : [wanted]) {
-      const link = await readSegment(store, sealer, key, number);
+      const link = await readSegment(store, keys, key, number);
       if (link === undefined) throw new ToolError(EXIT.unusable, `${url}: there is no segment ${number}`);
       print(segmentFields(link), flags);
       if (wanted === undefined) continue;
       for (const ref of link.segment.records)
-        for (const record of await readRecords(store, sealer, ref)) {
+        for (const record of await readRecords(store, link.sealer, ref)) {
           print(recordFields(record), flags);
           await breathe();
         }

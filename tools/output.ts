@@ -20,7 +20,7 @@ export function addOutputOptions(command: Command): Command {
 }
 
 export function addJsonOption(command: Command): Command {
-  return command.option("--json", "tell what was done as one JSON object");
+  return command.option("--json", "tell what was done as one JSON value");
 }
 
 export function addQuietOption(command: Command): Command {

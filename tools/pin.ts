@@ -81,7 +81,7 @@ async function pin(first: string, inside: string | undefined, flags: Flags & { l
       async (breath) => {
         if (where.mount !== undefined) return await askMount(where, where.mount, true);
         return await withReplica(where, flags, async (replica, ino) => {
-          const { openRemote } = await import("../src/log/remote.ts");
+          const { openRemote } = await import("../src/remote/remote.ts");
           return await replica.pin(ino, await openRemote(replica.url, accessOf(breath.signal, progress)), {
             breathe: breath.breathe,
             onProgress: (fetched: Fetched) => progress.tally(`fetching: ${formatBytes(fetched.bytes)}`),
@@ -118,7 +118,7 @@ async function askMount(
   isPinned: boolean,
 ): Promise<PinOutcome & { ok: true }> {
   const { askControl } = await import("../src/host/control.ts");
-  const { LogError } = await import("../src/log/errors.ts");
+  const { LogError } = await import("../src/remote/errors.ts");
   const ino = inodeBelow(where, mountpoint);
   const outcome = (await askControl(pid, { cmd: "pin", ino, isPinned })) as PinOutcome;
   if (outcome.ok) return outcome;

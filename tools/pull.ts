@@ -89,7 +89,7 @@ async function pullOnce(
   if (password.length === 0) throw new ToolError(EXIT.unusable, `${file}: is not mounted any more`);
   const { unlock } = await import("../src/core/unlock.ts");
   const { Replica } = await import("../src/log/replica.ts");
-  const { openRemote } = await import("../src/log/remote.ts");
+  const { openRemote } = await import("../src/remote/remote.ts");
   const progress = new Progress(flags.quiet);
   const key = unlock(file, password);
   try {
@@ -118,7 +118,7 @@ async function pullOnce(
 /** While a replica is mounted the process that serves it is the only one that writes to it. */
 async function pullByMount({ pid = 0, path }: MountedVolume, flags: HeadFlags): Promise<FollowResult> {
   const { askControl } = await import("../src/host/control.ts");
-  const { LogError } = await import("../src/log/errors.ts");
+  const { LogError } = await import("../src/remote/errors.ts");
   const { head } = await readHeadOf(flags);
   const outcome = (await askControl(pid, { cmd: "pull" })) as PullOutcome;
   if (!outcome.ok) {

@@ -90,7 +90,7 @@ async function pushAll(
   { breathe, signal }: Breath,
 ): Promise<Pushed[]> {
   const { Pusher } = await import("../src/log/pusher.ts");
-  const { openRemote } = await import("../src/log/remote.ts");
+  const { openRemote } = await import("../src/remote/remote.ts");
   const { listRemotes } = await import("../src/core/remotes.ts");
   return await withSite(target, password, async (site) => {
     const remotes = listRemotes(site.db).filter((one) => name === undefined || one.name === name);

@@ -90,7 +90,7 @@ async function renewKeyFiles(file: string, password: Buffer): Promise<void> {
   const { listRemotes } = await import("../src/core/remotes.ts");
   const remotes = await withReader(file, password, async ({ db }) => (isReplica(db) ? [] : listRemotes(db)));
   if (remotes.length === 0) return;
-  const { openRemote } = await import("../src/log/remote.ts");
+  const { openRemote } = await import("../src/remote/remote.ts");
   const { checkRemote, renewKeyFile } = await import("../src/log/setup.ts");
   await withSite(file, password, async (site) => {
     for (const remote of remotes) {

@@ -3,27 +3,16 @@ import { resolve } from "node:path";
 import { Argument, type Command } from "commander";
 import type { Remote } from "../src/core/remotes.ts";
 import type { PushSite } from "../src/log/pusher.ts";
-import { isDirectory } from "../src/log/remote.ts";
-import type { Swept } from "../src/log/sweep.ts";
+import { isDirectory } from "../src/remote/remote.ts";
 import { accessOf } from "./access.ts";
 import { EXIT, ToolError } from "./exitcodes.ts";
 import { addHelp } from "./help.ts";
 import { type Breath, interruptible } from "./interrupt.ts";
-import { headFields, headText } from "./loghead.ts";
-import {
-  addOutputOptions,
-  align,
-  formatBytes,
-  type OutputFlags,
-  say,
-  sayJson,
-  tell,
-  warn,
-} from "./output.ts";
+import { addOutputOptions, align, type OutputFlags, say, sayJson, tell, warn } from "./output.ts";
 import { addPasswordOptions, type PasswordOptions } from "./password.ts";
-import { Progress } from "./progress.ts";
 import { noRemote } from "./push.ts";
 import { passwordOf, pushingAlone, withSite } from "./pushsite.ts";
+import { type Care, collect, forEach, renewSecret, verify } from "./remotecare.ts";
 import { listed, maxAgeOf, type RemoteStatus, statusOf } from "./remotestatus.ts";
 import { statesAtMount } from "./status.ts";
 
@@ -101,18 +90,21 @@ async function remote(
   const percent = percentOf(flags.readData);
   const password = await passwordOf(target, flags);
   try {
-    await interruptible("stopped; what is done stays done", (breath) =>
+    const undone = action === "rotate" ? "the next push goes on with it" : "what is done stays done";
+    await interruptible(`stopped; ${undone}`, (breath) =>
       withSiteOrReplica(target, password, action, async (site) => {
         if (action === "add") await add(site, target, name ?? "", resolveUrl(url ?? ""), flags, breath);
         else if (action === "list") await list(site, flags);
         else if (action === "status") await status(site, target, maxAgeMs, flags);
         else {
-          for (const one of await chosen(site, target, name)) {
-            if (action === "remove") await remove(site, target, one, flags);
-            else if (action === "verify") await verify(site, one, percent, flags, breath);
-            else if (action === "gc") await collect(site, one, flags, breath);
-            else await renewSecret(site, one, flags, breath);
-          }
+          const remotes = await chosen(site, target, name);
+          const care: Care = { site, flags, breath };
+          if (action === "verify") await forEach(remotes, care, (one) => verify(care, one, percent));
+          else if (action === "gc") await forEach(remotes, care, (one) => collect(care, one));
+          else
+            for (const one of remotes)
+              if (action === "remove") await remove(site, target, one, flags);
+              else await renewSecret(care, one);
         }
       }),
     );
@@ -176,9 +168,11 @@ async function add(
   { signal }: Breath,
 ): Promise<void> {
   const { addRemoteTo } = await import("../src/log/setup.ts");
-  const { openRemote } = await import("../src/log/remote.ts");
+  const { openRemote } = await import("../src/remote/remote.ts");
   try {
-    await addRemoteTo(site, name, await openRemote(url, accessOf(signal)));
+    const store = await openRemote(url, accessOf(signal));
+    // Its mount, that is, which sees a remote as soon as it is noted.
+    await pushingAlone(site, name, () => addRemoteTo(site, name, store));
   } catch (error) {
     const code = error instanceof Error && "code" in error ? error.code : undefined;
     if (code === "EEXIST")
@@ -228,106 +222,4 @@ async function status(site: PushSite, target: string, maxAgeMs: number, flags: R
       `${one.name}: stale: lacks changes, and had all of them ${one.hadAll === "never" ? "never" : `${one.hadAll} ago`}`,
     );
   if (stale.length > 0) process.exitCode = EXIT.other;
-}
-
-async function verify(
-  site: PushSite,
-  remote: Remote,
-  percent: number,
-  flags: RemoteFlags,
-  { breathe, signal }: Breath,
-): Promise<void> {
-  const { verifyLog } = await import("../src/log/verify.ts");
-  const { Sealer } = await import("../src/log/seal.ts");
-  const { openRemote } = await import("../src/log/remote.ts");
-  const { hexMeta } = await import("../src/core/format.ts");
-  const progress = new Progress(flags.quiet);
-  const whose = { writer: remote.writer, volume: Buffer.from(hexMeta(site.db, "volume_id"), "hex") };
-  const sealer = new Sealer(remote.log, remote.secret);
-  try {
-    const found = await verifyLog(
-      await openRemote(remote.url, accessOf(signal, progress)),
-      sealer,
-      whose,
-      remote,
-      {
-        readPercent: percent,
-        breathe,
-        onProgress: (done, total) => progress.count("reading", done, total),
-      },
-    );
-    progress.end();
-    for (const problem of found.problems) warn(`${remote.name}: ${problem}`);
-    const { segments, objects, bytes, read } = found;
-    const text = `${segments} segments and ${objects} objects, ${formatBytes(bytes)}; ${read} of them read`;
-    const verdict = found.problems.length === 0 ? "all is there" : `${found.problems.length} problems`;
-    tell(flags, `${remote.name}: ${verdict}: ${text}`, { name: remote.name, ...found });
-    if (found.problems.length > 0) process.exitCode = EXIT.damaged;
-  } finally {
-    progress.end();
-  }
-}
-
-async function collect(
-  site: PushSite,
-  remote: Remote,
-  flags: RemoteFlags,
-  { breathe, signal }: Breath,
-): Promise<void> {
-  const { collect: run } = await import("../src/log/gc.ts");
-  const { openRemote } = await import("../src/log/remote.ts");
-  const progress = new Progress(flags.quiet);
-  try {
-    const store = await openRemote(remote.url, accessOf(signal, progress));
-    const onProgress = ({ bytes }: { readonly bytes: number }): void =>
-      progress.tally(`starting ${remote.name} over: ${formatBytes(bytes)}`);
-    const { pushed, repacked, start, ...gone } = await pushingAlone(site, remote.name, () =>
-      run(site, store, remote.name, { breathe, onProgress }),
-    );
-    progress.end();
-    const shipped = `${formatBytes(pushed.bytes)} shipped, ${repacked} objects packed anew`;
-    tell(flags, `${remote.name}: ${goneText(gone)}; ${shipped}; it starts over at segment ${start}`, {
-      name: remote.name,
-      ...gone,
-      repacked,
-      shippedBytes: pushed.bytes,
-      segment: pushed.segment,
-    });
-  } finally {
-    progress.end();
-  }
-}
-
-function goneText({ segments, objects, bytes }: Swept): string {
-  return `${segments} segments and ${objects} objects removed, ${formatBytes(bytes)}`;
-}
-
-async function renewSecret(
-  site: PushSite,
-  remote: Remote,
-  flags: RemoteFlags,
-  { breathe, signal }: Breath,
-): Promise<void> {
-  const { rotate } = await import("../src/log/rotation.ts");
-  const { openRemote } = await import("../src/log/remote.ts");
-  const progress = new Progress(flags.quiet);
-  try {
-    const store = await openRemote(remote.url, accessOf(signal, progress));
-    const onProgress = ({ bytes }: { readonly bytes: number }): void =>
-      progress.tally(`shipping all to ${remote.name} anew: ${formatBytes(bytes)}`);
-    const pushed = await pushingAlone(site, remote.name, () =>
-      rotate(site, store, remote.name, { breathe, onProgress }),
-    );
-    progress.end();
-    const gone = pushed.swept ?? { segments: 0, objects: 0, bytes: 0 };
-    const text = `has a new secret, and everything again, ${formatBytes(pushed.bytes)}; ${goneText(gone)}`;
-    tell(flags, `${remote.name}: ${text}; ${headText(pushed)}`, {
-      name: remote.name,
-      ...gone,
-      shippedBytes: pushed.bytes,
-      ...headFields(pushed),
-    });
-  } finally {
-    progress.end();
-  }
 }

@@ -39,7 +39,7 @@ export async function statusOf(
     return {
       ...lag,
       state,
-      hadAll: at === undefined ? "never" : formatDuration(Math.max(0, Date.now() - at.getTime())),
+      hadAll: at === undefined ? "never" : formatDuration(Math.abs(Date.now() - at.getTime())),
       ...(error === undefined ? {} : { error }),
       line: [
         name,

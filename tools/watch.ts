@@ -23,7 +23,7 @@ export function intervalOf(text: string): number {
   throw new ToolError(EXIT.usage, `--interval ${text}: not a number of seconds`);
 }
 
-/** What fails is told and tried again, but a wrong password, which stays wrong. */
+/** What fails is told and tried again, but a wrong password or command line, which stays wrong. */
 export async function watch(seconds: number, breath: Breath, round: () => Promise<void>): Promise<never> {
   for (;;) {
     try {
@@ -31,7 +31,7 @@ export async function watch(seconds: number, breath: Breath, round: () => Promis
     } catch (error) {
       breath.signal.throwIfAborted();
       const { message, code } = describeError(error);
-      if (code === EXIT.wrongPassword) throw error;
+      if (code === EXIT.wrongPassword || code === EXIT.usage) throw error;
       warn(message);
     }
     await sleep(seconds * 1000, undefined, { signal: breath.signal }).catch(() => {});

@@ -7,14 +7,14 @@ import type { Log } from "../base/log.ts";
 import type { BlockNo } from "../core/types.ts";
 import type { Database } from "../db/database.ts";
 import type { Key } from "../db/key.ts";
-import { AttendedStore } from "../log/attended.ts";
-import { LogError } from "../log/errors.ts";
 import { type Lag, lagsOf } from "../log/lag.ts";
 import type { OnDemand } from "../log/ondemand.ts";
-import { openRemote } from "../log/remote.ts";
 import { Replica } from "../log/replica.ts";
 import { openBeside } from "../log/site.ts";
 import type { TouchedRows } from "../log/touched.ts";
+import { AttendedStore } from "../remote/attended.ts";
+import { LogError } from "../remote/errors.ts";
+import { openRemote } from "../remote/remote.ts";
 import { Health } from "./health.ts";
 import type { Came, PinOutcome, PullOutcome, RemoteState, Wants } from "./logmessages.ts";
 

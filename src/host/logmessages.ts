@@ -6,12 +6,12 @@ import type { LogLevel } from "../base/log.ts";
 import type { RemoteOrder, RemoteOutcome } from "../core/remotes.ts";
 import type { BlockNo } from "../core/types.ts";
 import type { KeyMessage } from "../db/key.ts";
-import type { LogReason } from "../log/errors.ts";
 import type { Fetched } from "../log/follower.ts";
 import type { Lag } from "../log/lag.ts";
 import type { Arrival } from "../log/ondemand.ts";
 import type { FollowResult } from "../log/replica.ts";
 import type { TouchedRows } from "../log/touched.ts";
+import type { LogReason } from "../remote/errors.ts";
 
 /** How the thread is started. */
 export interface LogOrder {

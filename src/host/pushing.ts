@@ -7,14 +7,14 @@
 import { setTimeout as sleep, setImmediate as turn } from "node:timers/promises";
 import { FsError } from "../base/errno.ts";
 import type { Log } from "../base/log.ts";
-import type { Remote, RemoteOrder } from "../core/remotes.ts";
+import { listRemotes, type Remote, type RemoteOrder } from "../core/remotes.ts";
 import type { Database } from "../db/database.ts";
 import type { Key } from "../db/key.ts";
-import { AttendedStore } from "../log/attended.ts";
 import { type Lag, lacking, lagsOf } from "../log/lag.ts";
 import { Pusher } from "../log/pusher.ts";
-import { openRemote } from "../log/remote.ts";
 import { openBeside } from "../log/site.ts";
+import { AttendedStore } from "../remote/attended.ts";
+import { openRemote } from "../remote/remote.ts";
 import { Health } from "./health.ts";
 import type { RemoteState } from "./logmessages.ts";
 import { lockPush } from "./pushlock.ts";
@@ -80,11 +80,24 @@ export class Pushing {
 
   #lacking(): Remote[] {
     try {
-      return this.#read((db) => lacking(db, this.#options.key.salt));
+      return this.#read((db) => {
+        const found = lacking(db, this.#options.key.salt);
+        this.#settle(listRemotes(db), found);
+        return found;
+      });
     } catch (error) {
       this.#options.log("warn", `it cannot be told what is to be pushed: ${textOf(error)}`);
       return [];
     }
+  }
+
+  /** What lacks nothing is well, whoever pushed there: a command may have. */
+  #settle(all: readonly Remote[], lacking: readonly Remote[]): void {
+    const isIn = (remotes: readonly Remote[], name: string): boolean =>
+      remotes.some((one) => one.name === name);
+    for (const [name, health] of this.#health)
+      if (!isIn(all, name)) this.#health.delete(name);
+      else if (!isIn(lacking, name) && !this.#runs.has(name)) health.well();
   }
 
   #read<T>(use: (db: Database) => T): T {
@@ -159,6 +172,7 @@ export class Pushing {
   states(): readonly RemoteState[] {
     try {
       this.#lags = this.#read(lagsOf);
+      this.#lacking();
     } catch {
       // As it was last.
     }

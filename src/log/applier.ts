@@ -8,7 +8,7 @@
 import { isDirectory } from "../core/mode.ts";
 import type { Database } from "../db/database.ts";
 import type { Statement } from "../db/statement.ts";
-import { LogError } from "./errors.ts";
+import { LogError } from "../remote/errors.ts";
 import type { BlockRecord, EntryRecord, ExtentsRecord, LogRecord, NodeId, NodeRecord } from "./format.ts";
 import type { Touched } from "./touched.ts";
 

@@ -3,7 +3,7 @@
  * LEB128, seven bits a byte and the lowest first; a time is eight bytes, the lowest first; bytes and text have their
  * length before them.
  */
-import { LogError } from "./errors.ts";
+import { LogError } from "../remote/errors.ts";
 
 export class ByteWriter {
   #bytes = Buffer.allocUnsafe(1024);

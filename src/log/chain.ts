@@ -2,10 +2,12 @@
  * The segments of a log, read and proved: each is sealed, of this log, of its writer, in its place, and names the one
  * before it by its hash. Nothing is given out before all of them were looked at.
  */
+
+import { LogError } from "../remote/errors.ts";
+import type { RemoteStore } from "../remote/remote.ts";
 import { ByteReader } from "./bytes.ts";
-import { LogError } from "./errors.ts";
 import { decodeSegment, type Segment } from "./format.ts";
-import { numberName, type RemoteStore, segmentsOf } from "./remote.ts";
+import { numberName, segmentsOf } from "./names.ts";
 import { checkHeader, hashOf, type Keys, logOf, type Sealer } from "./seal.ts";
 
 /** A segment that was proved. */

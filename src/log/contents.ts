@@ -1,7 +1,9 @@
 /** What a log names, for those who look at all of it: verify and gc. */
+
+import type { RemoteStore } from "../remote/remote.ts";
 import { type Link, segmentNumbers, type Whose } from "./chain.ts";
 import { readRecords } from "./follower.ts";
-import { objectName, type RemoteStore } from "./remote.ts";
+import { objectName } from "./names.ts";
 import { type Sealer, TAG_BYTES } from "./seal.ts";
 
 /** Objects by their file names, with the bytes that each has at least. */

@@ -6,10 +6,11 @@
  */
 import { DamageError } from "../base/errno.ts";
 import { decoded } from "../core/codec.ts";
+import { LogError } from "../remote/errors.ts";
+import type { RemoteStore } from "../remote/remote.ts";
 import type { WantedBlock } from "./applier.ts";
 import { toldOf } from "./chain.ts";
-import { LogError } from "./errors.ts";
-import { objectName, type RemoteStore } from "./remote.ts";
+import { objectName } from "./names.ts";
 import { type Sealer, TAG_BYTES } from "./seal.ts";
 
 /** Ranges that are asked for at once. */

@@ -9,14 +9,15 @@ import { isPartial } from "../core/partial.ts";
 import { keptEpochs } from "../core/past.ts";
 import { noteShipped, type Remote, type ShippedBlock } from "../core/remotes.ts";
 import type { Database } from "../db/database.ts";
+import { LogError } from "../remote/errors.ts";
+import type { RemoteStore } from "../remote/remote.ts";
 import { Applier, type WantedBlock } from "./applier.ts";
 import { ByteReader } from "./bytes.ts";
 import { type Link, toldOf } from "./chain.ts";
-import { LogError } from "./errors.ts";
 import { fetchBlocks, provenContent } from "./fetcher.ts";
 import { decodeRecord, type LogRecord, META_KEYS, type ObjectRef, type Segment } from "./format.ts";
 import { BATCH, Holdings } from "./holdings.ts";
-import { objectName, type RemoteStore } from "./remote.ts";
+import { objectName } from "./names.ts";
 import { hashOf, type Sealer } from "./seal.ts";
 import { Touched, type TouchedRows } from "./touched.ts";
 

@@ -51,8 +51,9 @@
  *
  * The order of records does not matter but for "last node" and "following blocks".
  */
+
+import { LogError } from "../remote/errors.ts";
 import type { ByteReader, ByteWriter } from "./bytes.ts";
-import { LogError } from "./errors.ts";
 
 const LOG_VERSION = 1;
 /** Rows of meta that a replica takes over. */

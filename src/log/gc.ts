@@ -6,10 +6,11 @@
  */
 import { listRemotes, type Remote } from "../core/remotes.ts";
 import type { Database } from "../db/database.ts";
+import type { RemoteStore } from "../remote/remote.ts";
 import { readChain } from "./chain.ts";
 import { readRecords } from "./follower.ts";
+import { objectName } from "./names.ts";
 import { Pusher, type PushOptions, type PushResult, type PushSite } from "./pusher.ts";
-import { objectName, type RemoteStore } from "./remote.ts";
 import { HEADER_BYTES, Sealer, TAG_BYTES } from "./seal.ts";
 import { checkRemote, volumeOf } from "./setup.ts";
 import { forget, type Swept, sweep } from "./sweep.ts";

@@ -7,9 +7,9 @@
  */
 import { closeSync, constants, fstatSync, openSync, readSync } from "node:fs";
 import { badHead, checksum, putHeadFile } from "../core/head.ts";
+import { LogError } from "../remote/errors.ts";
+import type { RemoteStore } from "../remote/remote.ts";
 import { readChain, type Seen, type Whose } from "./chain.ts";
-import { LogError } from "./errors.ts";
-import type { RemoteStore } from "./remote.ts";
 import type { Keys } from "./seal.ts";
 
 export interface LogHead extends Seen {

@@ -13,8 +13,9 @@
  */
 import { createCipheriv, createDecipheriv, hkdfSync } from "node:crypto";
 import { KDF_ITERATIONS, Key, SALT_BYTES, STOCK_CIPHER, STRONG_KDF_ITERATIONS } from "../db/key.ts";
-import { LogError } from "./errors.ts";
-import { numberName, type RemoteStore } from "./remote.ts";
+import { LogError } from "../remote/errors.ts";
+import type { RemoteStore } from "../remote/remote.ts";
+import { numberName } from "./names.ts";
 import { checkHeader, HEADER_BYTES, logOf, makeHeader, saltOf, TAG_BYTES } from "./seal.ts";
 
 /** What a key file tells who knows the password. */
@@ -116,14 +117,9 @@ export async function removeOldKeyFiles(store: RemoteStore): Promise<void> {
   for (const name of (await keyFiles(store)).slice(0, -1)) await store.remove(name);
 }
 
-/** What the password opens: of the newest log. @throws LogError wrong-password, damaged, unreachable */
-export async function getKeyFile(store: RemoteStore, password: Buffer): Promise<LogKey> {
-  return await readKeyFile(store, (await keyFiles(store)).at(-1), password);
-}
-
 /**
- * The same, and what it opens of the logs before it, of the same volume: there are such while a new log is not whole yet. The
- * newest first. @throws as getKeyFile
+ * What the password opens: the newest log, and those before it of the same volume: there are such while a new log is not
+ * whole yet. The newest first. @throws LogError wrong-password, damaged, unreachable
  */
 export async function getKeyFiles(store: RemoteStore, password: Buffer): Promise<[LogKey, ...LogKey[]]> {
   // Each costs a derivation, and anybody who writes there can put more.

@@ -50,7 +50,8 @@ export function lagsOf(db: Database): Lag[] {
       epochs: lacks ? changed - epoch : 0,
       files,
       bytes,
-      behindMs: lacks || follows ? Date.now() - syncedMs : 0,
+      // Noted by a clock that was ahead it is as good as never, and no reason to be silent.
+      behindMs: lacks || follows ? Math.abs(Date.now() - syncedMs) : 0,
     };
   });
 }

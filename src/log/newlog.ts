@@ -7,8 +7,9 @@
  * secret (32 bytes). So a replica of the old log can tell its new one from what somebody else made, who has an old key file
  * only, and no secret is given away.
  */
-import { LogError } from "./errors.ts";
-import { numberName, type RemoteStore } from "./remote.ts";
+import { LogError } from "../remote/errors.ts";
+import type { RemoteStore } from "../remote/remote.ts";
+import { numberName } from "./names.ts";
 import type { Sealer } from "./seal.ts";
 
 const NOTES = "new/";
@@ -34,6 +35,11 @@ export async function putNote(
       "other-writer",
       `${store.url}: somebody else changes the secret of this log; try again`,
     );
+}
+
+/** Whether somebody noted that a new log begins with that segment. @throws LogError unreachable */
+export async function hasNote(store: RemoteStore, segment: number): Promise<boolean> {
+  return (await store.get(NOTES + numberName(segment), 0, MOST_NOTE_BYTES)) !== undefined;
 }
 
 /** Whether the writer of the log `old` noted that it goes on as `fresh`. @throws LogError unreachable */

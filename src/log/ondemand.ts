@@ -8,10 +8,10 @@
 import type { BlockNo } from "../core/types.ts";
 import type { Database } from "../db/database.ts";
 import { SqliteError } from "../db/errors.ts";
-import { LogError } from "./errors.ts";
+import { LogError } from "../remote/errors.ts";
+import type { RemoteStore } from "../remote/remote.ts";
 import { type FetchedBlock, getRange, openRange, type Range, rangesOf } from "./fetcher.ts";
 import { Holdings } from "./holdings.ts";
-import type { RemoteStore } from "./remote.ts";
 import type { Sealer } from "./seal.ts";
 
 export interface Arrival {

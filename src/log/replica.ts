@@ -6,15 +6,15 @@ import { listRemotes, type Remote } from "../core/remotes.ts";
 import { Volume, type VolumeOptions } from "../core/volume.ts";
 import { Database } from "../db/database.ts";
 import type { Key } from "../db/key.ts";
+import { LogError } from "../remote/errors.ts";
+import type { RemoteStore } from "../remote/remote.ts";
 import { fetchSegment, type Link, readChain, readSegment, segmentNumbers } from "./chain.ts";
-import { LogError } from "./errors.ts";
 import { type Fetched, Follower, type FollowOptions } from "./follower.ts";
 import { hasSeenMore, type LogHead, refuseOlderLog } from "./head.ts";
 import { Holdings } from "./holdings.ts";
 import { getKeyFiles, type LogKey } from "./keyfile.ts";
 import { isNoted } from "./newlog.ts";
 import { OnDemand, type Readers } from "./ondemand.ts";
-import type { RemoteStore } from "./remote.ts";
 import { hashOf, type Keys, keysOf, Sealer } from "./seal.ts";
 
 /** What a replica calls the log that it follows. */
@@ -299,7 +299,7 @@ export class Replica {
       if (password === undefined)
         throw new LogError(
           "other-log",
-          `${error.message}; if its secret was changed by remote rotate, go on with: ${pull}`,
+          `${error.message}; if its secret was changed by remote rotate, unmount this replica, and go on with: ${pull}`,
         );
       const found = await this.#newKeys(store, origin.writer, volume, password);
       const chain = await readChain(store, keysOf([sealer, ...found]), whose, seen);

@@ -19,7 +19,7 @@
  * one id, and who does not know the secret cannot tell what content an id stands for.
  */
 import { createCipheriv, createDecipheriv, createHash, createHmac, hkdfSync, randomBytes } from "node:crypto";
-import { LogError } from "./errors.ts";
+import { LogError } from "../remote/errors.ts";
 
 export const HEADER_BYTES = 64;
 export const TAG_BYTES = 16;

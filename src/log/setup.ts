@@ -1,14 +1,17 @@
 /** Gives a volume a place for its log. */
 import { hexMeta } from "../core/format.ts";
 import { listRemotes, type Remote } from "../core/remotes.ts";
+import { LogError } from "../remote/errors.ts";
+import type { RemoteStore } from "../remote/remote.ts";
 import { fetchSegment, type Link, openSegment, segmentNumbers } from "./chain.ts";
-import { LogError } from "./errors.ts";
 import { hasLog, keyFiles, putKeyFile } from "./keyfile.ts";
 import type { PushSite } from "./pusher.ts";
-import type { RemoteStore } from "./remote.ts";
 import { hashOf, Sealer } from "./seal.ts";
 
-/** Notes the remote in the volume, and puts the key file there. @throws LogError unreachable, taken; FsError EEXIST, EINVAL */
+/** What the names of a log's files begin with, but of key files. */
+const ROOMS = ["log/", "data/", "new/"];
+
+/** Nobody else pushes to a remote of this name meanwhile. Notes the remote in the volume, and puts the key file there. @throws LogError unreachable, taken; FsError EEXIST, EINVAL */
 export async function addRemoteTo(site: PushSite, name: string, store: RemoteStore): Promise<void> {
   const { url } = store;
   if (await hasLog(store))
@@ -16,6 +19,13 @@ export async function addRemoteTo(site: PushSite, name: string, store: RemoteSto
       "taken",
       `${url}: a log is there already; choose an empty place, or: sqlfuse clone ${url} FILE`,
     );
+  // What only looks as if it were of a log would be removed by a gc: others, too, keep files in data/, named by hashes.
+  for (const prefix of ROOMS)
+    if ((await store.list(prefix)).length > 0)
+      throw new LogError(
+        "taken",
+        `${url}: something else is there already, in ${prefix}; choose an empty place`,
+      );
   await site.order({ do: "add", name, url });
   try {
     const remote = listRemotes(site.db).find((one) => one.name === name);

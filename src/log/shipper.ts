@@ -11,9 +11,10 @@ import { decoded } from "../core/codec.ts";
 import type { RemoteOrder, ShippedBlock } from "../core/remotes.ts";
 import type { Database } from "../db/database.ts";
 import type { Statement } from "../db/statement.ts";
+import type { RemoteStore } from "../remote/remote.ts";
 import { ByteWriter } from "./bytes.ts";
 import { encodeRecord, type LogRecord, type ObjectRef } from "./format.ts";
-import { objectName, type RemoteStore } from "./remote.ts";
+import { objectName } from "./names.ts";
 import { hashOf, type SealedFile, type Sealer } from "./seal.ts";
 
 /** An object with blocks is put when it has so many bytes. */

@@ -4,12 +4,13 @@
  * files go last: as long as an older one is there, the next push goes on with this.
  */
 import { listRemotes } from "../core/remotes.ts";
+import { LogError } from "../remote/errors.ts";
+import type { RemoteStore, StoredFile } from "../remote/remote.ts";
 import { type Link, readChain } from "./chain.ts";
 import { namedObjects, segmentsBefore } from "./contents.ts";
-import { LogError } from "./errors.ts";
 import { removeOldKeyFiles } from "./keyfile.ts";
+import { numberName, segmentsOf } from "./names.ts";
 import type { PushOptions, PushSite } from "./pusher.ts";
-import { numberName, type RemoteStore, type StoredFile, segmentsOf } from "./remote.ts";
 import { Sealer } from "./seal.ts";
 import { volumeOf } from "./setup.ts";
 

@@ -1,9 +1,9 @@
 /** Whether all is there that a clone of a log needs, and, for a share of the objects, whether they are what was put. */
 import { randomInt } from "node:crypto";
+import type { RemoteStore } from "../remote/remote.ts";
 import { readChain, type Seen, type Whose } from "./chain.ts";
 import { namedObjects } from "./contents.ts";
 import type { FollowOptions } from "./follower.ts";
-import type { RemoteStore } from "./remote.ts";
 import { hashOf, type Sealer } from "./seal.ts";
 
 export interface VerifyOptions extends Pick<FollowOptions, "breathe"> {

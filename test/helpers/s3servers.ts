@@ -5,8 +5,8 @@ import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { addressOf } from "../../src/log/s3address.ts";
-import { S3Client } from "../../src/log/s3http.ts";
+import { addressOf } from "../../src/remote/s3address.ts";
+import { S3Client } from "../../src/remote/s3http.ts";
 import { hasProgram } from "./programs.ts";
 
 const SCRIPT = fileURLToPath(new URL("s3servers.sh", import.meta.url));

@@ -8,11 +8,11 @@ import { Volume } from "../../src/core/volume.ts";
 import { Database } from "../../src/db/database.ts";
 import type { Key } from "../../src/db/key.ts";
 import { check } from "../../src/fsck/check.ts";
-import { DirectoryStore } from "../../src/log/directory.ts";
 import { Pusher, type PushOptions, type PushResult } from "../../src/log/pusher.ts";
-import type { RemoteStore } from "../../src/log/remote.ts";
 import { type CloneOptions, clone, type FollowResult, Replica } from "../../src/log/replica.ts";
 import { localSite } from "../../src/log/site.ts";
+import { DirectoryStore } from "../../src/remote/directory.ts";
+import type { RemoteStore } from "../../src/remote/remote.ts";
 import { type Dump, dump, dumpEpoch } from "../core/dump.ts";
 import { Fixture, type FixtureOptions, PASSWORD } from "../core/fixture.ts";
 

@@ -2,7 +2,6 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { ByteReader, ByteWriter } from "../../src/log/bytes.ts";
-import { LogError } from "../../src/log/errors.ts";
 import {
   decodeRecord,
   decodeSegment,
@@ -11,6 +10,7 @@ import {
   type LogRecord,
   type Segment,
 } from "../../src/log/format.ts";
+import { LogError } from "../../src/remote/errors.ts";
 
 const name = Buffer.alloc(32, 0xa1);
 const salt = Buffer.alloc(32, 0xb2);

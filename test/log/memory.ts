@@ -1,5 +1,5 @@
 /** A remote in memory, and one that fails where a test wants it to. */
-import type { RemoteStore, StoredFile } from "../../src/log/remote.ts";
+import type { RemoteStore, StoredFile } from "../../src/remote/remote.ts";
 
 export class MemoryStore implements RemoteStore {
   readonly url = "memory";

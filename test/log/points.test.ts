@@ -11,8 +11,8 @@ import { describe, expect, it } from "vitest";
 import type { Ino } from "../../src/core/types.ts";
 import type { Volume } from "../../src/core/volume.ts";
 import { Pusher } from "../../src/log/pusher.ts";
-import { openRemote, type RemoteStore } from "../../src/log/remote.ts";
 import { localSite } from "../../src/log/site.ts";
+import { openRemote, type RemoteStore } from "../../src/remote/remote.ts";
 import { type Dump, dumpEpoch } from "../core/dump.ts";
 import { ROOT, S_IFDIR } from "../core/fixture.ts";
 import { BLOCK, operate } from "../core/operations.ts";
@@ -20,7 +20,7 @@ import { Random } from "../core/random.ts";
 import { missingForRsync, missingForSsh, RsyncDaemon, SshServer } from "../helpers/rsyncservers.ts";
 import { type ServerKind, startServer } from "../helpers/s3servers.ts";
 import { isLong, report, seed } from "../helpers/torture.ts";
-import { FakeS3, KEYS } from "./fakes3.ts";
+import { FakeS3, KEYS } from "../remote/fakes3.ts";
 import { inLog, type LogFixture, NAME } from "./fixture.ts";
 
 const POINTS = isLong() ? 200 : 12;

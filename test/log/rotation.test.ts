@@ -1,13 +1,13 @@
 /** A log that gets a new secret: replicas follow it, and the old one opens nothing that is there. */
 import { describe, expect, it } from "vitest";
 import { collect } from "../../src/log/gc.ts";
-import { getKeyFile } from "../../src/log/keyfile.ts";
+import { getKeyFiles } from "../../src/log/keyfile.ts";
 import { Pusher, type PushSite } from "../../src/log/pusher.ts";
-import type { RemoteStore } from "../../src/log/remote.ts";
 import { Replica } from "../../src/log/replica.ts";
 import { rotate } from "../../src/log/rotation.ts";
 import { hashOf, type Kind, Sealer } from "../../src/log/seal.ts";
 import { localSite } from "../../src/log/site.ts";
+import type { RemoteStore } from "../../src/remote/remote.ts";
 import { b, noise, PASSWORD, put, ROOT } from "../core/fixture.ts";
 import { Random } from "../core/random.ts";
 import { inLog, type LogFixture, NAME } from "./fixture.ts";
@@ -31,6 +31,8 @@ async function pull(log: LogFixture, name: string, store: RemoteStore, password:
     replica.close();
   }
 }
+
+const newestKey = async (store: RemoteStore) => (await getKeyFiles(store, PASSWORD))[0];
 
 const KINDS: readonly Kind[] = ["segment", "records", "blocks"];
 
@@ -94,7 +96,9 @@ describe("a log that gets a new secret", () => {
       const before = hashOf(await bytesOf(log, "replica"));
       await expect(pull(log, "replica", store, "none")).rejects.toMatchObject({
         reason: "other-log",
-        message: expect.stringContaining(`go on with: sqlfuse pull ${log.path("replica")}`) as unknown,
+        message: expect.stringContaining(
+          `unmount this replica, and go on with: sqlfuse pull ${log.path("replica")}`,
+        ) as unknown,
       });
       expect(hashOf(await bytesOf(log, "replica"))).toEqual(before);
       await expect(pull(log, "replica", store, Buffer.from("another"))).rejects.toMatchObject({
@@ -107,7 +111,7 @@ describe("a log that gets a new secret", () => {
     inLog(async (log) => {
       const store = new MemoryStore();
       await fill(log, store);
-      const { log: name, secret } = await getKeyFile(store, PASSWORD);
+      const { log: name, secret } = await newestKey(store);
       const old = new Sealer(name, secret);
       expect(openedBy(old, store).length).toBeGreaterThan(4);
       const [keyFile = ""] = [...store.files.keys()].filter((one) => one.startsWith("key/"));
@@ -115,7 +119,7 @@ describe("a log that gets a new secret", () => {
       await rotateLog(log, store);
       expect(openedBy(old, store)).toEqual([]);
       expect([...store.files.keys()].filter((one) => one.startsWith("key/"))).toHaveLength(1);
-      const fresh = await getKeyFile(store, PASSWORD);
+      const fresh = await newestKey(store);
       expect(openedBy(new Sealer(fresh.log, fresh.secret), store).length).toBeGreaterThan(4);
       // Also with the old key file put back in the place of the new one.
       store.files.delete("key/0000000000000002");
@@ -127,7 +131,7 @@ describe("a log that gets a new secret", () => {
     inLog(async (log) => {
       const store = new MemoryStore();
       await fill(log, store);
-      const old = await getKeyFile(store, PASSWORD);
+      const old = await newestKey(store);
       const [oldKeyFile] = [...store.files].filter(([one]) => one.startsWith("key/"));
       await rotateLog(log, store);
       await log.clone("replica", {}, store);
@@ -135,7 +139,7 @@ describe("a log that gets a new secret", () => {
       // Somebody who kept the old secret, and a key file that the password of the replica opens, goes on in its place.
       const forged = store.copy();
       const sealer = new Sealer(old.log, old.secret);
-      const fresh = await getKeyFile(store, PASSWORD);
+      const fresh = await newestKey(store);
       const last =
         [...store.files.keys()]
           .filter((one) => one.startsWith("log/"))
@@ -255,7 +259,7 @@ describe("a rotation", () => {
           put(volume, ROOT, `later ${steps}`, "1");
           await push(store, site);
           if (isLooked) await log.clone(`replica ${steps}`, {}, store);
-          const old = await getKeyFile(store, PASSWORD);
+          const old = await newestKey(store);
           const step = stopAt(steps, after);
           const order: PushSite["order"] = (wanted) => step(() => site.order(wanted)) as Promise<number>;
           let isStopped = false;

@@ -1,8 +1,8 @@
 /** What leaves the machine tells nothing, and comes back as it was or not at all. */
 import { randomBytes } from "node:crypto";
 import { describe, expect, it } from "vitest";
-import { LogError } from "../../src/log/errors.ts";
 import { HEADER_BYTES, Sealer, TAG_BYTES } from "../../src/log/seal.ts";
+import { LogError } from "../../src/remote/errors.ts";
 
 const LOG = Buffer.alloc(16, 1);
 const SECRET = Buffer.alloc(32, 2);

@@ -2,10 +2,10 @@
 import { createHash } from "node:crypto";
 import { copyFileSync, existsSync, readFileSync } from "node:fs";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { LogError, type LogReason } from "../../src/log/errors.ts";
 import { decodeLogHead, encodeLogHead } from "../../src/log/head.ts";
 import { Sealer } from "../../src/log/seal.ts";
 import { verifyLog } from "../../src/log/verify.ts";
+import { LogError, type LogReason } from "../../src/remote/errors.ts";
 import { b, noise, put, ROOT } from "../core/fixture.ts";
 import { Random } from "../core/random.ts";
 import { LogFixture, NAME } from "./fixture.ts";

@@ -272,6 +272,25 @@ while True:
     }),
   );
 
+  test("says that it is to be unmounted for the new secret of its log, and follows after that", () =>
+    withReplication((replication) => {
+      const { source } = replication;
+      replication.push();
+      const replica = replication.replica();
+      replica.mount("--no-pull");
+      succeed(source.cli(["remote", "rotate", "--quiet", source.file, "nas"]));
+      const told = replica.cli(["pull", replica.mountpoint]);
+      expect(told.status).toBe(20);
+      expect(told.stderr).toMatch(/^sqlfuse: .*unmount this replica, and go on with: sqlfuse pull \S+\n$/);
+      replica.unmount();
+      succeed(replica.cli(["pull", replica.file]));
+      replica.mount();
+      source.mount();
+      expectSame(source.mountpoint, replica.mountpoint);
+      source.unmount();
+      replica.unmount();
+    }));
+
   test("stays as it is while its remote is away, says so once, and follows when it is back", () =>
     withReplication(async (replication) => {
       replication.source.mount("--no-push");

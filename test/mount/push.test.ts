@@ -129,6 +129,25 @@ time.sleep(60)`;
       source.unmount();
     }));
 
+  test("is well again where a command has pushed what it could not", () =>
+    withReplication(async (replication) => {
+      const { source, remote } = replication;
+      const log = join(source.home, "log");
+      renameSync(remote, `${remote}.away`);
+      source.mount(...FAST, "--log-file", log);
+      writeFileSync(join(source.mountpoint, "a"), "a");
+      await until("the failure", () => statusOf(source).remotes?.[0]?.error !== undefined);
+      // It waits longer each time: now for four seconds.
+      await new Promise((done) => setTimeout(done, 3500));
+      renameSync(`${remote}.away`, remote);
+      replication.push();
+      const told = source.cli(["remote", "status", source.mountpoint]);
+      expect(told).toMatchObject({ status: 0, stderr: "" });
+      expect(statusOf(source).remotes?.[0]?.error).toBeUndefined();
+      expect(readFileSync(log, "utf8")).toContain("nas: is well again");
+      source.unmount();
+    }));
+
   test("serves, and is unmounted, while a remote hangs; the next push goes on", () =>
     withReplication(async (replication) => {
       const { source } = replication;

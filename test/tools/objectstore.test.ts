@@ -5,7 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { noise } from "../core/fixture.ts";
-import { FakeS3, KEYS } from "../log/fakes3.ts";
+import { FakeS3, KEYS } from "../remote/fakes3.ts";
 import { CLI, type Outcome, PASSWORD, sqlfuse } from "./run.ts";
 
 let directory: string;
@@ -204,6 +204,37 @@ describe("a volume with an object store as its remote", () => {
     await cli(["clone", fake.url(), at("replica.sqlite")]);
     fake.options = {};
     await expectEqual(at("replica.sqlite"));
+  });
+
+  it("whose change of the secret was stopped is told so, and its next push goes on with that", async () => {
+    await pushed();
+    fake.options = {
+      fault: ({ method, key }) => (method === "PUT" && key.includes("/log/") ? { status: 403 } : undefined),
+    };
+    await fails(10, /may not do that/, ["remote", "rotate", vault, "store"]);
+    fake.options = {};
+    await ok("clone", fake.url(), at("meanwhile.sqlite"));
+    await expectEqual(at("meanwhile.sqlite"));
+    // A second one would leave replicas behind, who can follow one.
+    await ok("clone", fake.url(), at("follower.sqlite"));
+    await fails(10, /is being changed already, and that was stopped; go on with it first: sqlfuse push\n$/, [
+      "remote",
+      "rotate",
+      vault,
+      "store",
+    ]);
+    await fails(10, /a remote rotate was stopped; the next push goes on with it\n$/, [
+      "remote",
+      "verify",
+      vault,
+    ]);
+    await ok("push", vault);
+    expect(await ok("remote", "verify", "--read-data", "100", vault)).toContain("all is there");
+    await ok("pull", at("follower.sqlite"));
+    await expectEqual(at("follower.sqlite"));
+    await ok("remote", "rotate", vault, "store");
+    await ok("pull", at("follower.sqlite"));
+    await expectEqual(at("follower.sqlite"));
   });
 
   it("is left at once by a signal while the store does not answer", async () => {

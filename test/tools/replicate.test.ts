@@ -139,6 +139,19 @@ describe("a volume with a remote", () => {
     ok("fsck", vault);
   });
 
+  it("is stale where it was pushed while the clock was a year ahead, and lacks changes since", () => {
+    ok("remote", "add", vault, "nas", nas);
+    const YEAR_MS = 365 * 86_400_000;
+    writeFileSync(at("ahead.mjs"), `const now = Date.now; Date.now = () => now() + ${YEAR_MS};`);
+    const ahead = { password: PASSWORD, env: { NODE_OPTIONS: `--import=${at("ahead.mjs")}` } };
+    expect(sqlfuse(["push", vault], ahead)).toMatchObject({ code: 0 });
+    ok("remote", "status", "--max-age", "1h", vault);
+    ok("rm", vault, "tree/a.txt");
+    fails(1, /nas: stale: lacks changes/, "remote", "status", "--max-age", "1h", vault);
+    ok("push", vault);
+    expect(ok("remote", "status", "--max-age", "1h", vault)).toMatch(/^nas +current/m);
+  });
+
   it("is verified, and what is wrong is named", () => {
     pushed();
     expect(ok("remote", "verify", "--read-data", "100", vault)).toMatch(
@@ -151,6 +164,21 @@ describe("a volume with a remote", () => {
     fails(20, new RegExp(object), "remote", "verify", vault, "nas");
   });
 
+  it("is verified at all of its remotes, also where one of them is away, and told as one JSON value", () => {
+    pushed();
+    mkdirSync(at("usb"));
+    ok("remote", "add", vault, "a-usb", at("usb"));
+    ok("push", vault, "a-usb");
+    rmSync(at("usb"), { recursive: true });
+    const done = sqlfuse(["remote", "verify", "--json", vault]);
+    expect(done.code).toBe(10);
+    expect(done.stderr).toBe(`sqlfuse: a-usb: ${at("usb")}: there is no such directory\n`);
+    expect(JSON.parse(done.stdout)).toMatchObject([
+      { name: "a-usb", error: `${at("usb")}: there is no such directory` },
+      { name: "nas", segments: 1, problems: [] },
+    ]);
+  });
+
   it("lets its log go of what is not needed any more", () => {
     pushed();
     ok("clone", nas, at("replica.sqlite"));
@@ -159,7 +187,7 @@ describe("a volume with a remote", () => {
       ok("put", vault, at("tree/a.txt"), "/tree");
       ok("push", vault);
     }
-    const done = JSON.parse(ok("remote", "gc", "--json", vault)) as { segments: number; objects: number };
+    const [done] = JSON.parse(ok("remote", "gc", "--json", vault)) as [{ objects: number }];
     // Of the first object less than half is needed: what is is packed anew, in a second start.
     expect(done).toMatchObject({ segments: 5, segment: 6, repacked: 1 });
     expect(done.objects).toBeGreaterThan(5);
@@ -347,7 +375,9 @@ describe("what is refused", () => {
     fails(10, /it has no remote/, "push", vault);
     fails(10, /no such file/, "push", at("missing"));
     fails(10, /no such directory/, "remote", "add", vault, "nas", at("missing"));
-    fails(10, /a remote is a directory/, "remote", "add", vault, "nas", "ftp://example.com/x");
+    for (const url of ["ftp://example.com/x", ""])
+      fails(10, /: a remote is a directory/, "remote", "add", vault, "nas", url);
+    fails(10, /^sqlfuse: "": a remote is a directory/, "clone", "", at("x.sqlite"));
     expect(ok("remote", "list", vault)).toBe("no remotes\n");
     fails(10, /no log is there/, "clone", nas, at("x.sqlite"));
     ok("remote", "add", vault, "nas", nas);
@@ -359,6 +389,11 @@ describe("what is refused", () => {
     fails(10, /exists already/, "clone", nas, vault);
     expect(sqlfuse(["clone", nas, at("x.sqlite")], { password: "wrong" })).toMatchObject({ code: 12 });
     expect(readdirSync(directory).filter((name) => name.startsWith("x.sqlite"))).toEqual([]);
+    // Other programs, too, keep objects by their hashes; a gc would take them for its own.
+    mkdirSync(at("other/data/ab"), { recursive: true });
+    writeFileSync(at(`other/data/ab/${"ab".repeat(32)}`), "of a backup");
+    fails(10, /something else is there already, in data\/;/, "remote", "add", vault, "other", at("other"));
+    expect(readdirSync(at("other"))).toEqual(["data"]);
     fails(10, /there is no segment 2/, "log-dump", "--segment", "2", nas);
   });
 });
@@ -375,6 +410,15 @@ describe("log-dump", () => {
     expect(records[0]).toMatchObject({ type: "segment", number: 1 });
     expect(records.length - 1).toBe(records[0]?.records);
     expect(records).toContainEqual(expect.objectContaining({ type: "entry", name: '"a.txt"' }));
+  });
+
+  it("shows the segments of both logs while there is an older one", () => {
+    pushed();
+    cpSync(nas, at("before"), { recursive: true });
+    ok("remote", "rotate", vault, "nas");
+    cpSync(at("before"), nas, { recursive: true });
+    expect(ok("log-dump", nas)).toMatch(/^segment number=1 .*\nsegment number=2 .*\n$/);
+    expect(ok("log-dump", "--segment", "1", nas)).toContain("a.txt");
   });
 });
 

@@ -85,7 +85,7 @@ const SECTIONS: Readonly<Record<string, Section>> = {
     what: "signals, every way to unmount, work beside a mount",
   },
   replicas: {
-    files: ["test/log/points.test.ts", "test/log/realservers.test.ts"],
+    files: ["test/log/points.test.ts", "test/remote/realservers.test.ts"],
     minutes: 15,
     what: "replicas under load, through each kind of remote",
   },

@@ -1,10 +1,12 @@
 /** A directory as a remote. */
+import { execFileSync } from "node:child_process";
 import { chmodSync, mkdirSync, mkdtempSync, readdirSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
-import { DirectoryStore } from "../../src/log/directory.ts";
-import { LogError } from "../../src/log/errors.ts";
+import { DirectoryStore } from "../../src/remote/directory.ts";
+import { LogError } from "../../src/remote/errors.ts";
+import { IS_ROOT } from "../helpers/volume.ts";
 import { CONTRACT } from "./contract.ts";
 
 async function inDirectory(run: (store: DirectoryStore, path: string) => Promise<void>): Promise<void> {
@@ -38,12 +40,34 @@ describe("a directory", () => {
       expect(readdirSync(path)).toEqual([]);
     }));
 
-  it("that is a file is told as one that cannot be used", () =>
+  it("that is a file is told as no directory", () =>
     inDirectory(async (_, path) => {
       writeFileSync(join(path, "file"), "");
       const store = new DirectoryStore(join(path, "file"));
-      await expect(store.put("log/1", Buffer.from("x"))).rejects.toThrow(/cannot be used \(ENOTDIR\)/);
+      await expect(store.put("log/1", Buffer.from("x"))).rejects.toThrow(/file: is no directory$/);
+      await expect(store.list("log/")).rejects.toThrow(/file: is no directory$/);
     }));
+
+  it.skipIf(!IS_ROOT)(
+    `that is full is told so${IS_ROOT ? "" : " (left out: only root mounts a small one)"}`,
+    () =>
+      inDirectory(async (_, path) => {
+        mkdirSync(join(path, "small"));
+        execFileSync("mount", ["-t", "tmpfs", "-o", "size=64k", "none", join(path, "small")]);
+        try {
+          const store = new DirectoryStore(join(path, "small"));
+          await expect(store.put("log/1", Buffer.alloc(200_000))).rejects.toMatchObject({
+            reason: "no-space",
+            message: expect.stringMatching(/small: there is no space left$/) as string,
+          });
+          expect(await store.list("log/")).toEqual([]);
+          execFileSync("mount", ["-o", "remount,ro", join(path, "small")]);
+          await expect(store.put("log/1", Buffer.from("x"))).rejects.toThrow(/small: is read-only$/);
+        } finally {
+          execFileSync("umount", [join(path, "small")]);
+        }
+      }),
+  );
 
   it("is the same by a path that leads there from elsewhere", () =>
     inDirectory(async (store, path) => {

@@ -1,13 +1,13 @@
 /** What may pass is tried again, and what was put is known to be ours; a limit is kept. */
 import { describe, expect, it } from "vitest";
-import { LogError } from "../../src/log/errors.ts";
-import { PatientStore } from "../../src/log/patience.ts";
-import type { RemoteStore } from "../../src/log/remote.ts";
-import { S3Store } from "../../src/log/s3.ts";
-import { REAL_TIMING, Throttle, type Timing } from "../../src/log/throttle.ts";
+import { LogError } from "../../src/remote/errors.ts";
+import { PatientStore } from "../../src/remote/patience.ts";
+import type { RemoteStore } from "../../src/remote/remote.ts";
+import { S3Store } from "../../src/remote/s3.ts";
+import { REAL_TIMING, Throttle, type Timing } from "../../src/remote/throttle.ts";
+import { MemoryStore, StoppingStore } from "../log/memory.ts";
 import { CONTRACT } from "./contract.ts";
 import { type FakeOptions, FakeS3, KEYS } from "./fakes3.ts";
-import { MemoryStore, StoppingStore } from "./memory.ts";
 
 /** A clock that waiting moves on. */
 class FakeTiming implements Timing {

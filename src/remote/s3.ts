@@ -14,6 +14,9 @@ import { errorOf, listOf } from "./s3xml.ts";
 /** Beyond that a store refuses a request for its date. */
 const SKEW_MS = 15 * 60_000;
 
+/** What stores say that are full, or whose owner has no more. */
+const FULL: ReadonlySet<string> = new Set(["QuotaExceeded", "XMinioStorageFull"]);
+
 export interface S3Options extends StoreOptions {
   readonly env?: Readonly<Record<string, string | undefined>>;
   /** Milliseconds without a byte until a request is given up. */
@@ -141,6 +144,8 @@ export class S3Store implements RemoteStore {
       status >= 500 || status === 429 || status === 408 || status === 409 || code === "RequestTimeout";
     const told = (what: string): LogError =>
       new LogError("unreachable", `${this.#shown}: ${what}`, { isPassing });
+    if (status === 507 || (code !== undefined && FULL.has(code)))
+      return new LogError("no-space", `${this.#shown}: there is no space left (${code ?? status})`);
     const elsewhere = region ?? headers["x-amz-bucket-region"];
     if (code === "NoSuchBucket") return told(`there is no bucket ${bucket}: make it first`);
     const skewMs = Math.abs(Date.now() - Date.parse(headers.date ?? ""));

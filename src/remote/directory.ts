@@ -8,12 +8,23 @@ import { randomBytes } from "node:crypto";
 import type { Dirent } from "node:fs";
 import { access, type FileHandle, link, mkdir, open, readdir, rename, rm, stat } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
-import { LogError } from "./errors.ts";
+import { LogError, PASSING_CODES } from "./errors.ts";
 import type { RemoteStore, StoredFile, StoreOptions } from "./remote.ts";
 import type { Throttle } from "./throttle.ts";
 
 /** In front of the names of files that are being written. */
 const UNFINISHED = ".part-";
+
+const NO_SPACE: ReadonlySet<string> = new Set(["ENOSPC", "EDQUOT"]);
+/** What the system refuses, for the user. */
+const WORDS: Readonly<Record<string, string>> = {
+  ENOENT: "there is no such directory",
+  ENOTDIR: "is no directory",
+  EACCES: "you may not read or write all of it",
+  EROFS: "is read-only",
+  ENOSPC: "there is no space left",
+  EDQUOT: "your share of its space is used up",
+};
 
 export class DirectoryStore implements RemoteStore {
   readonly url: string;
@@ -140,8 +151,9 @@ export class DirectoryStore implements RemoteStore {
     } catch (error) {
       const code = codeOf(error);
       if (code === undefined) throw error;
-      const what = code === "ENOENT" ? "there is no such directory" : `cannot be used (${code})`;
-      throw new LogError("unreachable", `${this.url}: ${what}`, { cause: error });
+      const reason = NO_SPACE.has(code) ? "no-space" : "unreachable";
+      const message = `${this.url}: ${WORDS[code] ?? `cannot be used (${code})`}`;
+      throw new LogError(reason, message, { cause: error, isPassing: PASSING_CODES.has(code) });
     }
   }
 }

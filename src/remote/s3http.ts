@@ -7,7 +7,7 @@ import { once } from "node:events";
 import * as http from "node:http";
 import * as https from "node:https";
 import { AwsV4Signer } from "aws4fetch";
-import { LogError } from "./errors.ts";
+import { LogError, PASSING_CODES } from "./errors.ts";
 import type { StoreOptions } from "./remote.ts";
 import type { S3Address } from "./s3address.ts";
 
@@ -32,20 +32,6 @@ export interface Question {
   readonly headers?: Readonly<Record<string, string>>;
   readonly body?: Uint8Array;
 }
-
-/** Failures of the network that may be over in a moment. */
-const PASSING = new Set([
-  "ECONNABORTED",
-  "ECONNREFUSED",
-  "ECONNRESET",
-  "EAI_AGAIN",
-  "EHOSTDOWN",
-  "EHOSTUNREACH",
-  "ENETDOWN",
-  "ENETUNREACH",
-  "EPIPE",
-  "ETIMEDOUT",
-]);
 
 export class S3Client {
   readonly #url: string;
@@ -196,7 +182,7 @@ export class S3Client {
     if (!(error instanceof Error)) return error;
     const { host } = this.#address.root;
     const code = "code" in error && typeof error.code === "string" ? error.code : "";
-    const isPassing = error instanceof Silence || PASSING.has(code);
+    const isPassing = error instanceof Silence || PASSING_CODES.has(code);
     return new LogError("unreachable", `${this.#url}: ${whatHappened(error, code, host)}`, {
       cause: error,
       isPassing,

@@ -1,13 +1,13 @@
 /** Real S3 servers, which this installs and starts: one that refuses names that are taken, one that cannot. */
 import { afterAll, describe, expect, it } from "vitest";
 import { collect } from "../../src/log/gc.ts";
-import { S3Store } from "../../src/log/s3.ts";
 import { localSite } from "../../src/log/site.ts";
+import { S3Store } from "../../src/remote/s3.ts";
 import { dump } from "../core/dump.ts";
 import { noise, put, ROOT } from "../core/fixture.ts";
 import { type S3Server, startServer } from "../helpers/s3servers.ts";
+import { inLog, NAME } from "../log/fixture.ts";
 import { CONTRACT } from "./contract.ts";
-import { inLog, NAME } from "./fixture.ts";
 
 const KINDS = ["ceph", "swift"] as const;
 const started = await Promise.all(KINDS.map(startServer));

@@ -15,7 +15,7 @@ const LONGEST = 200;
 
 /** Lines that say only that it did not work, or where in rsync's sources. */
 const EMPTY_WORDS =
-  /^(rsync error: |rsync: connection unexpectedly closed|rsync: \[\w+\] (safe_)?(read|write) (error|failed)|rsync: did not see server greeting|Warning: Permanently added|\*\* |Connection to \S+ closed)/;
+  /^(rsync error: |rsync: connection unexpectedly closed|rsync: \[\w+\] (safe_)?(read|write) (error|failed)|rsync: did not see server greeting|Warning: Permanently added|Could not chdir to home directory|\*\* |Connection to \S+ closed)/;
 
 /** Why it ended, in one line. */
 export function complaintOf({ code, stderr }: Ended): string {
@@ -25,14 +25,16 @@ export function complaintOf({ code, stderr }: Ended): string {
     .filter((line) => line !== "");
   const said = lines.filter((line) => !EMPTY_WORDS.test(line));
   const find = (pattern: RegExp): string | undefined => said.find((line) => pattern.test(line));
-  if (find(/No space left on device|Disk quota exceeded/) !== undefined) return "there is no space left";
+  if (isFull({ stderr })) return "there is no space left";
   if (code === PARTIAL && find(/(change_dir|link_stat|opendir) .*No such file or directory/) !== undefined)
     return "there is no such directory";
+  if (find(/change_dir .*Not a directory/) !== undefined) return "is no directory";
+  if (find(/Read-only file system/) !== undefined) return "is read-only";
   if (code !== undefined && NO_COMMAND.includes(code)) return "rsync is not installed there";
   if (code !== undefined && TIMED_OUT.includes(code)) return "it does not answer (timeout)";
   if (code === undefined || code === INTERRUPTED) return "rsync was stopped";
   const line = find(/@ERROR: /) ?? (code === SSH_FAILED ? said.at(-1) : said[0]) ?? lines.at(-1) ?? "";
-  const words = line.replace(/^.*@ERROR: /, "").replace(/^rsync: (\[\w+\] )?/, "");
+  const words = line.replace(/^.*@ERROR: /, "").replace(/^(ssh: |rsync: (\[\w+\] )?)/, "");
   return `${code === SSH_FAILED ? "ssh" : "rsync"} could not: ${words.slice(0, LONGEST)}`;
 }
 
@@ -46,6 +48,11 @@ export function mayPass({ code, stderr }: Ended): boolean {
     return false;
   if (/max connections|Another instance of rrsync/.test(stderr)) return true;
   return code === SSH_FAILED || [...TIMED_OUT, ...CUT].some((one) => one === code);
+}
+
+/** The disk there, or here, has no room. */
+export function isFull({ stderr }: Pick<Ended, "stderr">): boolean {
+  return /No space left on device|Disk quota exceeded/.test(stderr);
 }
 
 /** One of the two ends is older than the option. */

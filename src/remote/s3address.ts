@@ -26,11 +26,11 @@ type Environment = Readonly<Record<string, string | undefined>>;
 export function addressOf(text: string, env: Environment): S3Address {
   const url = parsed(text);
   const bucket = url.hostname;
-  const prefix = url.pathname.replace(/^\/|\/$/g, "");
+  const prefix = url.pathname.replace(/^\/+|\/+$/g, "");
   const shown = `s3://${bucket}`;
   // A dot or slash too many would be taken away on the way.
   if (!/^[A-Za-z0-9][A-Za-z0-9._-]*$/.test(bucket) || !/^([A-Za-z0-9_-][A-Za-z0-9._-]*(\/|$))*$/.test(prefix))
-    throw refused("a remote there is s3://BUCKET/PREFIX, of letters, digits, . _ and -");
+    throw refused("a remote of this kind is s3://BUCKET/PREFIX, of letters, digits, . _ and -");
   for (const name of url.searchParams.keys())
     if (name !== "endpoint" && name !== "region")
       throw refused(`${shown}: only ?endpoint= and &region= may follow; keys come from the environment`);

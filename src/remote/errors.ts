@@ -17,6 +17,10 @@ export type LogReason =
   | "unreachable"
   /** Something else is there. */
   | "taken"
+  /** It has no room for more. */
+  | "no-space"
+  /** Something was begun there, and stopped, that is to be ended first. */
+  | "unfinished"
   /** Of a newer sqlfuse. */
   | "too-new"
   /** The replica is not what its source was. */
@@ -38,3 +42,17 @@ export class LogError extends Error {
     this.isPassing = isPassing;
   }
 }
+
+/** What the system calls failures of a network, also of a disk behind one, that may be over in a moment. */
+export const PASSING_CODES: ReadonlySet<string> = new Set([
+  "ECONNABORTED",
+  "ECONNREFUSED",
+  "ECONNRESET",
+  "EAI_AGAIN",
+  "EHOSTDOWN",
+  "EHOSTUNREACH",
+  "ENETDOWN",
+  "ENETUNREACH",
+  "EPIPE",
+  "ETIMEDOUT",
+]);

@@ -15,7 +15,7 @@ import { assert } from "../base/assert.ts";
 import { type Ended, inRoom, runChild } from "./child.ts";
 import { LogError } from "./errors.ts";
 import type { RemoteStore, StoredFile, StoreOptions } from "./remote.ts";
-import { complaintOf, isBusy, knowsNoFsync, mayPass, SSH_FAILED } from "./rsyncerrors.ts";
+import { complaintOf, isBusy, isFull, knowsNoFsync, mayPass, SSH_FAILED } from "./rsyncerrors.ts";
 import { parseRsyncPlace, type RsyncPlace } from "./rsyncplace.ts";
 import { SshRefusal, shellTo } from "./ssh.ts";
 import { REAL_TIMING } from "./throttle.ts";
@@ -27,6 +27,8 @@ const TIMEOUT = 60;
 const CONNECT_TIMEOUT = 20;
 /** What is kept of objects that are asked for by parts. */
 const CACHE_BYTES = 32 * 2 ** 20;
+/** A longer file is taken for none: a segment or object is far shorter. */
+const MOST_BYTES = 512 * 2 ** 20;
 /** A place that lets in one process at a time is asked so often, so many milliseconds apart. */
 const TRIES = 50;
 const TRY_AGAIN_MS = 100;
@@ -95,13 +97,15 @@ export class RsyncStore implements RemoteStore {
 
   async get(name: string, from = 0, length?: number): Promise<Buffer | undefined> {
     const isPart = from > 0 || length !== undefined;
-    const file = await (isPart ? this.#parts.get(name, () => this.#get(name)) : this.#get(name));
+    // Of an object alone it is known that what was there once is what must be there.
+    const isKept = isPart && name.startsWith("data/");
+    const file = await (isKept ? this.#parts.get(name, () => this.#get(name)) : this.#get(name));
     return isPart ? file?.subarray(from, length === undefined ? undefined : from + length) : file;
   }
 
   async #get(name: string): Promise<Buffer | undefined> {
     return await inRoom(async (path) => {
-      await this.#rsync([...rulesFor(name), "--", this.#place.root, `${path}/`]);
+      await this.#rsync([`--max-size=${MOST_BYTES}`, ...rulesFor(name), "--", this.#place.root, `${path}/`]);
       const got = join(path, name);
       const stat = await lstat(got).catch(() => undefined);
       return stat?.isFile() ? await readFile(got) : undefined;
@@ -136,7 +140,7 @@ export class RsyncStore implements RemoteStore {
         await REAL_TIMING.sleep(TRY_AGAIN_MS, this.#signal);
       } else {
         const message = `${this.url}: ${complaintOf(done)}`;
-        throw new LogError("unreachable", message, { isPassing: mayPass(done) });
+        throw new LogError(isFull(done) ? "no-space" : "unreachable", message, { isPassing: mayPass(done) });
       }
     }
   }

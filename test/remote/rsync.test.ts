@@ -9,22 +9,24 @@ import {
   readFileSync,
   rmSync,
   statSync,
+  symlinkSync,
+  truncateSync,
   writeFileSync,
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest";
 import { collect } from "../../src/log/gc.ts";
-import { RsyncStore } from "../../src/log/rsync.ts";
-import { parseRsyncPlace } from "../../src/log/rsyncplace.ts";
 import { Sealer } from "../../src/log/seal.ts";
 import { localSite } from "../../src/log/site.ts";
 import { verifyLog } from "../../src/log/verify.ts";
+import { RsyncStore } from "../../src/remote/rsync.ts";
+import { parseRsyncPlace } from "../../src/remote/rsyncplace.ts";
 import { noise, put, ROOT } from "../core/fixture.ts";
 import { hasProgram } from "../helpers/programs.ts";
 import { missingForRsync, missingForSsh, RsyncDaemon, SshServer } from "../helpers/rsyncservers.ts";
+import { inLog, NAME } from "../log/fixture.ts";
 import { CONTRACT } from "./contract.ts";
-import { inLog, NAME } from "./fixture.ts";
 
 const missing = { ssh: missingForSsh(), daemon: missingForRsync() };
 for (const reason of new Set(Object.values(missing)))
@@ -120,6 +122,12 @@ for (const kind of ["ssh", "daemon"] as const)
       expect(readdirSync(path)).toEqual([]);
     });
 
+    it("that is a file is told as no directory", async () => {
+      writeFileSync(join(path, "file"), "");
+      const store = new RsyncStore(`${urlOf(kind)}/file`);
+      await expect(store.list("log/")).rejects.toThrow(/\/file: is no directory$/);
+    });
+
     it("removes one file and never another, nor a directory, whatever is beside it", async () => {
       const store = open(kind);
       for (const name of [
@@ -165,10 +173,25 @@ for (const kind of ["ssh", "daemon"] as const)
       expect(await store.get("data/0", 1000, 50)).toBeUndefined();
     });
 
+    it("looks again at what is no object, each time", async () => {
+      const store = open(kind);
+      mkdirSync(join(path, "log/1"), { recursive: true });
+      for (const text of ["first", "second"]) {
+        writeFileSync(join(path, "log/1/1"), text);
+        expect((await store.get("log/1/1", 0, 100))?.toString()).toBe(text);
+      }
+    });
+
+    it("does not fetch what is larger than anything of a log", async () => {
+      mkdirSync(join(path, "log"));
+      writeFileSync(join(path, "log/1"), "");
+      truncateSync(join(path, "log/1"), 600 * 2 ** 20);
+      expect(await open(kind).get("log/1")).toBeUndefined();
+    });
+
     it("hands out what is a file, and no link to one", async () => {
       mkdirSync(join(path, "data"));
       writeFileSync(join(base, "secret"), "secret");
-      const { symlinkSync } = await import("node:fs");
       symlinkSync(join(base, "secret"), join(path, "data/1"));
       expect(await open(kind).get("data/1")).toBeUndefined();
       expect(await open(kind).list("data/")).toEqual([]);

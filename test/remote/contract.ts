@@ -1,6 +1,6 @@
 /** What every remote must do: a map of sentences, run on each implementation. */
 import { expect } from "vitest";
-import type { RemoteStore } from "../../src/log/remote.ts";
+import type { RemoteStore } from "../../src/remote/remote.ts";
 
 const bytes = (text: string) => Buffer.from(text);
 

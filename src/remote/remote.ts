@@ -26,23 +26,6 @@ export interface RemoteStore {
   remove(name: string): Promise<void>;
 }
 
-const NUMBER_DIGITS = 16;
-
-/** A number as the last part of a name: in the order of names it is in the order of numbers. */
-export function numberName(number: number): string {
-  return String(number).padStart(NUMBER_DIGITS, "0");
-}
-
-export function objectName(hash: Uint8Array): string {
-  const hex = Buffer.from(hash).toString("hex");
-  return `data/${hex.slice(0, 2)}/${hex}`;
-}
-
-/** Directory of a writer's segments. */
-export function segmentsOf(writer: bigint): string {
-  return `log/${writer.toString(16).padStart(16, "0")}/`;
-}
-
 /** How a remote is spoken to. */
 export interface RemoteOptions {
   /** Stops whatever is under way; its reason is thrown. */
@@ -77,7 +60,8 @@ const KINDS: readonly Kind[] = [
     open: async (url, options) => new (await import("./rsync.ts")).RsyncStore(url, options),
   },
   {
-    urls: /^(?![a-z0-9+]+:\/\/)/i,
+    // Not "", as a variable that is not set: it would be where the command runs.
+    urls: /^(?![a-z0-9+]+:\/\/)./i,
     open: async (url, options) => new (await import("./directory.ts")).DirectoryStore(url, options),
   },
 ];
@@ -93,7 +77,7 @@ export async function openRemote(url: string, options: RemoteOptions = {}): Prom
   if (kind === undefined)
     throw new LogError(
       "unreachable",
-      `${url}: a remote is a directory, HOST:PATH, rsync://HOST/MODULE or s3://BUCKET/PREFIX; other kinds are not known`,
+      `${url || '""'}: a remote is a directory, HOST:PATH, rsync://HOST/MODULE or s3://BUCKET/PREFIX; other kinds are not known`,
     );
   const { signal, bytesPerSecond } = options;
   const store = await kind.open(url, {

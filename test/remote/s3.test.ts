@@ -1,10 +1,10 @@
 /** An S3-compatible store as a remote, against a server in memory that fails as real ones do. */
 import { describe, expect, it } from "vitest";
-import { LogError } from "../../src/log/errors.ts";
-import { type S3Options, S3Store } from "../../src/log/s3.ts";
-import { addressOf } from "../../src/log/s3address.ts";
-import { listOf } from "../../src/log/s3xml.ts";
-import { Throttle } from "../../src/log/throttle.ts";
+import { LogError } from "../../src/remote/errors.ts";
+import { type S3Options, S3Store } from "../../src/remote/s3.ts";
+import { addressOf } from "../../src/remote/s3address.ts";
+import { listOf } from "../../src/remote/s3xml.ts";
+import { Throttle } from "../../src/remote/throttle.ts";
 import { CONTRACT } from "./contract.ts";
 import { BUCKET, type FakeOptions, FakeS3, type Fault, KEYS } from "./fakes3.ts";
 
@@ -176,6 +176,21 @@ describe("a store", () => {
       expect(plain.isPassing).toBe(false);
     }));
 
+  it.each([
+    { status: 507, code: "XMinioStorageFull" },
+    { status: 403, code: "QuotaExceeded" },
+  ])("that is full is told so, and not asked again: $code", (answer) =>
+    inStore(
+      async (store) =>
+        expect(await failure(store.put("log/1", b("x")))).toMatchObject({
+          reason: "no-space",
+          isPassing: false,
+          message: expect.stringContaining("there is no space left") as string,
+        }),
+      { fault: ({ method }) => (method === "PUT" ? answer : undefined) },
+    ),
+  );
+
   it("is left at once by a signal, whatever is under way", () =>
     inStore(
       async (_, fake) => {
@@ -224,6 +239,8 @@ describe("a URL of a store", () => {
     expect(at("s3://my.vaults?region=cn-north-1").root.href).toBe(
       "https://s3.cn-north-1.amazonaws.com.cn/my.vaults/",
     );
+    for (const url of ["s3://vaults/ann/", "s3://vaults//ann//"]) expect(at(url).prefix).toBe("ann/");
+    expect(at("s3://vaults//").prefix).toBe("");
     const minio = at("s3://vaults/x?endpoint=http://nas:9000/s3/&region=garage", { AWS_REGION: "other" });
     expect(minio).toMatchObject({ region: "garage", prefix: "x/" });
     expect(minio.root.href).toBe("http://nas:9000/s3/vaults/");
@@ -245,6 +262,7 @@ describe("a URL of a store", () => {
     ["s3://b/x?endpoint=s3.example.com", /not a URL such as/],
     ["s3://b/a//b", /of letters, digits/],
     ["s3://b/a b", /of letters, digits/],
+    ["s3://b/ä", /of letters, digits/],
     ["s3://b/x/.hidden", /of letters, digits/],
     ["s3:///x", /s3:\/\/BUCKET\/PREFIX/],
     ["s3:b", /s3:\/\/BUCKET\/PREFIX/],
