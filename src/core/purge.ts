@@ -40,6 +40,8 @@ export class Purge {
 
   /** Purges for about `ms` milliseconds; `Infinity` until nothing waits. */
   run(ms: number): void {
+    // What is not applied yet may be one more that is dead.
+    this.#store.finish();
     const until = this.#store.clock.monotonicMs() + ms;
     for (
       let ino = this.#inodes.nextDead();

@@ -50,6 +50,17 @@ describe("a volume that answers first", () => {
       expect(volume.attributes.getattr(ROOT).nlink).toBe(3);
     }, options));
 
+  it("is closed when one file is dead and the removal of the next waits to be written", () =>
+    inVolume((fixture, volume) => {
+      put(volume, ROOT, "a", noise(100_000));
+      put(volume, ROOT, "b", noise(100_000, 2));
+      volume.commit();
+      volume.idle(fixture.clock.monotonicMs());
+      volume.tree.unlink(ROOT, b("a"));
+      volume.tree.unlink(ROOT, b("b"));
+      fixture.close();
+    }, options));
+
   it("refuses what it refuses at once", () =>
     inVolume((_, volume) => {
       touch(volume, ROOT, "a");
