@@ -231,13 +231,14 @@ export async function serve(options: MountOptions, password: Buffer, how: ServeO
     notifyReady();
   }
 
-  const { clean, hangs } = await mount.closed;
+  const { clean } = await mount.closed;
   await control?.close();
   if (how.removeMountpoint) tryRmdir(options.mountpoint);
   if (clean) log("info", "unmounted; everything is committed");
   else log("error", "unmounted, but the last changes could not be committed");
   const code = stop.code ?? (clean ? EXIT.ok : EXIT.other);
-  if (hangs) exitNow(code);
+  // All is closed. Node's own end would wait for a thread that hangs, of ours or of libfuse.
+  exitNow(code);
   process.exit(code);
 }
 

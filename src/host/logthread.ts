@@ -164,17 +164,15 @@ export class LogThread {
   }
 
   /**
-   * The mount is gone, and the volume still open: a last push is tried, unless there is a `hurry`. Returns soon. False: the
-   * thread hangs in a system call, so that a process that ends must not wait for its threads.
+   * The mount is gone, and the volume still open: a last push is tried, unless there is a `hurry`. Returns soon,
+   * also where the thread hangs in a system call: a process that ends must not wait for its threads (`exitNow`).
    */
-  async leave(hurry: boolean): Promise<boolean> {
+  async leave(hurry: boolean): Promise<void> {
     this.#isLeaving = true;
     const graceMs = hurry ? 0 : GRACE_MS;
     this.#post({ type: "leave", graceMs });
-    const late = sleep(graceMs + CLOSE_MS, false, { ref: false });
-    const ended = await Promise.race([this.#ended.then(() => true), late]);
+    await Promise.race([this.#ended, sleep(graceMs + CLOSE_MS, undefined, { ref: false })]);
     this.#worker.unref();
-    return ended;
   }
 }
 

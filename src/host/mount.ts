@@ -116,8 +116,6 @@ export interface MountStatus {
 export interface MountEnd {
   /** Everything was committed. */
   readonly clean: boolean;
-  /** A thread hangs in a system call: leave by `exitNow`. */
-  readonly hangs: boolean;
 }
 
 /**
@@ -189,7 +187,6 @@ export class Mount implements Mounted {
   /** It was said that nothing is fetched here. */
   #isFetchless = false;
   #hurries = false;
-  #hangs = false;
   #idle: IdleWatch | undefined;
 
   /** Opens the volume and mounts it; resolves when the mount answers. @throws OpenError, HostError */
@@ -388,7 +385,7 @@ export class Mount implements Mounted {
   /** Nobody is served any more: what is left to be pushed goes, then the volume is closed. */
   async #finish(): Promise<void> {
     this.#idle?.stop();
-    if ((await this.#logThread?.leave(this.#hurries)) === false) this.#hangs = true;
+    await this.#logThread?.leave(this.#hurries);
     this.#logThread = undefined;
     this.#post({ type: "close" });
   }
@@ -407,7 +404,7 @@ export class Mount implements Mounted {
     for (const settle of this.#changes.values()) settle(undefined);
     this.#changes.clear();
     // After a crash: else it has left by now.
-    if ((await this.#logThread?.leave(true)) === false) this.#hangs = true;
+    await this.#logThread?.leave(true);
     this.#key.wipe();
     await this.#endOfAnnouncing();
     if (this.#attachment !== undefined) {
@@ -416,7 +413,7 @@ export class Mount implements Mounted {
       close(this.#attachment.fd);
     }
     close(this.#wakeFd);
-    return { clean: this.#clean === true, hangs: this.#hangs };
+    return { clean: this.#clean === true };
   }
 
   /** A write that waits for an answer of the thread that served would wait for ever: then the connection is cut. */

@@ -242,7 +242,7 @@ export class NativeMount implements Mounted {
       clean = false;
       this.#log("error", `closing: ${describeFault(error)}`);
     }
-    const hangs = (await this.#logThread?.leave(hurry)) === false;
+    await this.#logThread?.leave(hurry);
     this.#closed = true;
     try {
       this.#volume.close();
@@ -250,7 +250,7 @@ export class NativeMount implements Mounted {
       clean = false;
       this.#log("error", `closing: ${describeFault(error)}`);
     }
-    this.#settle({ clean, hangs });
+    this.#settle({ clean });
   }
 
   get warning(): string | undefined {
