@@ -160,7 +160,11 @@ async function becomeWriter(db: Database, store: RemoteStore, keys: Keys, newest
   if (last === undefined) return;
   let highest = epoch;
   for (const number of left) {
-    const link = await readSegment(store, keys, newest, number).catch(() => undefined);
+    const link = await readSegment(store, keys, newest, number).catch((error: unknown) => {
+      // One that cannot be read tells of no epoch; one that cannot be had may.
+      if (error instanceof LogError && error.reason !== "unreachable") return undefined;
+      throw error;
+    });
     highest = Math.max(highest, link?.segment.epoch ?? 0);
   }
   const hash = hashOf((await fetchSegment(store, newest.writer, last)) ?? Buffer.alloc(0)).toString("hex");

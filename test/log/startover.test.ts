@@ -1,10 +1,12 @@
 /** A log that starts over, that a program left other files in, or whose volume was worked on between two pushes. */
+import { existsSync } from "node:fs";
 import { describe, expect, it } from "vitest";
 import { vacuum } from "../../src/core/rewrite.ts";
 import type { Volume } from "../../src/core/volume.ts";
 import { Pusher } from "../../src/log/pusher.ts";
 import { checkRemote } from "../../src/log/setup.ts";
 import { localSite } from "../../src/log/site.ts";
+import { LogError } from "../../src/remote/errors.ts";
 import type { RemoteStore, StoredFile } from "../../src/remote/remote.ts";
 import { b, noise, PASSWORD, put, ROOT } from "../core/fixture.ts";
 import { repairFixture } from "../fsck/fsck.ts";
@@ -115,6 +117,25 @@ describe("a volume that was restored up to a segment before the last", () => {
       expect(log.dump("replica")).toEqual(log.dump("clone"));
       expect(Object.keys(log.dump("clone"))).toEqual(expect.arrayContaining(["/file 2", "/new"]));
       expect(Object.keys(log.dump("clone"))).not.toContain("/file 3");
+    }));
+});
+
+describe("a volume restored up to a segment while the remote is cut off", () => {
+  it("is not made: what others have seen is not known", () =>
+    inLog(async (log, volume) => {
+      const store = new MemoryStore();
+      for (let i = 1; i <= 4; i++) {
+        put(volume, ROOT, `file ${i}`, "x");
+        await log.push(store);
+      }
+      const last = segments(store)[3];
+      const get = store.get.bind(store);
+      store.get = async (name, from, length) => {
+        if (name === last) throw new LogError("unreachable", "cut off");
+        return await get(name, from, length);
+      };
+      await expect(log.clone("restored", { restore: true, until: 2 }, store)).rejects.toThrow("cut off");
+      expect(existsSync(log.path("restored"))).toBe(false);
     }));
 });
 
