@@ -21,9 +21,12 @@ export interface AideOrder {
 
 /** It ends between two orders, and an order takes no longer than a slow disk does. */
 const STOP_MS = 30_000;
+/** It loads what it needs in some tenths of a second, or never. */
+const LOAD_MS = 2000;
 
 export class AideThread implements WalCopier, SecondReader {
   readonly #box = new Mailbox();
+  #isStarted = false;
 
   constructor() {
     this.#box.takeCopied();
@@ -31,6 +34,7 @@ export class AideThread implements WalCopier, SecondReader {
 
   /** Before this it is busy. `path`: of the volume, which is open. `cacheBytes`: of the aide's own page cache. */
   start(path: string, key: Key, cacheBytes: number, fd: number, wakeFd: number): void {
+    this.#isStarted = true;
     const order: AideOrder = {
       path,
       key: key.toSharedMessage(),
@@ -70,10 +74,14 @@ export class AideThread implements WalCopier, SecondReader {
     return true;
   }
 
-  /** Returns when the aide has closed the volume. */
+  /**
+   * Returns when the aide has closed the volume. One that is still loading is waited for too: a thread that ends takes those
+   * that it started with it, and the process dies (SIGABRT) where that meets one that loads native code.
+   */
   stop(): void {
-    if (this.#box.move(STATE.starting, STATE.gone)) return;
-    const until = performance.now() + STOP_MS;
+    const isLoading = this.#box.move(STATE.starting, STATE.unwanted);
+    if (isLoading && !this.#isStarted) return;
+    const until = performance.now() + (isLoading ? LOAD_MS : STOP_MS);
     for (;;) {
       const { state } = this.#box;
       const left = until - performance.now();

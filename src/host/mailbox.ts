@@ -17,6 +17,8 @@ export const STATE = {
   returned: 5,
   stop: 6,
   gone: 7,
+  /** To end before it touches the volume. */
+  unwanted: 8,
 } as const;
 
 const STATE_AT = 0;
