@@ -2,9 +2,7 @@
  * A mounted volume, seen from the main thread: it makes the mount, keeps the worker that serves it, and ends
  * both. It never touches the database.
  */
-import { setTimeout as sleep } from "node:timers/promises";
 import { Worker } from "node:worker_threads";
-import { E } from "../base/errno.ts";
 import type { Log } from "../base/log.ts";
 import { OpenError } from "../core/errors.ts";
 import type { HistoryOrder, HistoryOutcome, Snapshot } from "../core/history.ts";
@@ -12,11 +10,12 @@ import type { RemoteOrder, RemoteOutcome } from "../core/remotes.ts";
 import type { At, Ino } from "../core/types.ts";
 import { Key } from "../db/key.ts";
 import { COST_SLOTS, Costs, type OperationCost } from "../fuse/costs.ts";
-import { incEpoch, invalAttributes, invalEntry, invalInode } from "../fuse/notify.ts";
+import { invalInode } from "../fuse/notify.ts";
 import { COUNTER, COUNTERS } from "../fuse/server.ts";
 import type { Stale } from "../fuse/session.ts";
 import type { TouchedRows } from "../log/touched.ts";
 import { close, eventfd, write, writeAsync } from "../native/libc.ts";
+import { Announcer } from "./announcer.ts";
 import { type Attachment, abort, adopt, attach, detach, raiseReadahead } from "./attachment.ts";
 import { HostError } from "./errors.ts";
 import { IdleEnd, IdleWatch } from "./idle.ts";
@@ -123,12 +122,8 @@ export interface MountEnd {
  * saved no processor time where 30,000 files were made and removed.
  */
 const YOUNG_MB = 6;
-/** The kernel notes an answer within microseconds, if its processor is not busy. */
-const NOTED_MS = 50;
 const FETCHLESS =
   "this mount fetches nothing: what is not here is an I/O error; a mount without --read-only and --at does";
-/** A write to the kernel that takes longer waits for an answer that will not come. */
-const ANNOUNCE_MS = 1000;
 const RING = new Uint8Array(new BigUint64Array([1n]).buffer);
 
 /** What the owner of a mount does with it, whatever its transport. */
@@ -181,7 +176,7 @@ export class Mount implements Mounted {
   #ended = false;
   /** Waits for the next step of the worker's start. */
   #onStep: ((step: Step) => void) | undefined;
-  #announced: Promise<void> = Promise.resolve();
+  #announcer: Announcer | undefined;
   #logThread: LogThread | undefined;
   #follows = false;
   /** It was said that nothing is fetched here. */
@@ -257,7 +252,9 @@ export class Mount implements Mounted {
       inherited === undefined
         ? attach({ ...this.#options, readOnly: this.#readOnly })
         : adopt(inherited, this.#options.mountpoint);
-    this.#post({ type: "serve", fd: this.#attachment.fd });
+    const { fd } = this.#attachment;
+    this.#announcer = new Announcer((message) => writeAsync(fd, message));
+    this.#post({ type: "serve", fd });
     // Whoever reads as soon as the mount is there may need what has to be fetched.
     this.#follows = opened.follows;
     if (opened.hasRemotes) this.#startLog();
@@ -306,7 +303,7 @@ export class Mount implements Mounted {
         break;
       case "failed":
         this.#log("error", `${this.#options.path}: a commit failed; the mount is read-only from now on`);
-        this.#announced = this.#announce(message.lost);
+        void this.#announcer?.announce(message.lost);
         break;
       case "writeBack":
         void this.#writeBack();
@@ -343,35 +340,6 @@ export class Mount implements Mounted {
     }
   }
 
-  /**
-   * Tells the kernel what to forget. Each write may wait until the worker has answered another request: one that reads a
-   * page of that inode, or looks into that directory. So it is neither on the worker's thread nor on this one.
-   */
-  async #announce({ incEpoch: all, names, inos, attributes }: Stale): Promise<void> {
-    const fd = this.#attachment?.fd;
-    if (fd === undefined) return;
-    // What it has forgotten already it answers with ENOENT, which is just as well.
-    if (all) await writeAsync(fd, incEpoch());
-    for (const { parent, name } of names) if (!this.#ended) await writeAsync(fd, invalEntry(parent, name));
-    const missed = await this.#forget(inos, attributes);
-    if (missed.length === 0 || this.#ended) return;
-    // It was told of these, and may have been about to note what it was told.
-    await sleep(NOTED_MS);
-    await this.#forget(missed, []);
-  }
-
-  /** Gives the inodes that the kernel does not know. */
-  async #forget(inos: readonly Ino[], attributes: readonly Ino[]): Promise<Ino[]> {
-    const fd = this.#attachment?.fd ?? -1;
-    const missed: Ino[] = [];
-    const tell = async (ino: Ino, message: Uint8Array): Promise<void> => {
-      if (!this.#ended && (await writeAsync(fd, message)) === -E.ENOENT) missed.push(ino);
-    };
-    for (const ino of attributes) await tell(ino, invalAttributes(ino));
-    for (const ino of inos) await tell(ino, invalInode(ino));
-    return missed;
-  }
-
   /** What was stored in mapped files reaches the volume. Where it cannot, a snapshot is without it, as any read is. */
   async #writeBack(): Promise<void> {
     try {
@@ -406,23 +374,15 @@ export class Mount implements Mounted {
     // After a crash: else it has left by now.
     await this.#logThread?.leave(true);
     this.#key.wipe();
-    await this.#endOfAnnouncing();
-    if (this.#attachment !== undefined) {
+    const attachment = this.#attachment;
+    if (attachment !== undefined) {
+      await this.#announcer?.end(() => abort(attachment));
       // After a crash or a stop the kernel still shows the mount, and all that it could say is "not connected".
       if (this.#isShown()) this.#tryDetach(this.mountpoint);
-      close(this.#attachment.fd);
+      close(attachment.fd);
     }
     close(this.#wakeFd);
     return { clean: this.#clean === true };
-  }
-
-  /** A write that waits for an answer of the thread that served would wait for ever: then the connection is cut. */
-  async #endOfAnnouncing(): Promise<void> {
-    const late = sleep(ANNOUNCE_MS, true, { ref: false });
-    const hangs = await Promise.race([this.#announced.then(() => false), late]);
-    if (!hangs || this.#attachment === undefined) return;
-    abort(this.#attachment);
-    await this.#announced;
   }
 
   /** Whether the mount table shows our mount at its place. */
@@ -517,8 +477,7 @@ export class Mount implements Mounted {
       this.#post({ type: "changed", id, touched });
     });
     if (stale === undefined) return;
-    this.#announced = this.#announced.then(() => this.#announce(stale));
-    await this.#announced;
+    await this.#announcer?.announce(stale);
   }
 
   fetched(came: Came): void {
