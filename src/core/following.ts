@@ -5,23 +5,20 @@
  */
 import type { Database } from "../db/database.ts";
 import type { Statement } from "../db/statement.ts";
+import { ReadTransaction } from "./readtransaction.ts";
 
 export class FollowingView {
-  readonly #db: Database;
   readonly #forget: () => void;
-  readonly #begin: Statement;
+  readonly #transaction: ReadTransaction;
   readonly #version: Statement;
-  readonly #commit: Statement;
   #seen: number | undefined;
   #state = 0;
 
   /** `forget` drops all that is kept of the tables. */
   constructor(db: Database, forget: () => void) {
-    this.#db = db;
     this.#forget = forget;
-    this.#begin = db.prepare("BEGIN");
+    this.#transaction = new ReadTransaction(db);
     this.#version = db.prepare("PRAGMA data_version");
-    this.#commit = db.prepare("COMMIT");
   }
 
   /** The connection was opened anew: its data_version says nothing about what was seen before. */
@@ -35,18 +32,7 @@ export class FollowingView {
   }
 
   read<T>(read: () => T): T {
-    if (!this.#db.autocommit) return read();
-    this.#begin.run();
-    try {
-      this.#look();
-      const result = read();
-      this.#commit.run();
-      return result;
-    } catch (error) {
-      this.#db.resetAll();
-      this.#db.rollBack();
-      throw error;
-    }
+    return this.#transaction.run(() => this.#look(), read);
   }
 
   #look(): void {

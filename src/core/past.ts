@@ -6,6 +6,7 @@
 import { FsError } from "../base/errno.ts";
 import type { Database } from "../db/database.ts";
 import type { Statement } from "../db/statement.ts";
+import { ReadTransaction } from "./readtransaction.ts";
 import type { Epoch } from "./types.ts";
 
 /** An inode without links belongs to no epoch. */
@@ -60,16 +61,14 @@ export function keptEpochs(db: Database): Epoch[] {
 export class PastView {
   readonly epoch: Epoch;
   readonly #db: Database;
-  readonly #begin: Statement;
+  readonly #transaction: ReadTransaction;
   readonly #isKept: Statement;
-  readonly #commit: Statement;
 
   constructor(db: Database, epoch: Epoch) {
     this.epoch = epoch;
     this.#db = db;
-    this.#begin = db.prepare("BEGIN");
+    this.#transaction = new ReadTransaction(db);
     this.#isKept = db.prepare("SELECT 1 FROM snapshot WHERE epoch = ?1 AND name IS NOT NULL");
-    this.#commit = db.prepare("COMMIT");
   }
 
   /** Hides the present, on a connection that was opened just now, also anew. */
@@ -79,19 +78,12 @@ export class PastView {
 
   /** Reads in one transaction: so the epoch is kept at its end as at its beginning. @throws FsError ESTALE where it is not */
   read<T>(read: () => T): T {
-    if (!this.#db.autocommit) return read();
-    this.#begin.run();
-    try {
-      const isKept = this.#isKept.bindInt(1, this.epoch).step();
-      this.#isKept.reset();
-      if (!isKept) throw new FsError("ESTALE", "this snapshot was deleted");
-      const result = read();
-      this.#commit.run();
-      return result;
-    } catch (error) {
-      this.#db.resetAll();
-      this.#db.rollBack();
-      throw error;
-    }
+    return this.#transaction.run(() => this.#look(), read);
+  }
+
+  #look(): void {
+    const isKept = this.#isKept.bindInt(1, this.epoch).step();
+    this.#isKept.reset();
+    if (!isKept) throw new FsError("ESTALE", "this snapshot was deleted");
   }
 }

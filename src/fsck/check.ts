@@ -35,7 +35,8 @@ import { SqliteError } from "../db/errors.ts";
 import type { Key } from "../db/key.ts";
 import { type BadPage, Pages } from "../db/pages.ts";
 import { scanWal } from "../db/wal.ts";
-import { brokenOf, INVARIANTS, type Invariant } from "./invariants.ts";
+import { brokenOf, type Invariant } from "./invariant.ts";
+import { INVARIANTS } from "./invariants.ts";
 import { type Gap, type Salvaged, salvage } from "./salvage.ts";
 
 export interface Finding {

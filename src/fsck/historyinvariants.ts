@@ -3,7 +3,7 @@
 import { hasSnapshots } from "../core/past.ts";
 import { readRetention } from "../core/retention.ts";
 import type { Database } from "../db/database.ts";
-import type { Broken, Invariant } from "./invariants.ts";
+import type { Broken, Invariant } from "./invariant.ts";
 
 const EPOCH = "(SELECT value FROM meta WHERE key = 'epoch')";
 const BAD_EPOCH = `(epoch NOT BETWEEN 1 AND ${EPOCH} - 1)`;

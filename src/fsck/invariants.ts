@@ -15,44 +15,10 @@ import { MAX_FILE_SIZE, NAME_MAX, ROOT_INO, SYMLINK_MAX } from "../core/types.ts
 import { DEFAULT_CIPHER } from "../core/unlock.ts";
 import type { Database } from "../db/database.ts";
 import { HISTORY_INVARIANTS } from "./historyinvariants.ts";
-import { type Mender, NUMBER_MAX } from "./mender.ts";
+import { type Invariant, rowsOf } from "./invariant.ts";
+import { NUMBER_MAX } from "./mender.ts";
 import { REMOTE_INVARIANTS } from "./remoteinvariants.ts";
 import { XATTR_INVARIANTS } from "./xattrinvariants.ts";
-
-/** One thing that breaks an invariant. */
-export interface Broken {
-  /** 0 where no inode is meant. */
-  readonly ino: number;
-  readonly text: string;
-  /** The entry that is meant. */
-  readonly entry?: { readonly parent: number; readonly name: Uint8Array };
-}
-
-export interface Invariant {
-  readonly kind: string;
-  readonly broken: string | ((db: Database) => Iterable<Broken>);
-  /** What `mend` does, for the user. */
-  readonly remedy: string;
-  /** SQL, or what SQL alone cannot do. */
-  readonly mend: readonly string[] | ((mender: Mender) => void);
-}
-
-/** What breaks an invariant. */
-export function* brokenOf(db: Database, broken: Invariant["broken"]): Generator<Broken> {
-  if (typeof broken === "string") yield* rowsOf(db, broken);
-  else yield* broken(db);
-}
-
-function* rowsOf(db: Database, sql: string): Generator<Broken> {
-  const rows = db.prepare(sql);
-  const found: Broken[] = [];
-  while (rows.step()) {
-    const entry = rows.isNull(3) ? {} : { entry: { parent: Number(rows.bigint(2)), name: rows.blob(3) } };
-    found.push({ ino: Number(rows.bigint(0)), text: rows.text(1), ...entry });
-  }
-  db.release(rows);
-  yield* found;
-}
 
 /** Larger epochs are damage, not history. */
 const EPOCH_MAX = 2 ** 32;

@@ -2,7 +2,7 @@
 
 import { isReplica } from "../core/format.ts";
 import type { Database } from "../db/database.ts";
-import type { Broken, Invariant } from "./invariants.ts";
+import type { Broken, Invariant } from "./invariant.ts";
 
 const NO_REMOTE = "NOT EXISTS (SELECT 1 FROM remote AS r WHERE r.id = o.remote)";
 const NO_OBJECT = `NOT EXISTS (SELECT 1 FROM remote_object AS o WHERE o.number = b.object AND o.remote = b.remote)`;

@@ -28,7 +28,8 @@ import {
   schemaDifferences,
   UNDECODABLE,
 } from "./check.ts";
-import { brokenOf, INVARIANTS } from "./invariants.ts";
+import { brokenOf } from "./invariant.ts";
+import { INVARIANTS } from "./invariants.ts";
 import { Mender, type Placement } from "./mender.ts";
 import { startRemotesOver } from "./remoteinvariants.ts";
 import { salvage } from "./salvage.ts";

@@ -12,7 +12,7 @@ import {
 import { isDirectory, isSymlink } from "../core/mode.ts";
 import { type Ino, XATTR_LIST_MAX, XATTR_NAME_MAX, XATTR_SIZE_MAX } from "../core/types.ts";
 import type { Database } from "../db/database.ts";
-import type { Invariant } from "./invariants.ts";
+import type { Invariant } from "./invariant.ts";
 
 const hex = (text: string) => `x'${Buffer.from(text).toString("hex")}'`;
 const IN_NAMESPACE = `(${["user.", "trusted.", "security."]

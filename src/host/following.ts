@@ -2,19 +2,18 @@
  * Keeps the replica that is mounted at what was pushed to its remote, on a thread of its own: the only one that writes to
  * the replica. Whoever serves the mount reads it meanwhile (src/core/following.ts), and is told of each segment.
  */
-import { setImmediate as turn } from "node:timers/promises";
 import type { Log } from "../base/log.ts";
 import type { BlockNo } from "../core/types.ts";
-import type { Database } from "../db/database.ts";
 import type { Key } from "../db/key.ts";
 import { type Lag, lagsOf } from "../log/lag.ts";
 import type { OnDemand } from "../log/ondemand.ts";
 import { Replica } from "../log/replica.ts";
-import { openBeside } from "../log/site.ts";
+import { readBeside } from "../log/site.ts";
 import type { TouchedRows } from "../log/touched.ts";
 import { AttendedStore } from "../remote/attended.ts";
 import { LogError } from "../remote/errors.ts";
 import { openRemote } from "../remote/remote.ts";
+import { breathing } from "./breathing.ts";
 import { Health } from "./health.ts";
 import type { Came, PinOutcome, PullOutcome, RemoteState, Wants } from "./logmessages.ts";
 
@@ -22,8 +21,6 @@ import type { Came, PinOutcome, PullOutcome, RemoteState, Wants } from "./logmes
 const CACHE_BYTES = 16 * 2 ** 20;
 /** What may pass is tried again for so long; then it is told, and tried again later. */
 const PATIENCE_MS = 5000;
-/** So often others get their turn on this thread. */
-const BREATH_MS = 10;
 
 export interface FollowingOptions {
   readonly path: string;
@@ -116,7 +113,7 @@ export class Following {
     const store = await this.#openedStore(replica);
     const onApplied = this.#options.changed;
     try {
-      return await replica.pull(store, { breathe: this.#breath(), onApplied });
+      return await replica.pull(store, { breathe: breathing(this.#end.signal), onApplied });
     } finally {
       // Also where it failed behind the first segment.
       await this.#renewDemand(replica);
@@ -200,7 +197,7 @@ export class Following {
       try {
         if (!isPinned) return { ok: true, wasPinned: await replica.unpin(ino), blocks: 0, bytes: 0 };
         const store = await this.#openedStore(replica);
-        const { blocks, bytes } = await replica.pin(ino, store, { breathe: this.#breath() });
+        const { blocks, bytes } = await replica.pin(ino, store, { breathe: breathing(this.#end.signal) });
         return { ok: true, wasPinned: false, blocks, bytes };
       } finally {
         await this.#renewDemand(replica);
@@ -214,21 +211,9 @@ export class Following {
     }
   }
 
-  #breath(): () => Promise<void> | undefined {
-    let lastMs = performance.now();
-    return () => {
-      this.#end.signal.throwIfAborted();
-      if (performance.now() - lastMs < BREATH_MS) return undefined;
-      return turn().then(() => {
-        lastMs = performance.now();
-        this.#end.signal.throwIfAborted();
-      });
-    };
-  }
-
   states(): readonly RemoteState[] {
     try {
-      this.#lags = this.#read(lagsOf);
+      this.#lags = readBeside(this.#options.path, this.#options.key, lagsOf);
     } catch {
       // As it was last.
     }
@@ -241,15 +226,6 @@ export class Following {
       ...(error === undefined ? {} : { error }),
       ...(failingSince === undefined ? {} : { failingSince: failingSince.toISOString() }),
     }));
-  }
-
-  #read<T>(use: (db: Database) => T): T {
-    const db = openBeside(this.#options.path, this.#options.key);
-    try {
-      return use(db);
-    } finally {
-      db.close();
-    }
   }
 
   /** What is under way is undone: the replica is as of the last segment that was applied. */

@@ -4,7 +4,7 @@
  * Nothing of it is waited for: a remote that fails is tried again later and later; one that does not answer is left alone
  * until it does, and the others go on. Where a command pushes just now a round is left out.
  */
-import { setTimeout as sleep, setImmediate as turn } from "node:timers/promises";
+import { setTimeout as sleep } from "node:timers/promises";
 import { FsError } from "../base/errno.ts";
 import type { Log } from "../base/log.ts";
 import { listRemotes, type Remote, type RemoteOrder } from "../core/remotes.ts";
@@ -12,17 +12,16 @@ import type { Database } from "../db/database.ts";
 import type { Key } from "../db/key.ts";
 import { type Lag, lacking, lagsOf } from "../log/lag.ts";
 import { Pusher } from "../log/pusher.ts";
-import { openBeside } from "../log/site.ts";
+import { openBeside, readBeside } from "../log/site.ts";
 import { AttendedStore } from "../remote/attended.ts";
 import { openRemote } from "../remote/remote.ts";
+import { breathing } from "./breathing.ts";
 import { Health } from "./health.ts";
 import type { RemoteState } from "./logmessages.ts";
 import { lockPush } from "./pushlock.ts";
 
 /** What may pass is tried again for so long; then it is told, and tried again later. */
 const PATIENCE_MS = 5000;
-/** So often others get their turn on this thread. */
-const BREATH_MS = 10;
 
 export interface PushingOptions {
   readonly path: string;
@@ -80,7 +79,7 @@ export class Pushing {
 
   #lacking(): Remote[] {
     try {
-      return this.#read((db) => {
+      return readBeside(this.#options.path, this.#options.key, (db) => {
         const found = lacking(db, this.#options.key.salt);
         this.#settle(listRemotes(db), found);
         return found;
@@ -98,15 +97,6 @@ export class Pushing {
     for (const [name, health] of this.#health)
       if (!isIn(all, name)) this.#health.delete(name);
       else if (!isIn(lacking, name) && !this.#runs.has(name)) health.well();
-  }
-
-  #read<T>(use: (db: Database) => T): T {
-    const db = openBeside(this.#options.path, this.#options.key);
-    try {
-      return use(db);
-    } finally {
-      db.close();
-    }
   }
 
   #healthOf(name: string): Health {
@@ -147,22 +137,11 @@ export class Pushing {
     const { store, db } = run;
     this.#runs.set(name, run);
     try {
-      await new Pusher({ db, key, order }, store, name, { breathe: this.#breath() }).run();
+      await new Pusher({ db, key, order }, store, name, { breathe: breathing(this.#end.signal) }).run();
     } finally {
       this.#runs.delete(name);
       db.close();
     }
-  }
-
-  #breath(): () => Promise<void> | undefined {
-    let lastMs = performance.now();
-    return () => {
-      this.#end.signal.throwIfAborted();
-      if (performance.now() - lastMs < BREATH_MS) return undefined;
-      return turn().then(() => {
-        lastMs = performance.now();
-      });
-    };
   }
 
   #isRemoved(name: string): boolean {
@@ -171,7 +150,7 @@ export class Pushing {
 
   states(): readonly RemoteState[] {
     try {
-      this.#lags = this.#read(lagsOf);
+      this.#lags = readBeside(this.#options.path, this.#options.key, lagsOf);
       this.#lacking();
     } catch {
       // As it was last.

@@ -21,6 +21,16 @@ export function openBeside(path: string, key: Key): Database {
   return db;
 }
 
+/** Reads what is committed of a volume that somebody has open, on a connection of its own. @throws SqliteError */
+export function readBeside<T>(path: string, key: Key, use: (db: Database) => T): T {
+  const db = openBeside(path, key);
+  try {
+    return use(db);
+  } finally {
+    db.close();
+  }
+}
+
 /** Of a volume that is open here. `close` it before the volume. */
 export function localSite(volume: Volume, key: Key): PushSite & { close(): void } {
   const db = openBeside(volume.path, key);
