@@ -23,6 +23,19 @@ export function describeHolders(mountpoint: string): string {
   return `held by pid ${shown.join(", ")}${more}`;
 }
 
+/**
+ * A process in whose mount namespace the filesystem `device` ("major:minor") is mounted: undefined where there is none. A
+ * container that was started beside a mount has a copy of it, which an unmount outside may leave.
+ */
+export function namespaceHolder(device: string): string | undefined {
+  const pid = numbersIn("/proc").find((pid) =>
+    text(`/proc/${pid}/mountinfo`)
+      .split("\n")
+      .some((line) => line.split(" ")[2] === device),
+  );
+  return pid === undefined ? undefined : `${pid} (${commandOf(pid)})`;
+}
+
 function holds(pid: number, mountpoint: string): boolean {
   const inside = (path: string | undefined): boolean =>
     path !== undefined && (path === mountpoint || path.startsWith(`${mountpoint}/`));

@@ -4,7 +4,7 @@ import type { Command } from "commander";
 import type { MountedVolume } from "../src/host/mounts.ts";
 import { EXIT, ToolError } from "./exitcodes.ts";
 import { addHelp } from "./help.ts";
-import { describeHolders } from "./holders.ts";
+import { describeHolders, namespaceHolder } from "./holders.ts";
 import { addQuietOption, warn } from "./output.ts";
 import { processEnd, processIdentity } from "./process.ts";
 import { findMounts } from "./target.ts";
@@ -44,6 +44,8 @@ async function unmountVolume(volume: MountedVolume, flags: UnmountFlags): Promis
     return;
   }
   const identity = processIdentity(pid);
+  const { mountedAt } = await import("../src/host/mounts.ts");
+  const device = mountedAt(mountpoint)?.device;
   const { askControl } = await import("../src/host/control.ts");
   try {
     await askControl(pid, { cmd: "unmount", lazy });
@@ -56,9 +58,12 @@ async function unmountVolume(volume: MountedVolume, flags: UnmountFlags): Promis
     note(`${mountpoint}: detached; pid ${pid} commits and ends when nobody uses it any more`);
     return;
   }
-  await processEnd(pid, identity, () =>
-    note(`${mountpoint}: unmounted; waiting for pid ${pid} to commit ...`),
-  );
+  await processEnd(pid, identity, () => {
+    const holder = device === undefined ? undefined : namespaceHolder(device);
+    if (holder === undefined) note(`${mountpoint}: unmounted; waiting for pid ${pid} to commit ...`);
+    else
+      note(`${mountpoint}: unmounted here; pid ${pid} serves it until a mount namespace is gone: ${holder}`);
+  });
   // Beside a snapshot the volume itself may be mounted, and its -wal is no news.
   if (volume.at === undefined) warnOfWal(volume.path);
 }

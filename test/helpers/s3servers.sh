@@ -5,7 +5,7 @@
 #   s3servers.sh ceph|swift PLACE PORT OTHER_PORT
 #
 # PLACE takes what is installed and stored (a second run finds it installed); twenty ports from OTHER_PORT on may be used too. It
-# prints "ready", and runs until it is killed: with it everything goes that it started.
+# prints what it does, in the end "ready", and runs until it is killed: with it everything goes that it started.
 set -u
 if [ "${5:-}" != inside ]; then
   mkdir -p "$2/upper" "$2/work" "$2/root"
@@ -14,6 +14,12 @@ fi
 
 kind=$1 place=$2 port=$3 other=$4
 fail() { echo "failed: $*"; exit 1; }
+
+# The namespace begins with a copy of every mount. One of a volume keeps its daemon alive, also when it is unmounted outside.
+forget() {
+  awk -v run="${place%/*}/" '$3 ~ /^fuse\./ || index($2, run) == 1 { print $2 }' /proc/self/mounts | tac |
+    while read -r mounted; do umount -l "$(printf %b "$mounted")"; done
+}
 
 enter() {
   local root=$place/root
@@ -30,6 +36,7 @@ cat <<'INSIDE'
 kind=$1 port=$2 other=$3
 fail() { echo "failed: $*"; exit 1; }
 install() {
+  echo "installing $*"
   printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d && chmod +x /usr/sbin/policy-rc.d
   export DEBIAN_FRONTEND=noninteractive
   apt-get -o Acquire::Retries=1 -o Acquire::http::Timeout=20 install -y --no-install-recommends "$@" >/srv/apt.log 2>&1 ||
@@ -161,6 +168,7 @@ X
 
 main() {
   $kind
+  echo "started"
   await answers
   echo ready
   wait
@@ -171,4 +179,5 @@ INSIDE
 
 # The shell in there reads its script from its standard input.
 exec < <(inside)
+forget
 enter

@@ -425,6 +425,27 @@ describe("unmount", () => {
     return until("unmounted", () => sqlfuse(["unmount", point]).code === 0);
   });
 
+  test.runIf(canHide)("waits for a mount namespace that has a copy of the mount, and names it", async () => {
+    const pid = pidOf(mount(file, point));
+    writeFileSync(join(point, "x"), "y");
+    const holder = spawn("unshare", ["-m", "sleep", "60"], { stdio: "ignore" });
+    await until("unshared", () => readFileSync(`/proc/${holder.pid}/comm`, "utf8") === "sleep\n");
+    const unmount = spawn(process.execPath, [CLI, "unmount", point], { stdio: ["ignore", "ignore", "pipe"] });
+    const ended = exitOf(unmount);
+    let said = "";
+    unmount.stderr.on("data", (piece) => {
+      said += String(piece);
+    });
+    await until("told", () => said.includes("\n"));
+    expect(said).toBe(
+      `sqlfuse: ${point}: unmounted here; pid ${pid} serves it until a mount namespace is gone: ${holder.pid} (sleep)\n`,
+    );
+    expect(mountsBelow(directory)).toEqual([]);
+    holder.kill();
+    expect(await ended).toBe(0);
+    expect(isRunning(pid)).toBe(false);
+  });
+
   test("--lazy detaches at once; the volume is closed when its last user is gone", async () => {
     const pid = pidOf(mount(file, point));
     const fd = openSync(join(point, "x"), "w");
