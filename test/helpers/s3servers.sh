@@ -45,11 +45,11 @@ install() {
 }
 # Waits until the command given succeeds.
 await() {
-  for _ in $(seq 300); do
-    "$@" >/dev/null 2>&1 && return 0
+  local until=$((SECONDS + 60))
+  while ! "$@" >/dev/null 2>&1; do
+    [ $SECONDS -lt $until ] || fail "no success in a minute: $*"
     sleep 0.2
   done
-  fail "$1 did not succeed in a minute"
 }
 answers() { (exec 3<>"/dev/tcp/127.0.0.1/$port" && printf 'GET /healthcheck HTTP/1.0\r\n\r\n' >&3 && grep -q '^HTTP/1.1 [24]' <&3); }
 cd /srv
