@@ -5,36 +5,14 @@
  * it names them all. Everything follows from one seed, which a failure tells: SQLFUSE_SEED=n repeats the run.
  */
 import assert from "node:assert/strict";
+import { Random as Choices } from "../core/random.ts";
 
 const MAX_CONTENT = 400_000;
 
-/** mulberry32: small, good enough, the same everywhere. */
-export class Random {
-  #state: number;
-  constructor(seed: number) {
-    this.#state = seed >>> 0;
-  }
-  next(): number {
-    this.#state = (this.#state + 0x6d2b79f5) >>> 0;
-    let t = this.#state;
-    t = Math.imul(t ^ (t >>> 15), t | 1);
-    t ^= t + Math.imul(t ^ (t >>> 7), t | 61);
-    return ((t ^ (t >>> 14)) >>> 0) / 4294967296;
-  }
-  below(n: number): number {
-    return Math.floor(this.next() * n);
-  }
-  chance(p: number): boolean {
-    return this.next() < p;
-  }
-  pick<T>(list: readonly T[]): T {
-    const one = list[this.below(list.length)];
-    if (one === undefined) throw new Error("nothing to pick from");
-    return one;
-  }
-  bytes(length: number): Buffer {
+export class Random extends Choices {
+  /** A few different bytes and runs: compressible and telling. */
+  override bytes(length: number): Buffer {
     const data = Buffer.alloc(length);
-    // A few different bytes and runs: compressible and telling.
     const base = this.below(256);
     for (let i = 0; i < length; i++) data[i] = (base + (i % 251)) & 0xff;
     return data;

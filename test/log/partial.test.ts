@@ -36,6 +36,16 @@ function getting(log: LogFixture, url: string, get: RemoteStore["get"]): RemoteS
   };
 }
 
+/** With a partial replica of a volume that has one large file. */
+function withPartial(run: (log: LogFixture, large: Ino, volume: Volume) => Promise<void>): Promise<void> {
+  return inLog(async (log, volume) => {
+    const large = put(volume, ROOT, "large", noise(LARGE));
+    await log.push();
+    await log.clone(NAME, ANY);
+    await run(log, large, volume);
+  });
+}
+
 /** What came of a fetch. */
 interface Came {
   readonly arrived: Map<number, Arrival>;
@@ -133,10 +143,7 @@ describe("a partial replica", () => {
     }));
 
   it("reads what was fetched before and after it is recorded", () =>
-    inLog(async (log, volume) => {
-      const large = put(volume, ROOT, "large", noise(LARGE));
-      await log.push();
-      await log.clone(NAME, ANY);
+    withPartial(async (log, large) => {
       const wanted = reading(log, (replica) => replica.files.away(large, 0, LARGE));
       const { arrived, recorded, refused, lines } = await fetch(log, wanted);
       expect([refused, lines]).toEqual([[], []]);
@@ -151,10 +158,7 @@ describe("a partial replica", () => {
     }));
 
   it("refuses content that was changed at the remote, and asks for it again", () =>
-    inLog(async (log, volume) => {
-      const large = put(volume, ROOT, "large", noise(LARGE));
-      await log.push();
-      await log.clone(NAME, ANY);
+    withPartial(async (log, large) => {
       const flipping = getting(log, "flipping", async (name, from, length = 0) => {
         const bytes = await log.store.get(name, from, length);
         if (bytes !== undefined) bytes[length >> 1] = (bytes[length >> 1] ?? 0) ^ 1;
@@ -169,10 +173,7 @@ describe("a partial replica", () => {
     }));
 
   it("says so where the remote is not to be had, and has it later", () =>
-    inLog(async (log, volume) => {
-      put(volume, ROOT, "large", noise(LARGE));
-      await log.push();
-      await log.clone(NAME, ANY);
+    withPartial(async (log) => {
       const gone = getting(log, "gone", async () => undefined);
       const wanted = away(log);
       const { refused, lines } = await fetch(log, wanted, gone);
@@ -182,10 +183,7 @@ describe("a partial replica", () => {
     }));
 
   it("asks once for a block that is on its way, and gives those that somebody waits for first", () =>
-    inLog(async (log, volume) => {
-      put(volume, ROOT, "large", noise(LARGE));
-      await log.push();
-      await log.clone(NAME, ANY);
+    withPartial(async (log) => {
       const asked: string[] = [];
       const counting = getting(log, "counting", async (name, from = 0, length = 0) => {
         asked.push(`${from}+${length}`);
@@ -219,10 +217,7 @@ async function demanding(
 
 describe("what is fetched", () => {
   it("is not shown under a number that stands for other content by now", () =>
-    inLog(async (log, volume) => {
-      const large = put(volume, ROOT, "large", noise(LARGE));
-      await log.push();
-      await log.clone(NAME, ANY);
+    withPartial(async (log, large) => {
       const visiting = new Visiting();
       for (const block of away(log) as BlockNo[])
         visiting.add(block, { id: Buffer.alloc(32, 1), content: new Uint8Array(noise(65_536, 5)) });
@@ -250,10 +245,7 @@ describe("what is fetched", () => {
     }));
 
   it("is refused where the remote fails in a way that nobody foresaw", () =>
-    inLog(async (log, volume) => {
-      put(volume, ROOT, "large", noise(LARGE));
-      await log.push();
-      await log.clone(NAME, ANY);
+    withPartial(async (log) => {
       const broken = getting(log, "broken", async () => {
         throw new TypeError("unforeseen");
       });
@@ -262,10 +254,7 @@ describe("what is fetched", () => {
     }));
 
   it("is given out, and a line says so once, while it cannot be recorded", () =>
-    inLog(async (log, volume) => {
-      put(volume, ROOT, "large", noise(LARGE));
-      await log.push();
-      await log.clone(NAME, ANY);
+    withPartial(async (log) => {
       const wanted = away(log) as BlockNo[];
       await demanding(log, log.store, async (demand, came, replica) => {
         const { exec } = Database.prototype;
@@ -387,10 +376,7 @@ describe("a pin that was stopped", () => {
     });
 
   it("is gone on with by the next pull, though that brings nothing new", () =>
-    inLog(async (log, volume) => {
-      const large = put(volume, ROOT, "large", noise(LARGE));
-      await log.push();
-      await log.clone(NAME, ANY);
+    withPartial(async (log, large) => {
       const replica = new Replica(log.path(NAME), log.keyOf(NAME), () => {});
       await expect(replica.pin(large, stopping(log))).rejects.toThrow("stopped");
       replica.close();
@@ -401,10 +387,7 @@ describe("a pin that was stopped", () => {
     }));
 
   it("keeps no segment waiting for what is left of it", () =>
-    inLog(async (log, volume) => {
-      const large = put(volume, ROOT, "large", noise(LARGE));
-      await log.push();
-      await log.clone(NAME, ANY);
+    withPartial(async (log, large, volume) => {
       const replica = new Replica(log.path(NAME), log.keyOf(NAME), () => {});
       await expect(replica.pin(large, stopping(log))).rejects.toThrow("stopped");
       const small = put(volume, ROOT, "small", noise(1000, 2));
@@ -429,10 +412,7 @@ describe("a pin that was stopped", () => {
 
 describe("pins", () => {
   it("end with the files that they are of", () =>
-    inLog(async (log, volume) => {
-      const large = put(volume, ROOT, "large", noise(LARGE));
-      await log.push();
-      await log.clone(NAME, ANY);
+    withPartial(async (log, large, volume) => {
       const replica = new Replica(log.path(NAME), log.keyOf(NAME), () => {});
       await replica.pin(large, log.store);
       replica.close();
@@ -519,10 +499,7 @@ describe("a log that starts over", () => {
 
 describe("content that damage took", () => {
   it("is no loss to fsck where it can be fetched again", () =>
-    inLog(async (log, volume) => {
-      put(volume, ROOT, "large", noise(LARGE));
-      await log.push();
-      await log.clone(NAME, ANY);
+    withPartial(async (log) => {
       const [gone] = away(log);
       await fetch(log, away(log));
       log.sql(NAME, (db) => db.exec(`DELETE FROM block WHERE id = ${gone}`));

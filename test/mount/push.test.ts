@@ -16,6 +16,21 @@ const segments = ({ remote }: Replication): string[] =>
 const lastSegment = (replication: Replication): string =>
   join(replication.remote, segments(replication).sort().at(-1) ?? "");
 
+/** With a mount that has something to push and has found that its remote is away; `log` is the mount's. */
+function withoutRemote(
+  run: (replication: Replication, log: string, giveBack: () => void) => Promise<void>,
+): Promise<void> {
+  return withReplication(async (replication) => {
+    const { source, remote } = replication;
+    const log = join(source.home, "log");
+    renameSync(remote, `${remote}.away`);
+    source.mount(...FAST, "--log-file", log);
+    writeFileSync(join(source.mountpoint, "a"), "a");
+    await until("the failure", () => statusOf(source).remotes?.[0]?.error !== undefined);
+    await run(replication, log, () => renameSync(`${remote}.away`, remote));
+  });
+}
+
 describe.skipIf(impossible !== undefined)("a mount of a volume with a remote", () => {
   test("pushes what changed, and sends nothing while nothing changes", () =>
     withReplication(async (replication) => {
@@ -108,20 +123,15 @@ time.sleep(60)`;
     }));
 
   test("tells a remote that fails, once, tries again, and tells when it is well", () =>
-    withReplication(async (replication) => {
-      const { source, remote } = replication;
-      const log = join(source.home, "log");
-      renameSync(remote, `${remote}.away`);
-      source.mount(...FAST, "--log-file", log);
-      writeFileSync(join(source.mountpoint, "a"), "a");
-      await until("the failure", () => statusOf(source).remotes?.[0]?.error !== undefined);
+    withoutRemote(async (replication, log, giveBack) => {
+      const { source } = replication;
       expect(succeed(source.cli(["status", source.mountpoint]))).toMatch(
         /nas +never .*there is no such directory/,
       );
       const told = source.cli(["remote", "status", source.mountpoint]);
       expect(told.stderr).toMatch(/nas: .*there is no such directory/);
       await new Promise((done) => setTimeout(done, 3500));
-      renameSync(`${remote}.away`, remote);
+      giveBack();
       await until("the push", () => segments(replication).length === 1);
       await until("it is well", () => readFileSync(log, "utf8").includes("well again"));
       expect(readFileSync(log, "utf8").match(/there is no such directory/g)).toHaveLength(1);
@@ -130,16 +140,11 @@ time.sleep(60)`;
     }));
 
   test("is well again where a command has pushed what it could not", () =>
-    withReplication(async (replication) => {
-      const { source, remote } = replication;
-      const log = join(source.home, "log");
-      renameSync(remote, `${remote}.away`);
-      source.mount(...FAST, "--log-file", log);
-      writeFileSync(join(source.mountpoint, "a"), "a");
-      await until("the failure", () => statusOf(source).remotes?.[0]?.error !== undefined);
+    withoutRemote(async (replication, log, giveBack) => {
+      const { source } = replication;
       // It waits longer each time: now for four seconds.
       await new Promise((done) => setTimeout(done, 3500));
-      renameSync(`${remote}.away`, remote);
+      giveBack();
       replication.push();
       const told = source.cli(["remote", "status", source.mountpoint]);
       expect(told).toMatchObject({ status: 0, stderr: "" });
