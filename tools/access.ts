@@ -2,6 +2,7 @@
 import type { Command } from "commander";
 import type { RemoteOptions } from "../src/remote/remote.ts";
 import { parseBytes } from "./bytes.ts";
+import { EXIT, ToolError } from "./exitcodes.ts";
 import { warn } from "./output.ts";
 import type { Progress } from "./progress.ts";
 
@@ -26,6 +27,17 @@ export function accessOf(signal: AbortSignal, progress?: Progress, bytesPerSecon
 }
 
 /** Bytes a second. @throws ToolError usage */
-export function rateOf(text: string | undefined): number | undefined {
-  return text === undefined ? undefined : parseBytes("--bwlimit", text, "1K", "1T", "500K");
+export function rateOf({ bwlimit }: AccessFlags): number | undefined {
+  return bwlimit === undefined ? undefined : parseRate(bwlimit);
+}
+
+/** What --bwlimit takes, as bytes a second. @throws ToolError usage */
+export function parseRate(text: string): number {
+  return parseBytes("--bwlimit", text, "1K", "1T", "500K");
+}
+
+/** What a mount fetches is limited by that. @throws ToolError usage */
+export function refuseRate({ bwlimit }: AccessFlags, mountpoint: string): void {
+  if (bwlimit !== undefined)
+    throw new ToolError(EXIT.usage, `--bwlimit: ${mountpoint} is mounted, and has its own: mount --bwlimit`);
 }

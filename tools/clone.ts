@@ -56,7 +56,7 @@ export function addClone(program: Command): void {
 async function clone(url: string, file: string, flags: CloneFlags): Promise<void> {
   const until = flags.until === undefined ? undefined : segmentOf(flags.until);
   const partial = partialOf(flags);
-  const rate = rateOf(flags.bwlimit);
+  const rate = rateOf(flags);
   if (existsSync(file))
     throw new ToolError(EXIT.unusable, `${file}: exists already; choose another name or remove it first`);
   await requireEngine();

@@ -11,6 +11,7 @@ import { LOG_LEVELS, type LogLevel } from "../src/base/log.ts";
 import { parseAt } from "../src/core/moment.ts";
 import type { MountOptions } from "../src/host/mount.ts";
 import { DEFAULT_TRANSPORT, TRANSPORTS, type Transport } from "../src/host/transport.ts";
+import { parseRate } from "./access.ts";
 import { foregroundLog, serve, serveChild, startDaemon } from "./daemon.ts";
 import { requireEngine } from "./engine.ts";
 import { EXIT, EXIT_TABLE, ToolError } from "./exitcodes.ts";
@@ -46,6 +47,7 @@ interface MountFlags extends PasswordOptions, OutputFlags, AtFlags {
   readonly pushInterval?: string;
   readonly pull: boolean;
   readonly pullInterval?: string;
+  readonly bwlimit?: string;
   readonly logLevel?: LogLevel;
   readonly trace?: true;
   readonly transport?: Transport;
@@ -96,6 +98,7 @@ export function addMount(program: Command): void {
       "a replica: look so often whether something was pushed, as -o pull_interval= (default: 10s; 0: never)",
     )
     .option("--no-pull", "a replica stays as it is until sqlfuse pull: as --pull-interval 0")
+    .option("--bwlimit <rate>", "bytes to push or fetch in a second at most: 500K, 2M; as -o bwlimit=")
     .option("--cache-size <bytes>", "page cache: 1M to 64G (default: 64M), as -o cache_size=")
     .option("--log-file <file>", "append messages to FILE")
     .addOption(
@@ -208,6 +211,7 @@ function settingsOf(flags: MountFlags): MountSettings {
   if (!flags.push) settings.pushMs = 0;
   if (flags.pullInterval !== undefined) settings.pullMs = parsePause(flags.pullInterval, "pull interval");
   if (!flags.pull) settings.pullMs = 0;
+  if (flags.bwlimit !== undefined) settings.bytesPerSecond = parseRate(flags.bwlimit);
   if (flags.at !== undefined) settings.at = flags.at;
   if (flags.cacheSize !== undefined) settings.cacheBytes = parseCacheSize(flags.cacheSize);
   if (flags.logLevel !== undefined) settings.logLevel = flags.logLevel;
@@ -254,6 +258,7 @@ function mountOptions(path: string, mountpoint: string, settings: MountSettings)
     ...(settings.historyMs === 0 ? {} : { historyMs: settings.historyMs }),
     pullMs: settings.pullMs,
     ...(settings.pushMs === 0 ? {} : { pushMs: settings.pushMs }),
+    ...(settings.bytesPerSecond === undefined ? {} : { bytesPerSecond: settings.bytesPerSecond }),
     ...(settings.cacheBytes === undefined ? {} : { cacheBytes: settings.cacheBytes }),
     ...(settings.headFile === undefined ? {} : { headFile: settings.headFile }),
     trace: settings.logLevel === "debug",

@@ -4,6 +4,7 @@
  */
 import { LOG_LEVELS, type LogLevel } from "../src/base/log.ts";
 import { DEFAULT_TRANSPORT, TRANSPORTS, type Transport } from "../src/host/transport.ts";
+import { parseRate } from "./access.ts";
 import { parseBytes } from "./bytes.ts";
 import { EXIT, ToolError } from "./exitcodes.ts";
 
@@ -28,6 +29,7 @@ export interface MountSettings {
   pushMs: number;
   /** Between looks whether something was pushed; 0: when it is told to. */
   pullMs: number;
+  bytesPerSecond?: number;
   /** What snapshot to show: see src/core/moment.ts. */
   at?: string;
   logLevel: LogLevel;
@@ -92,6 +94,7 @@ const VALUES: Record<string, (value: string, word: string) => Partial<MountSetti
   history: (value) => ({ historyMs: parseInterval(value) }),
   push_interval: (value) => ({ pushMs: parsePause(value, "push interval") }),
   pull_interval: (value) => ({ pullMs: parsePause(value, "pull interval") }),
+  bwlimit: (value) => ({ bytesPerSecond: parseRate(value) }),
   at: (value) => ({ at: value }),
   cache_size: (value) => ({ cacheBytes: parseCacheSize(value) }),
   password_file: (value) => ({ passwordFile: value }),
@@ -234,6 +237,7 @@ export const MOUNT_OPTION_HELP = `Mount options (-o, separated by commas; the la
   history=DURATION        as --history
   push_interval=DURATION  as --push-interval
   pull_interval=DURATION  as --pull-interval
+  bwlimit=RATE            as --bwlimit
   at=SNAPSHOT             as --at; in fstab \\040 for a space
   cache_size=BYTES        as --cache-size
   fsname=NAME             shown in /proc/mounts (default: the file)

@@ -8,7 +8,7 @@ import type { PinOutcome } from "../src/host/logmessages.ts";
 import type { MountedVolume } from "../src/host/mounts.ts";
 import type { Fetched } from "../src/log/follower.ts";
 import type { Replica } from "../src/log/replica.ts";
-import { accessOf } from "./access.ts";
+import { type AccessFlags, accessOf, addAccessOptions, rateOf, refuseRate } from "./access.ts";
 import { EXIT, ToolError } from "./exitcodes.ts";
 import { addHelp } from "./help.ts";
 import { interruptible } from "./interrupt.ts";
@@ -43,6 +43,7 @@ export function addPin(program: Command): void {
     .argument("<file|path>", WHAT)
     .argument("[path]", PATH)
     .option("--list", "show what is pinned, and fetch nothing");
+  addAccessOptions(command);
   addPasswordOptions(command);
   addOutputOptions(command).action(pin);
   addHelp(command, {
@@ -68,12 +69,16 @@ export function addUnpin(program: Command): void {
   addHelp(command, { examples: ["sqlfuse unpin replica.sqlite /photos"] });
 }
 
-async function pin(first: string, inside: string | undefined, flags: Flags & { list?: true }): Promise<void> {
+type PinFlags = Flags & AccessFlags & { list?: true };
+
+async function pin(first: string, inside: string | undefined, flags: PinFlags): Promise<void> {
+  const rate = rateOf(flags);
   const where = await findWhere(first, inside);
   if (flags.list) {
     await list(where, flags);
     return;
   }
+  if (where.mount !== undefined) refuseRate(flags, where.mount.mountpoint);
   const progress = new Progress(flags.quiet);
   try {
     const { blocks, bytes } = await interruptible(
@@ -82,7 +87,8 @@ async function pin(first: string, inside: string | undefined, flags: Flags & { l
         if (where.mount !== undefined) return await askMount(where, where.mount, true);
         return await withReplica(where, flags, async (replica, ino) => {
           const { openRemote } = await import("../src/remote/remote.ts");
-          return await replica.pin(ino, await openRemote(replica.url, accessOf(breath.signal, progress)), {
+          const store = await openRemote(replica.url, accessOf(breath.signal, progress, rate));
+          return await replica.pin(ino, store, {
             breathe: breath.breathe,
             onProgress: (fetched: Fetched) => progress.tally(`fetching: ${formatBytes(fetched.bytes)}`),
           });

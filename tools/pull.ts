@@ -5,7 +5,7 @@ import type { Pulled, PullOutcome } from "../src/host/logmessages.ts";
 import type { MountedVolume } from "../src/host/mounts.ts";
 import type { Fetched } from "../src/log/follower.ts";
 import type { FollowResult } from "../src/log/replica.ts";
-import { type AccessFlags, accessOf, addAccessOptions, rateOf } from "./access.ts";
+import { type AccessFlags, accessOf, addAccessOptions, rateOf, refuseRate } from "./access.ts";
 import { requireEngine } from "./engine.ts";
 import { EXIT, ToolError } from "./exitcodes.ts";
 import { addHelp } from "./help.ts";
@@ -47,7 +47,7 @@ export function addPull(program: Command): void {
 
 async function pull(file: string, flags: PullFlags): Promise<void> {
   const seconds = intervalOf(flags.interval);
-  rateOf(flags.bwlimit);
+  rateOf(flags);
   const password = await passwordFor(file, flags);
   try {
     await interruptible("stopped; the replica is as of the last segment that was applied", async (breath) => {
@@ -85,7 +85,10 @@ async function pullOnce(
   { breathe, signal }: Breath,
 ): Promise<FollowResult> {
   const mount = await mountOf(file);
-  if (mount !== undefined) return await pullByMount(mount, flags);
+  if (mount !== undefined) {
+    refuseRate(flags, mount.mountpoint);
+    return await pullByMount(mount, flags);
+  }
   if (password.length === 0) throw new ToolError(EXIT.unusable, `${file}: is not mounted any more`);
   const { unlock } = await import("../src/core/unlock.ts");
   const { Replica } = await import("../src/log/replica.ts");
@@ -96,7 +99,7 @@ async function pullOnce(
     const replica = new Replica(file, key, warn);
     try {
       const seen = await readHeadOf(flags);
-      const store = await openRemote(replica.url, accessOf(signal, progress, rateOf(flags.bwlimit)));
+      const store = await openRemote(replica.url, accessOf(signal, progress, rateOf(flags)));
       const result = await replica.pull(store, {
         breathe,
         ...seen,

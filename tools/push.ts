@@ -48,7 +48,7 @@ export function addPush(program: Command): void {
 
 async function push(target: string, name: string | undefined, flags: PushFlags): Promise<void> {
   const seconds = intervalOf(flags.interval);
-  rateOf(flags.bwlimit);
+  rateOf(flags);
   const password = await passwordOf(target, flags);
   try {
     await interruptible("stopped; the next push goes on where this one was", async (breath) => {
@@ -103,7 +103,7 @@ async function pushAll(
       const onProgress = ({ bytes, objects }: Shipped): void =>
         progress.tally(`pushing to ${remote.name}: ${formatBytes(bytes)} in ${objects} objects`);
       try {
-        const store = await openRemote(remote.url, accessOf(signal, progress, rateOf(flags.bwlimit)));
+        const store = await openRemote(remote.url, accessOf(signal, progress, rateOf(flags)));
         const seen = await readHeadOf(flags);
         const pusher = new Pusher(site, store, remote.name, { onProgress, breathe, ...seen });
         const result = await pushingAlone(site, remote.name, () => pusher.run());

@@ -10,23 +10,22 @@ import type { OnDemand } from "../log/ondemand.ts";
 import { Replica } from "../log/replica.ts";
 import { readBeside } from "../log/site.ts";
 import type { TouchedRows } from "../log/touched.ts";
-import { AttendedStore } from "../remote/attended.ts";
+import { type AttendedStore, attend } from "../remote/attended.ts";
 import { LogError } from "../remote/errors.ts";
-import { openRemote } from "../remote/remote.ts";
 import { breathing } from "./breathing.ts";
 import { Health } from "./health.ts";
 import type { Came, PinOutcome, PullOutcome, RemoteState, Wants } from "./logmessages.ts";
 
 /** Of its page caches, each. */
 const CACHE_BYTES = 16 * 2 ** 20;
-/** What may pass is tried again for so long; then it is told, and tried again later. */
-const PATIENCE_MS = 5000;
 
 export interface FollowingOptions {
   readonly path: string;
   readonly key: Key;
   /** 0: only when it is told to. */
   readonly intervalMs: number;
+  /** From the remote at most, also of what somebody reads. */
+  readonly bytesPerSecond: number | undefined;
   readonly log: Log;
   /** Resolves when nobody keeps anything of the state before. */
   readonly changed: (touched: TouchedRows) => Promise<void>;
@@ -132,8 +131,8 @@ export class Following {
   }
 
   async #openedStore({ url }: Replica): Promise<AttendedStore> {
-    const { signal } = this.#end;
-    this.#store ??= new AttendedStore(await openRemote(url, { signal, patienceMs: PATIENCE_MS }));
+    const { bytesPerSecond } = this.#options;
+    this.#store ??= await attend(url, { signal: this.#end.signal, bytesPerSecond });
     return this.#store;
   }
 

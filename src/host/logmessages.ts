@@ -20,6 +20,7 @@ export interface LogOrder {
   readonly role: LogRole;
   /** How often it looks whether there is something to do; 0: when it is told to. */
   readonly intervalMs: number;
+  readonly bytesPerSecond: number | undefined;
 }
 
 /** A volume that is mounted for writing pushes to its remotes; a replica follows the one that it was made from. */

@@ -178,13 +178,14 @@ export class LogThread {
 
 /** What the thread that keeps the log of a volume is to do; undefined: nothing. `readOnly`: it is not written here. */
 export function logOrder(
-  { path, pushMs, pullMs = 0 }: MountOptions,
+  { path, pushMs, pullMs = 0, bytesPerSecond }: MountOptions,
   key: Key,
   volume: { readonly follows: boolean; readonly readOnly: boolean },
 ): LogOrder | undefined {
-  if (volume.follows) return { path, key: key.toSharedMessage(), role: "follow", intervalMs: pullMs };
+  const order = { path, key: key.toSharedMessage(), bytesPerSecond };
+  if (volume.follows) return { ...order, role: "follow", intervalMs: pullMs };
   if (volume.readOnly || pushMs === undefined) return undefined;
-  return { path, key: key.toSharedMessage(), role: "push", intervalMs: pushMs };
+  return { ...order, role: "push", intervalMs: pushMs };
 }
 
 export function notFollowing(mountpoint: string): HostError {

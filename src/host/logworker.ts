@@ -84,10 +84,11 @@ function came(what: Came): void {
 }
 
 function begin(): Pushing | Following {
-  const { path, intervalMs } = order;
+  const { path, intervalMs, bytesPerSecond } = order;
+  const common = { path, key, intervalMs, bytesPerSecond, log };
   return order.role === "push"
-    ? new Pushing({ path, key, intervalMs, log, order: have })
-    : new Following({ path, key, intervalMs, log, changed, came });
+    ? new Pushing({ ...common, order: have })
+    : new Following({ ...common, changed, came });
 }
 
 /** On Linux 0 is the thread that asks; elsewhere it would be the process. */

@@ -77,6 +77,8 @@ export interface MountOptions {
   readonly pushMs?: number;
   /** How often a replica looks whether something was pushed; 0 or absent: when it is told to. */
   readonly pullMs?: number;
+  /** Bytes in a second that go to a remote, or come from one, at most. */
+  readonly bytesPerSecond?: number;
 }
 
 export interface MountStatus {

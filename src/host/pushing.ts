@@ -13,20 +13,18 @@ import type { Key } from "../db/key.ts";
 import { type Lag, lacking, lagsOf } from "../log/lag.ts";
 import { Pusher } from "../log/pusher.ts";
 import { openBeside, readBeside } from "../log/site.ts";
-import { AttendedStore } from "../remote/attended.ts";
-import { openRemote } from "../remote/remote.ts";
+import { type AttendedStore, attend } from "../remote/attended.ts";
 import { breathing } from "./breathing.ts";
 import { Health } from "./health.ts";
 import type { RemoteState } from "./logmessages.ts";
 import { lockPush } from "./pushlock.ts";
 
-/** What may pass is tried again for so long; then it is told, and tried again later. */
-const PATIENCE_MS = 5000;
-
 export interface PushingOptions {
   readonly path: string;
   readonly key: Key;
   readonly intervalMs: number;
+  /** To each remote at most. */
+  readonly bytesPerSecond: number | undefined;
   readonly log: Log;
   /** By whoever serves the volume; gives the epoch of "close". @throws FsError */
   readonly order: (order: RemoteOrder) => Promise<number>;
@@ -110,16 +108,14 @@ export class Pushing {
 
   /** Returns when it is there, or failed, or does not answer: then it goes on by itself, should it ever. */
   async #push(name: string, url: string): Promise<void> {
-    const { path, key } = this.#options;
+    const { path, key, bytesPerSecond } = this.#options;
     const health = this.#healthOf(name);
     const failed = (error: unknown): void => {
       if (!this.#end.signal.aborted && !this.#isRemoved(name))
         health.failed(textOf(error), performance.now());
     };
     try {
-      const store = new AttendedStore(
-        await openRemote(url, { signal: this.#end.signal, patienceMs: PATIENCE_MS }),
-      );
+      const store = await attend(url, { signal: this.#end.signal, bytesPerSecond });
       const release = lockPush(path, name);
       if (release === undefined) return;
       const run = opened(path, key, store, release);

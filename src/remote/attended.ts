@@ -4,23 +4,43 @@
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { LogError } from "./errors.ts";
-import type { RemoteStore, StoredFile } from "./remote.ts";
+import { isDirectory, openRemote, type RemoteOptions, type RemoteStore, type StoredFile } from "./remote.ts";
 
-/** A remote that owes an answer for longer is one that does not answer. */
+/** A directory that owes an answer for longer is one that does not answer. */
 const SILENT_MS = 60_000;
+/** Of other remotes this is the last resort: they end a call themselves in which nothing moves, and on a slow line one may take long. */
+const SLOW_MS = 600_000;
+/** The most that is ever on its way: a limit makes that slower. */
+const ON_ITS_WAY_BYTES = 64 * 2 ** 20;
 const LOOK_MS = 250;
+/** What may pass is tried again for so long; then it is told, and tried again later. */
+const PATIENCE_MS = 5000;
+
+/** @throws LogError unreachable where `url` names no remote */
+export async function attend(
+  url: string,
+  options: Pick<RemoteOptions, "signal" | "bytesPerSecond">,
+): Promise<AttendedStore> {
+  const { bytesPerSecond = Number.POSITIVE_INFINITY } = options;
+  const slowerMs = (1000 * ON_ITS_WAY_BYTES) / bytesPerSecond;
+  const silentMs = (isDirectory(url) ? SILENT_MS : SLOW_MS) + slowerMs;
+  return new AttendedStore(await openRemote(url, { ...options, patienceMs: PATIENCE_MS }), silentMs);
+}
 
 export class AttendedStore implements RemoteStore {
   readonly url: string;
   readonly #inner: RemoteStore;
+  readonly #silentMs: number;
   readonly #nowMs: () => number;
   #waiting = 0;
   #lastMs: number;
   #isGivenUp = false;
 
-  constructor(inner: RemoteStore, nowMs: () => number = () => performance.now()) {
+  /** `silentMs`: one that owes an answer for longer does not answer. */
+  constructor(inner: RemoteStore, silentMs: number, nowMs: () => number = () => performance.now()) {
     this.url = inner.url;
     this.#inner = inner;
+    this.#silentMs = silentMs;
     this.#nowMs = nowMs;
     this.#lastMs = nowMs();
   }
@@ -33,13 +53,13 @@ export class AttendedStore implements RemoteStore {
       () => (isOver = true),
     );
     while (!isOver) {
-      if (this.#silentMs >= SILENT_MS) return false;
+      if (this.#owingMs >= this.#silentMs) return false;
       await Promise.race([over, sleep(LOOK_MS, undefined, { ref: false })]);
     }
     return true;
   }
 
-  get #silentMs(): number {
+  get #owingMs(): number {
     return this.#waiting === 0 ? 0 : this.#nowMs() - this.#lastMs;
   }
 

@@ -16,7 +16,13 @@ it("refuses what readers wait for, then and later, where the thread ends", async
     fetched: (came: Came) => void told.push(came),
   };
   // There is no built worker beside the sources: the thread ends as it begins.
-  const order = { path: "/nowhere", key: key.toSharedMessage(), role: "follow", intervalMs: 0 } as const;
+  const order = {
+    path: "/nowhere",
+    key: key.toSharedMessage(),
+    role: "follow",
+    intervalMs: 0,
+    bytesPerSecond: undefined,
+  } as const;
   const thread = new LogThread(order, mount, (_level, line) => void lines.push(line));
   const [one, two] = [1 as BlockNo, 2 as BlockNo];
   thread.fetch({ wanted: [one], next: [two], used: [] });

@@ -67,6 +67,27 @@ function objects(replication: Replication): string[] {
 describe.skipIf(impossible !== undefined || isSecondTransport)(
   `a mounted partial replica (${impossible ?? (isSecondTransport ? "fuse-native fetches nothing" : "mountable")})`,
   () => {
+    test("fetches no more bytes in a second than its mount's bwlimit says, which no command changes", () =>
+      withReplication(async (replication) => {
+        const { replica, show } = mounted(replication, "--limit", "1G");
+        replica.unmount();
+        replica.mount("-o", "bwlimit=1M", "--no-pull");
+        const sinceMs = performance.now();
+        expect(hashOf(readFileSync(join(show, "below/large 0")))).toBe(hashOf(noise(LARGE, 0)));
+        expect(performance.now() - sinceMs).toBeGreaterThan(2000);
+        for (const args of [
+          ["pull", "--bwlimit", "1M", show],
+          ["pin", "--bwlimit", "1M", show],
+        ]) {
+          const done = replica.cli(args);
+          expect(done.stderr).toBe(
+            `sqlfuse: --bwlimit: ${show} is mounted, and has its own: mount --bwlimit\n`,
+          );
+          expect(done.status).toBe(2);
+        }
+        finish(replication, replica);
+      }));
+
     test("shows what its source has, and has fetched it then", () =>
       withReplication(async (replication) => {
         const { source, replica, show } = mounted(replication);

@@ -3,6 +3,7 @@ import { execFileSync, spawn, spawnSync } from "node:child_process";
 import { readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
+import { noise } from "../core/noise.ts";
 import { mountingImpossible, until } from "../helpers/volume.ts";
 import { expectSame, type Replication, statusOf, succeed, withReplication } from "./replication.ts";
 
@@ -73,6 +74,17 @@ time.sleep(60)`;
         child.kill();
         await new Promise((done) => child.once("exit", done));
       }
+      source.unmount();
+    }));
+
+  test("pushes no more bytes in a second than --bwlimit says", () =>
+    withReplication(async (replication) => {
+      const { source } = replication;
+      source.mount(...FAST, "--bwlimit", "1M");
+      writeFileSync(join(source.mountpoint, "a"), noise(3_000_000));
+      const sinceMs = performance.now();
+      await until("the push", () => segments(replication).length > 0);
+      expect(performance.now() - sinceMs).toBeGreaterThan(2500);
       source.unmount();
     }));
 

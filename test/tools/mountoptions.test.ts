@@ -56,6 +56,7 @@ describe("mount options", () => {
     ["suid,dev,nosuid,nodev", { suid: false, dev: false }],
     ["noexec", { exec: false }],
     ["noexec,exec", { exec: true }],
+    ["bwlimit=500K", { bytesPerSecond: 512_000 }],
     ["noatime", { noatime: true }],
     ["noatime,relatime", { noatime: false }],
     ["noatime,atime", { noatime: false }],

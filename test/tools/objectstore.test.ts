@@ -274,6 +274,8 @@ describe("a volume with an object store as its remote", () => {
     await ok("push", vault);
     expect(await timed("pull", "--bwlimit", "512K", at("replica.sqlite"))).toBeGreaterThan(800);
     await expectEqual(at("replica.sqlite"));
+    await ok("clone", "--partial", fake.url(), at("partial.sqlite"));
+    expect(await timed("pin", "--bwlimit", "1M", at("partial.sqlite"), "/")).toBeGreaterThan(300);
   });
 });
 
