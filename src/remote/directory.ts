@@ -14,6 +14,8 @@ import type { Throttle } from "./throttle.ts";
 
 /** In front of the names of files that are being written. */
 const UNFINISHED = ".part-";
+/** After a day nobody writes it any more. */
+const LEFT_MS = 86_400_000;
 
 const NO_SPACE: ReadonlySet<string> = new Set(["ENOSPC", "EDQUOT"]);
 /** What the system refuses, for the user. */
@@ -109,6 +111,7 @@ export class DirectoryStore implements RemoteStore {
       await syncAndClose(await open(parent, "r"));
     } catch (error) {
       if (codeOf(error) !== "EEXIST") throw error;
+      await tidy(path);
     }
     this.#known.add(path);
   }
@@ -155,6 +158,17 @@ export class DirectoryStore implements RemoteStore {
       const message = `${this.url}: ${WORDS[code] ?? `cannot be used (${code})`}`;
       throw new LogError(reason, message, { cause: error, isPassing: PASSING_CODES.has(code) });
     }
+  }
+}
+
+/** Removes what was left by somebody who was killed while he wrote it. */
+async function tidy(directory: string): Promise<void> {
+  for (const name of await readdir(directory)) {
+    if (!name.startsWith(UNFINISHED)) continue;
+    const path = join(directory, name);
+    // Others remove it as well.
+    const { mtimeMs } = await stat(path).catch(() => ({ mtimeMs: Number.POSITIVE_INFINITY }));
+    if (Date.now() - mtimeMs > LEFT_MS) await rm(path, { force: true });
   }
 }
 

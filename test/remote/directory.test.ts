@@ -1,6 +1,15 @@
 /** A directory as a remote. */
 import { execFileSync } from "node:child_process";
-import { chmodSync, mkdirSync, mkdtempSync, readdirSync, rmSync, statSync, writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  rmSync,
+  statSync,
+  utimesSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
@@ -30,6 +39,20 @@ describe("a directory", () => {
       writeFileSync(join(path, "data/aa/.part-0011"), "half");
       expect(await store.list("data/")).toEqual([{ name: "data/aa/1", size: 1 }]);
       expect(readdirSync(join(path, "data/aa")).sort()).toEqual([".part-0011", "1"]);
+    }));
+
+  it("is rid of what was left half written a day ago, when somebody writes beside it", () =>
+    inDirectory(async (store, path) => {
+      mkdirSync(join(path, "data/aa"), { recursive: true });
+      const dayAgo = new Date(Date.now() - 25 * 3_600_000);
+      for (const name of [".part-new", ".part-old", ".else-old", "old"]) {
+        writeFileSync(join(path, "data/aa", name), "half");
+        if (name.endsWith("old")) utimesSync(join(path, "data/aa", name), dayAgo, dayAgo);
+      }
+      await store.list("data/");
+      expect(readdirSync(join(path, "data/aa"))).toHaveLength(4);
+      await store.put("data/aa/1", Buffer.from("1"));
+      expect(readdirSync(join(path, "data/aa")).sort()).toEqual([".else-old", ".part-new", "1", "old"]);
     }));
 
   it("that is missing, as a disk that is not plugged in, is no empty one", () =>
