@@ -61,7 +61,7 @@ function identityOf(file: string | number): string {
 
 function locked(path: string, pid: number | undefined): OpenError {
   const who = pid === undefined ? "another process" : `process ${pid}`;
-  const message = `${path}: in use by ${who}; unmount it first (sqlfuse unmount ${path})`;
+  const message = `${path}: in use by ${who}; if it is mounted: sqlfuse unmount ${path}; else try again when that is done`;
   return new OpenError("locked", path, message, pid === undefined ? {} : { pid });
 }
 
