@@ -40,8 +40,9 @@ export default defineConfig({
     // Mounts, key derivation and compilers share the cores: more forks than this only make timings worse.
     maxWorkers: 4,
     sequence: { sequencer: LongFirst },
-    testTimeout: 60_000,
-    hookTimeout: 60_000,
+    // For what hangs alone: beside other work a test may take thrice its time.
+    testTimeout: 120_000,
+    hookTimeout: 120_000,
     teardownTimeout: 20_000,
     dangerouslyIgnoreUnhandledErrors: false,
     reporters: ["default"],

@@ -45,7 +45,7 @@ export function runChild(source: string, nodeOptions: readonly string[] = []): O
     return spawnSync(process.execPath, [...nodeOptions, ...args], {
       cwd: ROOT,
       encoding: "utf8",
-      timeout: 10_000,
+      timeout: 60_000,
       killSignal: "SIGKILL",
     });
   } finally {

@@ -206,7 +206,7 @@ export function isAlive(pid: number): boolean {
   }
 }
 
-export async function until(what: string, ready: () => boolean, timeoutMs = 15_000): Promise<void> {
+export async function until(what: string, ready: () => boolean, timeoutMs = 30_000): Promise<void> {
   const end = Date.now() + timeoutMs;
   while (!ready()) {
     if (Date.now() > end) throw new Error(`waited ${timeoutMs} ms for ${what}`);
@@ -214,7 +214,7 @@ export async function until(what: string, ready: () => boolean, timeoutMs = 15_0
   }
 }
 
-function untilSync(what: string, ready: () => boolean, timeoutMs = 15_000): void {
+function untilSync(what: string, ready: () => boolean, timeoutMs = 30_000): void {
   const end = Date.now() + timeoutMs;
   const cell = new Int32Array(new SharedArrayBuffer(4));
   while (!ready()) {
