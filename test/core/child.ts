@@ -38,7 +38,7 @@ function prepare(source: string): { file: string; args: string[]; clean: () => v
   return { file, args, clean: () => rmSync(directory, { recursive: true, force: true }) };
 }
 
-/** Runs `source` to its end, at most ten seconds. */
+/** Runs `source` to its end, at most a minute. */
 export function runChild(source: string, nodeOptions: readonly string[] = []): Outcome {
   const { args, clean } = prepare(source);
   try {
