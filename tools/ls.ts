@@ -109,7 +109,7 @@ class Lister {
         if (isDirectory(item.stat.mode) && !this.#flags.directory) directories.push(path);
         else single.push(item);
       } catch (error) {
-        this.#refused(text, error);
+        this.#refused(pathText(text), error);
       }
     }
     if (single.length > 0) this.#output.items(single);
@@ -123,17 +123,21 @@ class Lister {
         const below = await this.#directory(path);
         if (this.#flags.recursive) waiting.push(...below.reverse());
       } catch (error) {
-        this.#refused(Buffer.from(path, "latin1").toString(), error);
+        this.#refused(path, error);
       }
     }
   }
 
-  /** Shows what is in a directory; gives its directories. */
+  /** Shows what is in a directory; gives its directories. What is damaged, or gone meanwhile, costs no other entry. */
   async #directory(path: string): Promise<string[]> {
     const items: Item[] = [];
     for (const name of this.#place.names(path)) {
       if (name.startsWith(".") && !this.#flags.all && !this.#flags.json) continue;
-      items.push(this.#item(`${path}/${name}`, name));
+      try {
+        items.push(this.#item(`${path}/${name}`, name));
+      } catch (error) {
+        this.#refused(`${path}/${name}`, error);
+      }
       await this.#breath.breathe();
     }
     this.#output.items(items);
@@ -147,9 +151,10 @@ class Lister {
     return { path, name, stat, target: isSymlink(stat.mode) ? this.#place.readlink(path) : "" };
   }
 
-  #refused(text: string, error: unknown): void {
+  /** `path` is latin1. */
+  #refused(path: string, error: unknown): void {
     if (refusalOf(error) === undefined) throw error;
-    this.#skips.skip(pathText(text), describe(error));
+    this.#skips.skip(path, describe(error));
   }
 }
 

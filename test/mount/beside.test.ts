@@ -102,6 +102,35 @@ describe.skipIf(impossible !== undefined)("beside a mount", () => {
     }),
   );
 
+  test("a name that goes while its directory is listed costs no other one", { timeout: 240_000 }, () =>
+    withVolume({}, async (volume) => {
+      volume.mount();
+      const names = Array.from({ length: 300 }, (_, i) => String(1000 + i));
+      for (const name of names) writeFileSync(join(volume.mountpoint, name), "");
+      // Sorted last, it is looked at after all the others.
+      const writer = spawn("sh", ["-c", "while :; do : > z; rm z; done"], {
+        cwd: volume.mountpoint,
+        stdio: "ignore",
+        detached: true,
+      });
+      try {
+        let gone = 0;
+        for (let i = 0; i < 50 && gone === 0; i++) {
+          const { status, stdout, stderr } = withoutPassword(volume, "ls", volume.file);
+          expect(stdout.split("\n").filter((name) => name.startsWith("1"))).toEqual(names);
+          expect([0, 3]).toContain(status);
+          if (status === 0) continue;
+          expect(stderr).toBe("sqlfuse: /z: no such file or directory\n");
+          gone++;
+        }
+        expect(gone).toBe(1);
+      } finally {
+        if (writer.pid !== undefined) process.kill(-writer.pid, "SIGKILL");
+        await new Promise((resolve) => writer.on("close", resolve));
+      }
+    }),
+  );
+
   test("files are read and written through the mount, without a password", () =>
     withVolume({}, (volume) => {
       volume.mount();
