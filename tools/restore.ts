@@ -19,7 +19,7 @@ import { addPasswordOptions, type PasswordOptions } from "./password.ts";
 import { Progress } from "./progress.ts";
 import { Skips, show, textOf } from "./skips.ts";
 import { syncMount } from "./sync.ts";
-import { type Access, openVolume, withKey } from "./volumes.ts";
+import { type Access, openVolume, refuseReadOnly, withKey } from "./volumes.ts";
 import { findWhere, type Where, wordsOf } from "./where.ts";
 
 interface UndeleteFlags extends PasswordOptions, OutputFlags {
@@ -182,8 +182,7 @@ async function withPresent(
   }
   const { VolumePlace } = await import("../src/archive/volumeplace.ts");
   await openVolume(file, key, dryRun ? { beside: true } : {}, async (volume) => {
-    if (!dryRun && volume.readOnly)
-      throw new ToolError(EXIT.unusable, `${file}: the file or its directory cannot be written`);
+    if (!dryRun) refuseReadOnly(volume, file);
     await work({ place: new VolumePlace(volume, 0, 0), idle: () => void volume.idle(performance.now()) });
   });
 }

@@ -329,11 +329,14 @@ describe("a head file", () => {
 
 describe("a replica", () => {
   it("is changed by nothing but pulls", () => {
+    ok("snapshot", "create", vault, "kept");
+    ok("rm", vault, "tree/a.txt");
     pushed();
     const replica = at("replica.sqlite");
     ok("clone", nas, replica);
     fails(10, /a replica, which only sqlfuse pull changes/, "put", replica, at("tree"), "/");
     fails(10, /a replica/, "snapshot", "create", replica, "x");
+    fails(10, /a replica, which only sqlfuse pull changes/, "restore", "--at", "kept", replica, "/");
     fails(10, /a replica/, "push", replica);
     fails(10, /not a replica/, "pull", vault);
     ok("vacuum", replica);
