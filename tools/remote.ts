@@ -1,4 +1,5 @@
 /** `sqlfuse remote ACTION FILE|MOUNTPOINT [NAME] [URL]`: where the log of a volume is kept. */
+import { statSync } from "node:fs";
 import { resolve } from "node:path";
 import { Argument, type Command } from "commander";
 import type { Remote } from "../src/core/remotes.ts";
@@ -15,6 +16,7 @@ import { passwordOf, pushingAlone, withSite } from "./pushsite.ts";
 import { type Care, collect, forEach, renewSecret, verify } from "./remotecare.ts";
 import { listed, maxAgeOf, type RemoteStatus, statusOf } from "./remotestatus.ts";
 import { statesAtMount } from "./status.ts";
+import { mountOf } from "./target.ts";
 
 const ACTIONS = ["add", "list", "remove", "status", "verify", "gc", "rotate"] as const;
 type Action = (typeof ACTIONS)[number];
@@ -169,6 +171,7 @@ async function add(
 ): Promise<void> {
   const { addRemoteTo } = await import("../src/log/setup.ts");
   const { openRemote } = await import("../src/remote/remote.ts");
+  await refuseItself(target, url);
   try {
     const store = await openRemote(url, accessOf(signal));
     // Its mount, that is, which sees a remote as soon as it is noted.
@@ -185,6 +188,17 @@ async function add(
     throw error;
   }
   tell(flags, `${name}: added; ship everything to it with: sqlfuse push ${target} ${name}`, { name, url });
+}
+
+/** Each push into the volume itself would have more to ship than the one before, until the disk is full. */
+async function refuseItself(target: string, url: string): Promise<void> {
+  const mount = isDirectory(url) ? await mountOf(target) : undefined;
+  if (mount === undefined) return;
+  // Not by their names: there are links, and mounts of other places.
+  const deviceOf = (path: string) => statSync(path, { throwIfNoEntry: false })?.dev;
+  const device = deviceOf(url);
+  if (device !== undefined && device === deviceOf(mount.mountpoint))
+    throw new ToolError(EXIT.unusable, `${url}: is in the volume itself; choose a place outside of it`);
 }
 
 async function list(site: PushSite, flags: RemoteFlags): Promise<void> {

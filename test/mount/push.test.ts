@@ -1,6 +1,14 @@
 /** A mount that pushes in the background. */
 import { execFileSync, spawn, spawnSync } from "node:child_process";
-import { readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import {
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { noise } from "../core/noise.ts";
@@ -131,6 +139,23 @@ time.sleep(60)`;
       writeFileSync(join(source.mountpoint, "a"), "a");
       succeed(source.cli(["remote", "add", source.mountpoint, "new", remote]));
       await until("the push", () => segments(replication).length === 1);
+      source.unmount();
+    }));
+
+  test("is no place for its own remote, by whatever name", () =>
+    withReplication((replication) => {
+      const { source } = replication;
+      source.mount(...NEVER);
+      const inside = join(source.mountpoint, "inside");
+      mkdirSync(inside);
+      symlinkSync(inside, join(source.home, "link"));
+      for (const place of [inside, join(source.home, "link")]) {
+        const { status, stderr } = source.cli(["remote", "add", source.file, "self", place]);
+        expect(stderr).toBe(`sqlfuse: ${place}: is in the volume itself; choose a place outside of it\n`);
+        expect(status).toBe(10);
+      }
+      expect(readdirSync(inside)).toEqual([]);
+      expect(succeed(source.cli(["remote", "list", source.file]))).not.toContain("self");
       source.unmount();
     }));
 
