@@ -137,7 +137,7 @@ function refusal(code: string, name: string): ToolError {
     EPERM: [EXIT.unusable, "is protected; see: sqlfuse snapshot unprotect"],
     EINVAL: [
       EXIT.usage,
-      "cannot be the name of a snapshot: at most 255 bytes on one line, without /, and neither a number nor auto-... or pushed-...",
+      "cannot be the name of a snapshot: at most 255 bytes on one line, without /, and neither a number nor now, auto-... or pushed-...",
     ],
     EROFS: [EXIT.unusable, "the volume is read-only"],
     ENOSPC: [EXIT.noSpace, "no space left on the disk"],

@@ -303,14 +303,14 @@ function isBefore(a: Time, b: Time): boolean {
 }
 
 /**
- * A name is one that could be a file's, without what a terminal must not see, and neither an epoch's number nor one that
- * snapshots get which somebody did not make. @throws FsError EINVAL
+ * A name is one that could be a file's, without what a terminal must not see, and neither an epoch's number, nor the
+ * word for the present, nor one that snapshots get which somebody did not make. @throws FsError EINVAL
  */
 function checkName(name: string): void {
   const bytes = Buffer.byteLength(name);
   // biome-ignore lint/suspicious/noControlCharactersInRegex: these are what must not reach a terminal
   const strange = /[\x00-\x1f\x7f-\x9f/\u200e\u200f\u2028-\u202e\u2066-\u2069]/;
-  const taken = /^\.{0,2}$|^\d+$|^(auto|pushed)-\d+$/;
+  const taken = /^\.{0,2}$|^\d+$|^now$|^(auto|pushed)-\d+$/;
   if (bytes > SNAPSHOT_NAME_MAX || strange.test(name) || taken.test(name))
     throw new FsError("EINVAL", "no name for a snapshot");
 }

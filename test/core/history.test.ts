@@ -171,7 +171,7 @@ describe("a snapshot", () => {
 
   it("has a name that a file could have, and that no other has", () =>
     inVolume((_, { history }) => {
-      for (const name of ["", ".", "..", "a/b", "a\nb", "a\u202eb", "17", "auto-3", "n".repeat(256)])
+      for (const name of ["", ".", "..", "a/b", "a\nb", "a\u202eb", "17", "now", "auto-3", "n".repeat(256)])
         expectErrno("EINVAL", () => history.create(name));
       history.create("before the upgrade");
       history.create("é".repeat(127));
