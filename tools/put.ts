@@ -84,8 +84,9 @@ function resolveTarget(place: Place, text: string): string {
 /** An absolute path of this machine in latin1, without symlinks but in its last name; "DIR/." is what is in DIR. */
 function sourcePath(argument: string): CopySource {
   const absolute = resolve(argument);
-  if (lstatSync(absolute, { throwIfNoEntry: false }) === undefined)
-    throw new ToolError(EXIT.unusable, `${argument}: no such file or directory`);
+  // What a script's empty variable means is not all that is here.
+  if (argument === "" || lstatSync(absolute, { throwIfNoEntry: false }) === undefined)
+    throw new ToolError(EXIT.unusable, `${argument === "" ? '""' : argument}: no such file or directory`);
   const contents = /(^|\/)\.{1,2}$/.test(argument);
   if (contents || /\/$/.test(argument)) {
     const real = realpathSync(absolute);

@@ -174,6 +174,7 @@ describe("put and get", () => {
 
   test.each([
     [["put", "nothing"], 10, "nothing: no such file or directory"],
+    [["put", "", "/"], 10, 'sqlfuse: "": no such file or directory'],
     [["put", "file", "no/where"], 10, "/no/where: the directory that it would be in does not exist"],
     [["put", "file", "file", "file"], 10, "/file: not a directory, so it cannot take several"],
     [["get", "nothing"], 1, "/nothing: no such file or directory"],
