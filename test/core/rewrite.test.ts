@@ -335,7 +335,9 @@ describe("refused, with nothing changed", () => {
       for (const rewrite of [() => rekey(path, OLD, NEW), () => vacuum(path, OLD)]) {
         const error = refusal(() => finish(rewrite()));
         expect(error.reason).toBe("locked");
-        expect(error.message).toMatch(/in use by process \d+; if it is mounted: sqlfuse unmount .*; else try again/);
+        expect(error.message).toMatch(
+          /in use by process \d+; if it is mounted: sqlfuse unmount .*; else try again/,
+        );
         expect(error.pid).toBe(pid);
       }
     });
