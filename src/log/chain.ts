@@ -107,7 +107,8 @@ export async function readChain(
   until = Infinity,
 ): Promise<Link[]> {
   const { url } = store;
-  const numbers = (await segmentNumbers(store, whose.writer)).filter((number) => number <= until);
+  const all = await segmentNumbers(store, whose.writer);
+  const numbers = all.filter((number) => number <= until);
   const last = numbers.at(-1) ?? 0;
   const from = seen?.segment ?? 0;
   if (last < from)
@@ -115,8 +116,12 @@ export async function readChain(
       "rolled-back",
       `${url}: the log ends at segment ${last}, and segment ${from} of it was seen: it was cut off, or is an older copy`,
     );
-  if (seen === undefined && last === 0)
-    throw new LogError("incomplete", `${url}: nothing was pushed there yet`);
+  if (seen === undefined && last === 0) {
+    const [first] = all;
+    const what =
+      first === undefined ? "nothing was pushed there yet" : `the log there begins with segment ${first}`;
+    throw new LogError("incomplete", `${url}: ${what}`);
+  }
   if (seen !== undefined && last === from) {
     await checkLast(store, keys, whose, seen);
     return [];

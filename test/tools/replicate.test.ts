@@ -196,6 +196,7 @@ describe("a volume with a remote", () => {
     expectEqual(at("replica.sqlite"));
     ok("clone", nas, at("new.sqlite"));
     expectEqual(at("new.sqlite"));
+    fails(20, /the log there begins with segment [2-9]\n$/, "clone", "--until", "1", nas, at("early.sqlite"));
   });
 
   it("goes on where it was after a rekey, a vacuum and a prune", () => {
