@@ -4,7 +4,7 @@
  * one transaction with all that follows.
  */
 import { brotliDecompressSync } from "node:zlib";
-import { isReplica, readMeta, refuseTooNew } from "../core/format.ts";
+import { incompatibleFeatures, readMeta, refuseTooNew } from "../core/format.ts";
 import { isPartial } from "../core/partial.ts";
 import { keptEpochs } from "../core/past.ts";
 import { noteShipped, type Remote, type ShippedBlock } from "../core/remotes.ts";
@@ -284,14 +284,14 @@ export class Follower {
   }
 
   #takeMeta({ meta, epoch }: Segment): void {
-    const stays = isReplica(this.#db);
     const put = this.#db.prepare("INSERT OR REPLACE INTO meta (key, value) VALUES (?1, ?2)");
     this.#db.exec("DELETE FROM meta WHERE key = 'retention'");
     const values = new Map(meta.filter(([key]) => META_KEYS.some((known) => known === key)));
     const features = JSON.parse(values.get("features_incompatible") ?? "[]") as string[];
     refuseTooNew(this.#db, features);
-    const own = [...(stays ? ["replica"] : []), ...(this.#holdings === undefined ? [] : ["partial"])];
-    values.set("features_incompatible", JSON.stringify([...features, ...own]));
+    // Those of a replica, and what was done to its own file, as a vacuum that compresses does.
+    const own = incompatibleFeatures(this.#db) ?? [];
+    values.set("features_incompatible", JSON.stringify([...new Set([...features, ...own])]));
     values.set("epoch", String(epoch + 1));
     values.set("changed", String(epoch));
     for (const [key, value] of values) {

@@ -125,6 +125,8 @@ function adopt(db: Database, url: string, { log, secret, volume, writer }: LogKe
   put.bindText(1, "volume_id").bindBlob(2, volume).run();
   put.bindText(1, "replica_id").bindBigInt(2, writer).run();
   db.release(put);
+  // What its content needs is said by what is pulled.
+  db.exec("UPDATE meta SET value = '[]' WHERE key = 'features_incompatible'");
   requireFeature(db, "replica");
   const insert = db.prepare(
     `INSERT INTO remote (name, url, log, secret, writer, epoch, segment, hash, pending, pending_epoch, synced_ns, key_salt)

@@ -199,6 +199,24 @@ describe("a volume with a remote", () => {
     fails(20, /the log there begins with segment [2-9]\n$/, "clone", "--until", "1", nas, at("early.sqlite"));
   });
 
+  it("that is not compressed is followed by a replica that was", () => {
+    const plain = at("plain.sqlite");
+    const replica = at("replica.sqlite");
+    ok("create", "--compression", "none", plain);
+    writeFileSync(at("text"), "the same again ".repeat(50_000));
+    ok("put", plain, at("text"), "/");
+    ok("remote", "add", plain, "nas", nas);
+    ok("push", plain);
+    ok("clone", nas, replica);
+    expect(ok("info", replica)).not.toMatch(/^format .*compression/m);
+    ok("vacuum", "--recompress", replica);
+    ok("put", plain, at("tree/a.txt"), "/");
+    ok("push", plain);
+    ok("pull", replica);
+    expect(dumpOf(replica)).toBe(dumpOf(plain));
+    ok("fsck", "--verify-data", replica);
+  });
+
   it("goes on where it was after a rekey, a vacuum and a prune", () => {
     pushed();
     ok("clone", nas, at("replica.sqlite"));
