@@ -86,6 +86,7 @@ async function load(file: string, from: string | undefined, flags: LoadFlags): P
         signal.addEventListener("abort", () => stream.destroy(signal.reason as Error));
         const draft = new NewVolume(path, password, options);
         try {
+          draft.release();
           const volume = Volume.open(draft.path, draft.key, { onLog: warn });
           try {
             await fill(volume, input, name, progress, skips);

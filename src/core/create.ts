@@ -1,7 +1,17 @@
 /** Makes a volume: a new file, whole or not there at all. */
 import { randomBytes } from "node:crypto";
-import { closeSync, existsSync, fsyncSync, linkSync, openSync, renameSync, rmSync } from "node:fs";
-import { dirname } from "node:path";
+import {
+  closeSync,
+  existsSync,
+  fsyncSync,
+  linkSync,
+  lstatSync,
+  openSync,
+  readdirSync,
+  renameSync,
+  rmSync,
+} from "node:fs";
+import { basename, dirname, join } from "node:path";
 import { type Clock, systemClock } from "../base/clock.ts";
 import { Database } from "../db/database.ts";
 import { SqliteError } from "../db/errors.ts";
@@ -11,6 +21,7 @@ import { BLOCK_SIZES, isBlockSize, isOfOldKind, usualBlockSize } from "./blocksi
 import type { Compression } from "./codec.ts";
 import { OpenError } from "./errors.ts";
 import { FORMAT, requireFeature, schemaSql } from "./format.ts";
+import { FileLock } from "./lock.ts";
 import { S_IFDIR } from "./mode.ts";
 import { ROOT_INO } from "./types.ts";
 import { DEFAULT_CIPHER } from "./unlock.ts";
@@ -33,6 +44,12 @@ export interface CreateOptions {
   readonly clock?: Clock;
 }
 
+/** Between the name of a volume that is being made and eight random digits. */
+const DRAFT_MARK = ".new-";
+const DRAFT_END = /^[0-9a-f]{8}$/;
+/** It is made a moment before it is locked. */
+const UNLOCKED_MS = 2000;
+
 /** Numbers below are kept: 1 is the root, and readdir's cookies 1 and 2 are "." and "..". */
 const FIRST_SERIAL = 16;
 
@@ -49,6 +66,8 @@ export class NewVolume {
   readonly path: string;
   readonly key: Key;
   readonly #name: string;
+  /** Tells that it is being made, and was not left by somebody who was killed. */
+  #lock: FileLock | undefined;
 
   /**
    * An empty volume, mode 0600, to be published as `name`.
@@ -60,15 +79,23 @@ export class NewVolume {
     if (existsSync(name)) throw alreadyThere(name);
     if (compressionOf(options) !== "none") lz4();
     this.#name = name;
-    this.path = `${name}.new-${randomBytes(4).toString("hex")}`;
+    this.path = `${name}${DRAFT_MARK}${randomBytes(4).toString("hex")}`;
     this.key = Key.derive(password, randomBytes(SALT_BYTES), cipher, options.iterations);
     try {
+      removeLeft(name);
       closeSync(openSync(this.path, "wx", 0o600));
+      this.#lock = new FileLock(this.path, false);
       fill(this.path, this.key, blockSize, options);
     } catch (error) {
       this.discard();
       throw explain(error, name);
     }
+  }
+
+  /** Lets go of the lock, as somebody does who is to open it as a volume: that has its own. */
+  release(): void {
+    this.#lock?.release();
+    this.#lock = undefined;
   }
 
   /** Gives the closed volume its name, durably. @throws OpenError exists, unreadable, no-space */
@@ -85,7 +112,42 @@ export class NewVolume {
   /** Removes what was not published, and wipes the key. */
   discard(): void {
     this.key.wipe();
-    for (const end of ["", "-wal", "-shm", "-journal"]) rmSync(this.path + end, { force: true });
+    removeWhole(this.path);
+    this.release();
+  }
+}
+
+function removeWhole(path: string): void {
+  for (const end of ["", "-wal", "-shm", "-journal"]) rmSync(path + end, { force: true });
+}
+
+/** Removes what was left of a volume of that name by somebody who was killed while he made it. */
+function removeLeft(name: string): void {
+  const start = `${basename(name)}${DRAFT_MARK}`;
+  for (const draft of namesIn(dirname(name))) {
+    if (!draft.startsWith(start) || !DRAFT_END.test(draft.slice(start.length))) continue;
+    const path = join(dirname(name), draft);
+    const stat = lstatSync(path, { throwIfNoEntry: false });
+    if (stat?.isFile() && Date.now() - stat.mtimeMs > UNLOCKED_MS && isFree(path)) removeWhole(path);
+  }
+}
+
+function namesIn(directory: string): string[] {
+  try {
+    return readdirSync(directory);
+  } catch {
+    return []; // who may not look may still write there
+  }
+}
+
+/** Whether nobody makes it; neither where this user cannot tell. */
+function isFree(path: string): boolean {
+  try {
+    new FileLock(path, false).release();
+    return true;
+  } catch (error) {
+    if (error instanceof OpenError) return false;
+    throw error;
   }
 }
 

@@ -13,12 +13,14 @@ import {
   rmSync,
   statSync,
   symlinkSync,
+  utimesSync,
   writeFileSync,
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { OpenError } from "../../src/core/errors.ts";
+import { FileLock } from "../../src/core/lock.ts";
 import { unlock } from "../../src/core/unlock.ts";
 import { Volume } from "../../src/core/volume.ts";
 import { Database } from "../../src/db/database.ts";
@@ -478,6 +480,26 @@ describe("paths", () => {
 });
 
 describe("create", () => {
+  it("removes what was left of a volume of that name by somebody who was killed, and nothing else", () => {
+    const place = mkdtempSync(join(directory, "left-"));
+    const path = join(place, "new");
+    const left = [".new-00112233", ".new-00112233-wal", ".new-00112233-shm"];
+    const kept = [".new-44556677", ".new-8899aabb", ".new-0011223", ".new-001122334", ".new-0011223x"];
+    const old = new Date(Date.now() - 10_000);
+    for (const end of [...left, ...kept, ".new-ccddeeff"]) {
+      writeFileSync(path + end, "half");
+      utimesSync(path + end, old, old);
+    }
+    const lock = new FileLock(`${path}.new-44556677`, false);
+    utimesSync(`${path}.new-8899aabb`, new Date(), new Date());
+    rmSync(`${path}.new-ccddeeff`);
+    mkdirSync(`${path}.new-ccddeeff`);
+    Volume.create(path, PASSWORD);
+    lock.release();
+    const ends = ["", ...kept, ".new-ccddeeff"];
+    expect(readdirSync(place).sort()).toEqual(ends.map((end) => `new${end}`).sort());
+  });
+
   it("makes one file of mode 0600, with a root directory of the creator", () => {
     const path = join(directory, "new");
     const mask = process.umask(0);

@@ -463,14 +463,21 @@ describe("a push or pull that is killed", () => {
     pushed();
     const replica = at("replica.sqlite");
     ok("clone", nas, replica);
+    const timed = (...args: string[]): number => {
+      const sinceMs = performance.now();
+      ok(...args);
+      return performance.now() - sinceMs;
+    };
     let kills = 0;
+    let [pushMs, pullMs] = [500, 500];
     for (let round = 0; round < 6; round++) {
       writeFileSync(at("tree/large"), Buffer.alloc(6_000_000, `round ${round}`));
       ok("put", vault, at("tree/large"), `/large ${round}`);
-      if (await killed(150 + 70 * round, "push", vault)) kills++;
-      ok("push", vault);
-      if (await killed(150 + 70 * round, "pull", replica)) kills++;
-      ok("pull", replica);
+      // Each is killed further on; what goes on with it takes about as long as the whole.
+      if (await killed((pushMs * (round + 1)) / 7, "push", vault)) kills++;
+      pushMs = timed("push", vault);
+      if (await killed((pullMs * (round + 1)) / 7, "pull", replica)) kills++;
+      pullMs = timed("pull", replica);
       expect(dumpOf(replica)).toBe(dumpOf(vault));
     }
     expectEqual(replica);
