@@ -1,4 +1,5 @@
 /** `sqlfuse status`: what is mounted here, by whom and since when, and what it did. */
+import { statSync } from "node:fs";
 import type { Command } from "commander";
 import type { OperationCost } from "../src/fuse/costs.ts";
 import type { RemoteState } from "../src/host/logmessages.ts";
@@ -21,7 +22,7 @@ export function addStatus(program: Command): void {
     .command("status")
     .summary("show what is mounted")
     .description(
-      "Shows the mounted volumes: file, mount point, process, since when, how long nobody used it, requests and bytes served.",
+      "Shows the mounted volumes: file, mount point, process, since when, how long nobody used it, requests and bytes served. Of another user's mount only root sees the latter.",
     )
     .argument("[mountpoint|file]", "only this one")
     .option("--json", "as JSON, one array")
@@ -42,7 +43,7 @@ export function addStatus(program: Command): void {
 interface Row extends MountedVolume {
   /** Absent when the daemon is gone, does not answer, or belongs to another user. */
   readonly status?: MountStatus;
-  readonly state: "serving" | "failed" | "no answer" | "dead";
+  readonly state: "serving" | "failed" | "no answer" | "another user's" | "dead";
 }
 
 async function status(name: string | undefined, flags: StatusFlags): Promise<void> {
@@ -121,10 +122,17 @@ async function inspect(volume: MountedVolume): Promise<Row> {
     ]);
     return { ...volume, status: answer, state: answer.failed ? "failed" : "serving" };
   } catch {
-    return { ...volume, state: "no answer" };
+    return { ...volume, state: isOurs(volume.pid) ? "no answer" : "another user's" };
   } finally {
     clearTimeout(timer);
   }
+}
+
+/** The control socket of a process is for its own user and root. */
+function isOurs(pid: number): boolean {
+  const user = process.geteuid?.();
+  const owner = statSync(`/proc/${pid}`, { throwIfNoEntry: false })?.uid;
+  return user === 0 || owner === undefined || owner === user;
 }
 
 /** How long nobody used it, and after how long it ends. */
