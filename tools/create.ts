@@ -131,7 +131,8 @@ async function create(file: string, flags: CreateFlags): Promise<void> {
 
 export function tellMade(flags: OutputFlags, file: string, more: object): void {
   const path = realpathSync(file);
-  tell(flags, `${file}: made; mount it with: sqlfuse mount ${quote(file)}`, {
+  const word = quote(file.startsWith("-") ? `./${file}` : file);
+  tell(flags, `${file}: made; mount it with: sqlfuse mount ${word}`, {
     path,
     sizeBytes: statSync(path).size,
     ...more,

@@ -45,6 +45,8 @@ async function get(
   flags: CopyFlags & AtFlags & PasswordOptions,
 ): Promise<void> {
   const sources = paths.length > 1 ? paths.slice(0, -1) : paths;
+  if (paths.length > 1 && paths.at(-1) === "-")
+    throw new ToolError(EXIT.usage, "-: to stdout there is sqlfuse cat; a file of that name is ./-");
   const target = hostPath(paths.length > 1 ? (paths.at(-1) ?? ".") : ".");
   await interruptible("stopped; what was copied is there", async (breath) => {
     await withPlace(file, flags, false, async ({ place, idle }) => {
