@@ -61,6 +61,23 @@ export function align(lines: readonly (readonly string[])[]): string[] {
   );
 }
 
+/**
+ * The same with a heading, for a terminal that may be too narrow for it: there each line is a paragraph with a cell to
+ * a line, below each other.
+ */
+export function alignOrStack(
+  lines: readonly (readonly string[])[],
+  columns = process.stdout.columns,
+): string[] {
+  const table = align(lines);
+  const [heading = [], ...rows] = lines;
+  if (columns === undefined || table.every((line) => line.length <= columns)) return table;
+  return rows.flatMap((row, i) => [
+    ...(i === 0 ? [] : [""]),
+    ...align(row.map((cell, column) => [heading[column] ?? "", cell])),
+  ]);
+}
+
 /** As ls -h has it, but with the unit spelled out: 512 B, 1.5 KiB, 20.0 MiB. */
 export function formatBytes(count: number): string {
   const units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];

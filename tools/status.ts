@@ -6,7 +6,7 @@ import type { RemoteState } from "../src/host/logmessages.ts";
 import type { MountStatus } from "../src/host/mount.ts";
 import type { MountedVolume } from "../src/host/mounts.ts";
 import { addHelp } from "./help.ts";
-import { align, formatBytes, formatDuration, localTime, say } from "./output.ts";
+import { align, alignOrStack, formatBytes, formatDuration, localTime, say } from "./output.ts";
 import { findMounts, mountOf } from "./target.ts";
 
 interface StatusFlags {
@@ -61,7 +61,7 @@ async function status(name: string | undefined, flags: StatusFlags): Promise<voi
   } else if (rows.length === 0) {
     say("no volume is mounted");
   } else {
-    for (const line of align(rowsOf(rows))) say(line);
+    for (const line of alignOrStack(rowsOf(rows))) say(line);
     sayRemotes(rows.filter(({ status: inner }) => (inner?.remotes ?? []).length > 0));
     if (!flags.ops) return;
     for (const { mountpoint, status: inner } of rows) {
@@ -83,7 +83,8 @@ function sayRemotes(rows: readonly Row[]): void {
       remote.error ?? (remote.busy ? "at work" : "well"),
     ]),
   );
-  for (const line of align([["MOUNTPOINT", "REMOTE", "HAD ALL", "LACKS", "HOW IT IS"], ...cells])) say(line);
+  const heading = ["MOUNTPOINT", "REMOTE", "HAD ALL", "LACKS", "HOW IT IS"];
+  for (const line of alignOrStack([heading, ...cells])) say(line);
 }
 
 /** How the remotes of what is mounted there are, as the mount knows; undefined where it does not push or pull. */
