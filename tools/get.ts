@@ -52,6 +52,8 @@ async function get(
     await withPlace(file, flags, false, async ({ place, idle }) => {
       const { HostPlace } = await import("../src/archive/hostplace.ts");
       const from = sources.map((source) => {
+        // What a script's empty variable means is not all that is in the volume.
+        if (source === "") throw new ToolError(EXIT.unusable, '"": no such file or directory');
         try {
           const path = resolvePath(place, pathText(source), false);
           return { path, name: lastName(path) };

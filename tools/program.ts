@@ -107,18 +107,14 @@ export function refuseSlip(program: Command, [first = "", second]: readonly stri
 }
 
 /**
- * Words that would be taken for another file than was meant: an empty one, as of a variable that is not set, and one
- * that is not UTF-8, of which Node has only what it could decode.
+ * A word that is not UTF-8 would be taken for another file than was meant: Node has only what it could decode.
  * @throws ToolError
  */
 export function refuseMangled(argv: readonly string[]): void {
-  const code = argv[0] === "fsck" ? FSCK_EXIT.usage : EXIT.usage;
-  if (argv.some((word, i) => word === "" && !argv[i - 1]?.startsWith("-")))
-    throw new ToolError(code, "an argument is empty; is a variable not set? See: sqlfuse --help");
   const mangled = argv.find((word) => word.includes("\uFFFD"));
   if (mangled === undefined || !existsSync(COMMAND_LINE) || isUtf8(readFileSync(COMMAND_LINE))) return;
   throw new ToolError(
-    code,
+    argv[0] === "fsck" ? FSCK_EXIT.usage : EXIT.usage,
     `${mangled}: a name that is not UTF-8 cannot be given here; name the directory that it is in, or a link to it`,
   );
 }

@@ -66,7 +66,7 @@ describe("usage", () => {
     [["create", "x", "--root-mode", "rwx"], /--root-mode rwx: not an octal mode/],
     [["create", "x", "--root-mode", "17777"], /not an octal mode/],
     [["get", "package.json", "a", "-"], /to stdout there is sqlfuse cat/],
-    [["create", ""], /an argument is empty; is a variable not set\?/],
+    [["create", ""], /: "": a file needs a name/],
     [["mount", "package.json", "--child"], /--child is for sqlfuse itself/],
   ])("%j is refused on one line with 2", (args, text) => {
     const { code, stdout, stderr } = sqlfuse(args);
