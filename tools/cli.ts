@@ -3,7 +3,7 @@
 import { CommanderError } from "commander";
 import { describeError, EXIT, FSCK_EXIT } from "./exitcodes.ts";
 import { tell, warn, watchPipes } from "./output.ts";
-import { buildProgram, refuseSlip } from "./program.ts";
+import { buildProgram, refuseMangled, refuseSlip } from "./program.ts";
 import { versionLine, versions } from "./version.ts";
 
 const OLDEST_NODE = [20, 19] as const;
@@ -31,6 +31,7 @@ async function run(argv: readonly string[]): Promise<number> {
     return EXIT.ok;
   }
   try {
+    refuseMangled(argv);
     refuseSlip(program, argv);
     await program.parseAsync([...argv], { from: "user" });
     return typeof process.exitCode === "number" ? process.exitCode : EXIT.ok;

@@ -106,7 +106,7 @@ function segmentOf(text: string): number {
 function partialOf({ partial, limit, restore }: CloneFlags): { limit: number } | undefined {
   if (partial && restore)
     throw new ToolError(EXIT.usage, "--restore: a volume has all of its content, so not --partial");
-  if (partial) return { limit: limit === undefined ? 0 : parseBytes("--limit", limit) };
+  if (partial) return { limit: limit === undefined ? 0 : parseBytes("--limit", limit, "1M", "1000T") };
   if (limit !== undefined)
     throw new ToolError(EXIT.usage, "--limit: is of a replica that is made with --partial");
   return undefined;

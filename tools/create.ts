@@ -131,7 +131,8 @@ async function create(file: string, flags: CreateFlags): Promise<void> {
 
 export function tellMade(flags: OutputFlags, file: string, more: object): void {
   const path = realpathSync(file);
-  tell(flags, `${file}: made; mount it with: sqlfuse mount ${quote(file)}`, {
+  const word = quote(file.startsWith("-") ? `./${file}` : file);
+  tell(flags, `${file}: made; mount it with: sqlfuse mount ${word}`, {
     path,
     sizeBytes: statSync(path).size,
     ...more,
@@ -140,6 +141,7 @@ export function tellMade(flags: OutputFlags, file: string, more: object): void {
 
 /** What is wrong with the place is said before anybody types a password. The core refuses the same again. */
 export function refuseUnusable(file: string, path: string): void {
+  if (file === "") throw new ToolError(EXIT.usage, '"": a file needs a name');
   const directory = dirname(path);
   let isDirectory: boolean;
   try {

@@ -16,7 +16,7 @@ import { filterLog, type Log, type LogLevel } from "../src/base/log.ts";
 import type { Key } from "../src/db/key.ts";
 import type { Mounted, MountOptions } from "../src/host/mount.ts";
 import { describeError, EXIT, ToolError } from "./exitcodes.ts";
-import { ignoreBrokenPipes, warn } from "./output.ts";
+import { ignoreBrokenPipes, systemText, warn } from "./output.ts";
 import { PASSWORD_VARIABLE, readPipedPassword } from "./password.ts";
 
 /** From the parent: what to mount, settled and checked. */
@@ -124,7 +124,7 @@ function openLog(logFile: string, given: boolean): number {
   try {
     return openSync(logFile, "a", 0o600);
   } catch (error) {
-    const text = error instanceof Error ? error.message : String(error);
+    const text = systemText(error);
     if (given) throw new ToolError(EXIT.unusable, `--log-file ${logFile}: cannot be written: ${text}`);
     warn(`messages of the mount go nowhere: ${text}; name another place with --log-file`);
     return openSync("/dev/null", "w");

@@ -7,6 +7,7 @@ import { isRegular, S_IFMT } from "../src/core/mode.ts";
 import type { Epoch } from "../src/core/types.ts";
 import type { Volume } from "../src/core/volume.ts";
 import type { Key } from "../src/db/key.ts";
+import { EXIT, ToolError } from "./exitcodes.ts";
 import { addHelp } from "./help.ts";
 import { addJsonOption, say, sayJson } from "./output.ts";
 import { addPasswordOptions, type PasswordOptions } from "./password.ts";
@@ -60,6 +61,12 @@ async function diff(
     const from = epochOf(volume, fromText) as Epoch;
     const to = epochOf(volume, toText) as Epoch;
     const found = changes.between(from, to, where.path);
+    const isThere = (epoch: Epoch) => changes.find(where.path, epoch) !== undefined;
+    if (found.length === 0 && !isThere(from) && !isThere(to))
+      throw new ToolError(
+        EXIT.unusable,
+        `${show(where.path)}: neither there then nor after; see: sqlfuse log`,
+      );
     const texts = flags.text ? await textsOf(found, [from, to], volume, key) : undefined;
     if (flags.json) sayJson(found.map((change, i) => jsonOf(change, texts?.[i])));
     else

@@ -32,7 +32,7 @@ const MEANINGS: Record<keyof typeof EXIT, string> = {
   wrongPassword: "wrong password",
   tooNew: "the volume was made by a newer sqlfuse",
   needsUpgrade: "the volume needs an upgrade of its format first",
-  busy: "the mount is in use",
+  busy: "the mount, or the place to mount at, is in use",
   unavailable: "FUSE, the database engine or LZ4 is not available here",
   damaged: "the volume or its log is damaged, or older than what was seen of it",
   noPassword: "no password, an empty one, or its source cannot be read",

@@ -45,11 +45,15 @@ async function get(
   flags: CopyFlags & AtFlags & PasswordOptions,
 ): Promise<void> {
   const sources = paths.length > 1 ? paths.slice(0, -1) : paths;
+  if (paths.length > 1 && paths.at(-1) === "-")
+    throw new ToolError(EXIT.usage, "-: to stdout there is sqlfuse cat; a file of that name is ./-");
   const target = hostPath(paths.length > 1 ? (paths.at(-1) ?? ".") : ".");
   await interruptible("stopped; what was copied is there", async (breath) => {
     await withPlace(file, flags, false, async ({ place, idle }) => {
       const { HostPlace } = await import("../src/archive/hostplace.ts");
       const from = sources.map((source) => {
+        // What a script's empty variable means is not all that is in the volume.
+        if (source === "") throw new ToolError(EXIT.unusable, '"": no such file or directory');
         try {
           const path = resolvePath(place, pathText(source), false);
           return { path, name: lastName(path) };

@@ -2,7 +2,7 @@
  * What a command tells of itself beyond its options: one source for `--help` and for the man pages, which
  * tools/dev/man.ts writes.
  */
-import type { Command } from "commander";
+import { type Command, Help as HelpText } from "commander";
 import type { ExitTable } from "./exitcodes.ts";
 
 export interface Help {
@@ -17,13 +17,15 @@ export interface Help {
 }
 
 const MOST_COLUMNS = 100;
-const REMARK_GAP = 5;
+/** Where there is no terminal to ask, as in `--help | less`. */
+const USUAL_COLUMNS = 80;
+const REMARK_GAP = 2;
 
 const helps = new WeakMap<Command, Help>();
 
 export function addHelp(command: Command, help: Help): Command {
   helps.set(command, help);
-  return command.addHelpText("after", () => `\n${blocksOf(command, help).join("\n\n")}`);
+  return command.addHelpText("after", () => `\n${blocksOf(help).join("\n\n")}`);
 }
 
 export function helpOf(command: Command): Help | undefined {
@@ -31,7 +33,7 @@ export function helpOf(command: Command): Help | undefined {
 }
 
 export function helpWidth(): number {
-  return Math.min(process.stdout.columns ?? MOST_COLUMNS, MOST_COLUMNS);
+  return Math.min(process.stdout.columns ?? USUAL_COLUMNS, MOST_COLUMNS);
 }
 
 /** The lines of the examples, with the remarks in a column of their own. */
@@ -43,11 +45,11 @@ export function exampleLines({ examples }: Help): string[] {
   );
 }
 
-function blocksOf(command: Command, help: Help): string[] {
+function blocksOf(help: Help): string[] {
   const { notes = [], tables = [], exits, examples } = help;
   const heading = examples.length === 1 ? "Example:" : "Examples:";
   return [
-    ...notes.map((note) => command.createHelp().boxWrap(note, helpWidth())),
+    ...notes.map((note) => new HelpText().boxWrap(note, helpWidth())),
     ...tables,
     ...(exits === undefined ? [] : [exitLines(exits).join("\n")]),
     [heading, ...exampleLines(help).map((line) => `  ${line}`)].join("\n"),
@@ -56,5 +58,8 @@ function blocksOf(command: Command, help: Help): string[] {
 
 function exitLines({ title, rows }: ExitTable): string[] {
   const width = Math.max(...rows.map(([code]) => code.length));
-  return [`${title}:`, ...rows.map(([code, meaning]) => `  ${code.padEnd(width)}  ${meaning}`)];
+  const indent = width + 4;
+  const wrapped = (meaning: string): string =>
+    new HelpText().boxWrap(meaning, helpWidth() - indent).replaceAll("\n", `\n${" ".repeat(indent)}`);
+  return [`${title}:`, ...rows.map(([code, meaning]) => `  ${code.padEnd(width)}  ${wrapped(meaning)}`)];
 }

@@ -174,7 +174,8 @@ function plural(count: number, one: string, many = `${one}s`): string {
 
 /** " (1.07 times)"; of nothing there is none. */
 function times(part: number, whole: number): string {
-  return whole === 0 ? "" : ` (${(part / whole).toFixed(2)} times)`;
+  // An almost empty volume has thousands, which say nothing.
+  return part >= 100 * whole ? "" : ` (${(part / whole).toFixed(2)} times)`;
 }
 
 function toJson(outside: Outside, holder: Holder | undefined, inside: Inside | undefined): object {

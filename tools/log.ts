@@ -72,7 +72,8 @@ function describe(event: Event): string {
   if (kind === "deleted") return `deleted: ${show(path)}`;
   if (kind === "created") return `created: ${show(path)}, now ${formatBytes(size)}`;
   if (kind === "replaced") return `replaced by another file of ${formatBytes(size)}`;
-  const names = namesAdded + namesRemoved === 0 ? [] : [`${namesAdded} names came, ${namesRemoved} went`];
+  const came = `${namesAdded} name${namesAdded === 1 ? "" : "s"} came`;
+  const names = namesAdded + namesRemoved === 0 ? [] : [`${came}, ${namesRemoved} went`];
   const written = what.includes("content")
     ? [`written ${formatBytes(writtenBytes)}, now ${formatBytes(size)}`]
     : [];

@@ -123,7 +123,7 @@ export function addMount(program: Command): void {
     exits: EXIT_TABLE,
     examples: [
       ["sqlfuse mount vault.sqlite", "mounts it at ./vault"],
-      ["sqlfuse mount vault.sqlite ~/then --at 'yesterday 14:00'", "as it was then, read-only"],
+      ["sqlfuse mount vault.sqlite ~/then --at yesterday", "as it was then, read-only"],
       ["sqlfuse vault.sqlite ~/v -o ro,allow_other", "read-only, for everybody"],
       "sqlfuse mount vault.sqlite --password-command 'secret-tool lookup volume vault'",
     ],
@@ -317,7 +317,7 @@ function findMountpoint(file: string, mountpoint: string | undefined): string {
     if (codeOf(error) === "ENOENT") {
       throw new ToolError(
         EXIT.unusable,
-        `${mountpoint}: no such directory; make it with: mkdir ${quote(mountpoint)}, or name no mount point`,
+        `${mountpoint}: no such directory; make it with: mkdir -p ${quote(mountpoint)}, or name no mount point`,
       );
     }
   }

@@ -8,9 +8,33 @@ import { parseArgs } from "node:util";
 import { EXIT } from "./exitcodes.ts";
 import { warn } from "./output.ts";
 
+const USAGE = "mount.fuse.sqlfuse FILE MOUNTPOINT [-o OPTIONS] is for mount(8); see: sqlfuse mount --help";
+
 /** The words for `sqlfuse`; undefined: there is nothing to do. Throws what says why it makes no sense. */
 function translate(args: readonly string[]): string[] | undefined {
-  const { values, positionals } = parseArgs({
+  const { values, positionals } = parsed(args);
+  if (positionals.length !== 2) throw new Error(USAGE);
+  if (values.namespace !== undefined)
+    throw new Error("-N: run mount in that namespace instead, as with: nsenter --mount=FILE mount ...");
+  if (values.fake) return undefined;
+  const options = (values.options ?? []).flatMap((list) => ["-o", list]);
+  // mount(8) says nothing where all is well.
+  const quiet = values.verbose ? [] : ["--quiet"];
+  return ["mount", ...quiet, ...options, "--", ...positionals];
+}
+
+function parsed(args: readonly string[]): ReturnType<typeof parse> {
+  try {
+    return parse(args);
+  } catch (error) {
+    // "Unknown option '-x'. To specify a positional argument ...": the rest is for who writes such programs.
+    const what = error instanceof Error ? error.message.split(". ")[0] : "";
+    throw new Error(`${what}; ${USAGE}`);
+  }
+}
+
+function parse(args: readonly string[]) {
+  return parseArgs({
     args: [...args],
     allowPositionals: true,
     options: {
@@ -24,17 +48,6 @@ function translate(args: readonly string[]): string[] | undefined {
       sloppy: { type: "boolean", short: "s" },
     },
   });
-  if (positionals.length !== 2)
-    throw new Error(
-      "mount.fuse.sqlfuse FILE MOUNTPOINT [-o OPTIONS] is for mount(8); see: sqlfuse mount --help",
-    );
-  if (values.namespace !== undefined)
-    throw new Error("-N: run mount in that namespace instead, as with: nsenter --mount=FILE mount ...");
-  if (values.fake) return undefined;
-  const options = (values.options ?? []).flatMap((list) => ["-o", list]);
-  // mount(8) says nothing where all is well.
-  const quiet = values.verbose ? [] : ["--quiet"];
-  return ["mount", ...quiet, ...options, "--", ...positionals];
 }
 
 try {

@@ -222,17 +222,20 @@ function parseTransport(value: string): Transport {
 export const MOUNT_OPTION_HELP = `Mount options (-o, separated by commas; the last word wins):
   ro, rw                  read-only; read and write (default)
   allow_other             let other users in too (not only the one who mounts)
-  default_permissions     the kernel checks modes, owners and ACLs (default, but for a mount
-                          that only root can enter, whom no mode keeps out)
+  default_permissions     the kernel checks modes, owners and ACLs (default, but
+                          for a mount that only root can enter, whom no mode
+                          keeps out)
   no_default_permissions  whoever may see the mount may do anything in it
-  suid, dev               honour set-user-id bits and device files (default: nosuid, nodev)
+  suid, dev               honour set-user-id bits and device files (default:
+                          nosuid, nodev)
   noexec                  run no programs from it (default: exec)
   noatime                 never update access times (default: relatime)
   uid=N, gid=N            show every file as owned by N
   sync                    commit each operation before it returns (slow)
   commit=SECONDS          commit at most this long after a change (default: 1)
-  writeback               let the kernel gather writes: much faster for tiny ones, but a crash
-                          loses what was not fsynced of any age, and out of order
+  writeback               let the kernel gather writes: much faster for tiny
+                          ones, but a crash loses what was not fsynced of any
+                          age, and out of order
   idle_timeout=DURATION   as --idle-timeout
   history=DURATION        as --history
   push_interval=DURATION  as --push-interval
@@ -242,11 +245,13 @@ export const MOUNT_OPTION_HELP = `Mount options (-o, separated by commas; the la
   cache_size=BYTES        as --cache-size
   fsname=NAME             shown in /proc/mounts (default: the file)
   password_file=FILE      as --password-file
-  password_command=CMD    as --password-command; no commas, and in fstab \\040 for a space
+  password_command=CMD    as --password-command; no commas, and in fstab \\040
+                          for a space
   key_file=FILE           as --key-file
   head_file=FILE          as --head-file
   log_file=FILE           as --log-file
   log_level=LEVEL         as --log-level
   transport=NAME          as --transport
-  auto, noauto, nofail, user, users, owner, group, defaults, _netdev, comment= and x-... belong
-  to mount(8): they are ignored here, as is lazytime; dirsync is taken as sync`;
+  auto, noauto, nofail, user, users, owner, group, defaults, _netdev, comment=
+  and x-... belong to mount(8): they are ignored here, as is lazytime; dirsync
+  is taken as sync`;

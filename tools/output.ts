@@ -42,6 +42,12 @@ export function quote(word: string): string {
   return /^[\w@%+=:,./~-]+$/.test(word) ? word : `'${word.replaceAll("'", `'\\''`)}'`;
 }
 
+/** "no such file or directory", of what Node makes "ENOENT: no such file or directory, open 'f'". */
+export function systemText(error: unknown): string {
+  const text = error instanceof Error ? error.message : String(error);
+  return /^E[A-Z0-9]+: (.+?), \w+(?: '.*')?$/s.exec(text)?.[1] ?? text;
+}
+
 /** Lines whose cells stand below each other. */
 export function align(lines: readonly (readonly string[])[]): string[] {
   const widths = (lines[0] ?? []).map((_, column) =>
@@ -53,6 +59,23 @@ export function align(lines: readonly (readonly string[])[]): string[] {
       .join("  ")
       .trimEnd(),
   );
+}
+
+/**
+ * The same with a heading, for a terminal that may be too narrow for it: there each line is a paragraph with a cell to
+ * a line, below each other.
+ */
+export function alignOrStack(
+  lines: readonly (readonly string[])[],
+  columns = process.stdout.columns,
+): string[] {
+  const table = align(lines);
+  const [heading = [], ...rows] = lines;
+  if (columns === undefined || table.every((line) => line.length <= columns)) return table;
+  return rows.flatMap((row, i) => [
+    ...(i === 0 ? [] : [""]),
+    ...align(row.map((cell, column) => [heading[column] ?? "", cell])),
+  ]);
 }
 
 /** As ls -h has it, but with the unit spelled out: 512 B, 1.5 KiB, 20.0 MiB. */

@@ -10,6 +10,7 @@ import { isatty, ReadStream } from "node:tty";
 import type { Command } from "commander";
 import { rawKeyPassword } from "../src/db/key.ts";
 import { EXIT, ToolError } from "./exitcodes.ts";
+import { systemText } from "./output.ts";
 
 export interface PasswordOptions {
   readonly passwordFile?: string;
@@ -166,7 +167,7 @@ function fromKeyFile(bytes: Buffer): Buffer {
 }
 
 function unreadable(source: string, error: unknown): ToolError {
-  const text = error instanceof Error ? error.message : String(error);
+  const text = systemText(error);
   return new ToolError(EXIT.noPassword, `cannot read the password from ${source}: ${text}`);
 }
 

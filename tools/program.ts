@@ -1,8 +1,12 @@
 /** Which verbs there are. The definitions that commander gets here are also what completions and man pages are made of. */
-import { existsSync } from "node:fs";
+import { isUtf8 } from "node:buffer";
+import { existsSync, readFileSync } from "node:fs";
 import { Command, CommanderError } from "commander";
 import { EXIT, EXIT_TABLE, FSCK_EXIT, ToolError } from "./exitcodes.ts";
 import { addHelp, helpWidth } from "./help.ts";
+
+/** The bytes that this process was started with, on Linux. */
+const COMMAND_LINE = "/proc/self/cmdline";
 
 /**
  * What adds each command, in the order of the help. A file is loaded when it is asked for: to load all of them takes a
@@ -51,7 +55,9 @@ export async function buildProgram(verb?: string): Promise<Command> {
     .description("An encrypted POSIX filesystem in one SQLCipher database file.")
     .usage("COMMAND ... | FILE [MOUNTPOINT] [-o OPTIONS]")
     .option("-V, --version", "print the versions of sqlfuse and of what it runs on; with --json as JSON")
-    .helpCommand("help [command]", "show the help of a command");
+    .helpCommand("help [command]", "show the help of a command")
+    // With their arguments as well the list would not fit on a terminal.
+    .configureHelp({ subcommandTerm: (command) => [command.name(), ...command.aliases()].join(", ") });
   addHelp(program, {
     notes: [
       "`sqlfuse COMMAND --help` has the options of each.",
@@ -98,6 +104,19 @@ export function refuseSlip(program: Command, [first = "", second]: readonly stri
   const meant = suggest(names, first);
   if (meant === undefined) return;
   throw new ToolError(EXIT.unusable, `${first}: no such file, and no command ${meant}; see: sqlfuse --help`);
+}
+
+/**
+ * A word that is not UTF-8 would be taken for another file than was meant: Node has only what it could decode.
+ * @throws ToolError
+ */
+export function refuseMangled(argv: readonly string[]): void {
+  const mangled = argv.find((word) => word.includes("\uFFFD"));
+  if (mangled === undefined || !existsSync(COMMAND_LINE) || isUtf8(readFileSync(COMMAND_LINE))) return;
+  throw new ToolError(
+    argv[0] === "fsck" ? FSCK_EXIT.usage : EXIT.usage,
+    `${mangled}: a name that is not UTF-8 cannot be given here; name the directory that it is in, or a link to it`,
+  );
 }
 
 /** "(Did you mean mount?)": what commander says only where there is no default command. */

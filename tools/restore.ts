@@ -20,7 +20,7 @@ import { Progress } from "./progress.ts";
 import { Skips, show, textOf } from "./skips.ts";
 import { syncMount } from "./sync.ts";
 import { type Access, openVolume, refuseReadOnly, withKey } from "./volumes.ts";
-import { findWhere, type Where, wordsOf } from "./where.ts";
+import { findInMount, findWhere, type Where, wordsOf } from "./where.ts";
 
 interface UndeleteFlags extends PasswordOptions, OutputFlags {
   readonly to?: string;
@@ -76,7 +76,7 @@ export function addUndelete(program: Command): void {
 
 function addCommonOptions(command: Command): void {
   command
-    .option("--to <path>", "put it there instead, as PATH itself, in the same volume")
+    .option("--to <path>", "put it there instead: a path in the same mount, or with FILE in the volume")
     .option("--dry-run", "change nothing, only tell what would be");
   addPasswordOptions(command);
 }
@@ -126,11 +126,12 @@ async function mountPlace(mountpoint: string): Promise<Place> {
 /** Where it goes, within the volume; undefined: where it was. */
 async function targetOf(where: Where, text: string | undefined): Promise<string | undefined> {
   if (text === undefined) return undefined;
-  const target = await (where.isPath ? findWhere(text) : findWhere(where.file, text));
-  if (target.file === where.file) return target.path;
+  if (!where.isPath) return (await findWhere(where.file, text)).path;
+  const target = await findInMount(text);
+  if (target?.file === where.file) return pathText(target.path);
   throw new ToolError(
     EXIT.unusable,
-    `${text}: not in the same volume; for elsewhere there is: sqlfuse get --at`,
+    `--to ${text}: not in the mount that PATH is in; for elsewhere there is: sqlfuse get --at`,
   );
 }
 
@@ -284,7 +285,10 @@ class Report {
       return count === 0 ? [] : [`${count} ${words[kind]}`];
     });
     const done = counts.length === 0 ? "nothing differs" : counts.join(", ");
-    const stayed = this.#stayed === 0 ? "" : `; ${this.#stayed} that were not there then stay`;
+    const stayed =
+      this.#stayed === 0
+        ? ""
+        : `; ${this.#stayed} that ${this.#stayed === 1 ? "was not there then stays" : "were not there then stay"}`;
     const then = `as in ${this.#name} of ${localTime(new Date(this.#createdSec * 1000))}`;
     return `${this.#flags.dryRun ? "would be " : ""}${then}: ${done}${stayed}`;
   }

@@ -1,11 +1,12 @@
 /** `sqlfuse status`: what is mounted here, by whom and since when, and what it did. */
+import { statSync } from "node:fs";
 import type { Command } from "commander";
 import type { OperationCost } from "../src/fuse/costs.ts";
 import type { RemoteState } from "../src/host/logmessages.ts";
 import type { MountStatus } from "../src/host/mount.ts";
 import type { MountedVolume } from "../src/host/mounts.ts";
 import { addHelp } from "./help.ts";
-import { align, formatBytes, formatDuration, localTime, say } from "./output.ts";
+import { align, alignOrStack, formatBytes, formatDuration, localTime, say } from "./output.ts";
 import { findMounts, mountOf } from "./target.ts";
 
 interface StatusFlags {
@@ -21,7 +22,7 @@ export function addStatus(program: Command): void {
     .command("status")
     .summary("show what is mounted")
     .description(
-      "Shows the mounted volumes: file, mount point, process, since when, how long nobody used it, requests and bytes served.",
+      "Shows the mounted volumes: file, mount point, process, since when, how long nobody used it, requests and bytes served. Of another user's mount only root sees the latter.",
     )
     .argument("[mountpoint|file]", "only this one")
     .option("--json", "as JSON, one array")
@@ -42,7 +43,7 @@ export function addStatus(program: Command): void {
 interface Row extends MountedVolume {
   /** Absent when the daemon is gone, does not answer, or belongs to another user. */
   readonly status?: MountStatus;
-  readonly state: "serving" | "failed" | "no answer" | "dead";
+  readonly state: "serving" | "failed" | "no answer" | "another user's" | "dead";
 }
 
 async function status(name: string | undefined, flags: StatusFlags): Promise<void> {
@@ -60,7 +61,7 @@ async function status(name: string | undefined, flags: StatusFlags): Promise<voi
   } else if (rows.length === 0) {
     say("no volume is mounted");
   } else {
-    for (const line of align(rowsOf(rows))) say(line);
+    for (const line of alignOrStack(rowsOf(rows))) say(line);
     sayRemotes(rows.filter(({ status: inner }) => (inner?.remotes ?? []).length > 0));
     if (!flags.ops) return;
     for (const { mountpoint, status: inner } of rows) {
@@ -82,7 +83,8 @@ function sayRemotes(rows: readonly Row[]): void {
       remote.error ?? (remote.busy ? "at work" : "well"),
     ]),
   );
-  for (const line of align([["MOUNTPOINT", "REMOTE", "HAD ALL", "LACKS", "HOW IT IS"], ...cells])) say(line);
+  const heading = ["MOUNTPOINT", "REMOTE", "HAD ALL", "LACKS", "HOW IT IS"];
+  for (const line of alignOrStack([heading, ...cells])) say(line);
 }
 
 /** How the remotes of what is mounted there are, as the mount knows; undefined where it does not push or pull. */
@@ -121,10 +123,17 @@ async function inspect(volume: MountedVolume): Promise<Row> {
     ]);
     return { ...volume, status: answer, state: answer.failed ? "failed" : "serving" };
   } catch {
-    return { ...volume, state: "no answer" };
+    return { ...volume, state: isOurs(volume.pid) ? "no answer" : "another user's" };
   } finally {
     clearTimeout(timer);
   }
+}
+
+/** The control socket of a process is for its own user and root. */
+function isOurs(pid: number): boolean {
+  const user = process.geteuid?.();
+  const owner = statSync(`/proc/${pid}`, { throwIfNoEntry: false })?.uid;
+  return user === 0 || owner === undefined || owner === user;
 }
 
 /** How long nobody used it, and after how long it ends. */

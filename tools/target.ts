@@ -16,10 +16,26 @@ export async function findMounts(name: string): Promise<MountedVolume[]> {
   const ofNow = byFile.filter(({ at }) => at === undefined);
   const found = [byPoint, ofNow, byFile].find((some) => some.length > 0) ?? [];
   if (found.length > 0) return found;
-  throw new ToolError(
-    EXIT.unusable,
-    `${name}: neither the mount point nor the file of a mounted volume; see: sqlfuse status`,
+  throw (
+    (await heldElsewhere(name)) ??
+    new ToolError(
+      EXIT.unusable,
+      `${name}: neither the mount point nor the file of a mounted volume; see: sqlfuse status`,
+    )
   );
+}
+
+/** That there is nothing to unmount, while a process still has the file. */
+async function heldElsewhere(name: string): Promise<ToolError | undefined> {
+  if (statSync(name, { throwIfNoEntry: false })?.isFile() !== true) return undefined;
+  const { lockHolder } = await import("../src/core/lock.ts");
+  const pid = lockHolder(name);
+  return pid === undefined
+    ? undefined
+    : new ToolError(
+        EXIT.locked,
+        `${name}: not mounted, but process ${pid} has it open: a detached mount that is still used, or a command`,
+      );
 }
 
 /**

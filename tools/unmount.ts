@@ -5,7 +5,7 @@ import type { MountedVolume } from "../src/host/mounts.ts";
 import { EXIT, ToolError } from "./exitcodes.ts";
 import { addHelp } from "./help.ts";
 import { describeHolders, namespaceHolder } from "./holders.ts";
-import { addQuietOption, warn } from "./output.ts";
+import { addQuietOption, quote, warn } from "./output.ts";
 import { processEnd, processIdentity } from "./process.ts";
 import { findMounts } from "./target.ts";
 
@@ -86,13 +86,21 @@ async function detachHere(mountpoint: string, lazy: boolean): Promise<void> {
   try {
     detach(mountpoint, lazy);
   } catch (error) {
-    throw reasonOf(error) === "busy" && !lazy ? busy(mountpoint) : error;
+    if (reasonOf(error) === "busy" && !lazy) throw busy(mountpoint);
+    // fusermount3 knows of mounts of its caller's alone.
+    const { mountedAt } = await import("../src/host/mounts.ts");
+    if (reasonOf(error) !== "not-mounted" || mountedAt(mountpoint) === undefined) throw error;
+    throw new ToolError(
+      EXIT.other,
+      `${mountpoint}: is mounted by another user; only that user or root may unmount it`,
+    );
   }
 }
 
 function busy(mountpoint: string): ToolError {
   const who = describeHolders(mountpoint);
-  return new ToolError(EXIT.busy, `${mountpoint}: in use (${who}); end that, or: sqlfuse unmount --lazy`);
+  const lazily = `sqlfuse unmount --lazy ${quote(mountpoint)}`;
+  return new ToolError(EXIT.busy, `${mountpoint}: in use (${who}); end that, or: ${lazily}`);
 }
 
 function reasonOf(error: unknown): string {

@@ -31,7 +31,7 @@ export interface Where {
 /** @throws ToolError where it is neither in a mount nor a file */
 export async function findWhere(first: string, inside?: string): Promise<Where> {
   const isFile = statSync(first, { throwIfNoEntry: false })?.isFile() === true;
-  const found = isFile && inside !== undefined ? undefined : await inMount(first);
+  const found = isFile && inside !== undefined ? undefined : await findInMount(first);
   if (found === undefined && !isFile) {
     refuseMissing(first);
     throw new ToolError(EXIT.unusable, `${first}: neither in a mounted volume nor the file of one`);
@@ -47,8 +47,8 @@ export async function findWhere(first: string, inside?: string): Promise<Where> 
   };
 }
 
-/** The file of the volume that is mounted there, and the path in it. */
-async function inMount(word: string): Promise<{ file: string; path: string } | undefined> {
+/** The file of the volume that is mounted there, and the path in it, as text; undefined outside of mounts. */
+export async function findInMount(word: string): Promise<{ file: string; path: string } | undefined> {
   const { FS_TYPE, listMounts, mountAround } = await import("../src/host/mounts.ts");
   const place = realPlace(resolve(word));
   const around = mountAround(place);
@@ -125,9 +125,9 @@ async function prepareFile(file: string, key: Key): Promise<void> {
 
 /** The epoch that TIME, NAME, EPOCH or "now" stands for. @throws ToolError where nothing is kept of then */
 export function epochOf(volume: Volume, text: string): number {
-  const at = parseAt(text);
-  if (text === "now" && volume.history.find({ name: text }) === undefined) return volume.epoch;
-  const snapshot = volume.history.find(at);
+  // Also where an older sqlfuse made a snapshot of that name: that has an epoch to be asked for by.
+  if (text === "now") return volume.epoch;
+  const snapshot = volume.history.find(parseAt(text));
   if (snapshot !== undefined) return snapshot.epoch;
   throw new ToolError(
     EXIT.unusable,

@@ -102,7 +102,7 @@ export class PatientStore implements RemoteStore {
   #tell({ message }: LogError): void {
     if (this.#isTold) return;
     this.#isTold = true;
-    this.#onRetry?.(`${message}; trying again`);
+    this.#onRetry?.(`${message}; trying again for ${this.#patienceMs / 1000} s`);
   }
 }
 

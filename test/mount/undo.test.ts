@@ -177,6 +177,7 @@ describe.skipIf(impossible !== undefined)(
         expect(readFileSync(at("b"), "utf8")).toBe("one");
         const outside = volume.cli(["restore", "--at", "one", at("a"), "--to", join(volume.home, "b")]);
         expect(outside.status).toBe(10);
+        expect(outside.stderr).toContain("not in the mount that PATH is in");
         expect(existsSync(join(volume.home, "b"))).toBe(false);
       }));
   },

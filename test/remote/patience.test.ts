@@ -113,7 +113,7 @@ describe("patience", () => {
     });
     const store = new PatientStore(inner, { timing: new FakeTiming(), onRetry: (line) => told.push(line) });
     await store.list("log/");
-    expect(told).toEqual(["the network is down; trying again"]);
+    expect(told).toEqual(["the network is down; trying again for 60 s"]);
     isDown = 1;
     await store.list("log/");
     expect(told).toHaveLength(2);

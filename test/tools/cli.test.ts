@@ -27,7 +27,7 @@ describe("usage", () => {
     [["mount", "--help"], /Mount options/],
     [["unmount", "-h"], /--lazy/],
     [["umount", "-h"], /--lazy/],
-    [["sync", "-h"], /on disk when this returns/],
+    [["sync", "-h"], /on disk when this\s+returns/],
     [["status", "-h"], /--json/],
   ])("%j shows help on stdout and ends with 0", (args, text) => {
     const { code, stdout, stderr } = sqlfuse(args);
@@ -65,6 +65,8 @@ describe("usage", () => {
     [["create", "x", "--page-size", "4096", "--compat"], /exclude each other/],
     [["create", "x", "--root-mode", "rwx"], /--root-mode rwx: not an octal mode/],
     [["create", "x", "--root-mode", "17777"], /not an octal mode/],
+    [["get", "package.json", "a", "-"], /to stdout there is sqlfuse cat/],
+    [["create", ""], /: "": a file needs a name/],
     [["mount", "package.json", "--child"], /--child is for sqlfuse itself/],
   ])("%j is refused on one line with 2", (args, text) => {
     const { code, stdout, stderr } = sqlfuse(args);
@@ -135,6 +137,21 @@ describe("create", () => {
     expect(statSync(file).mode & 0o7777).toBe(0o600);
     expect(readdirSync(directory).filter((name) => name.startsWith("new"))).toEqual(["new.sqlite"]);
     expect(readFileSync(file).subarray(0, 16).toString("latin1")).not.toMatch(/SQLite/);
+  });
+
+  test("a name that begins as an option does is told so that it can be copied", () => {
+    const { stdout } = sqlfuse(["create", "--", "-new"], { password: PASSWORD, cwd: directory });
+    expect(stdout).toBe("-new: made; mount it with: sqlfuse mount ./-new\n");
+  });
+
+  // The kernel has bytes, Node what they decode to: that would be another file.
+  test.skipIf(process.platform !== "linux")("a name that is not UTF-8 is refused, not changed", () => {
+    const line = `'${process.execPath}' '${CLI}' create "$(printf 'caf\\351')"`;
+    const { status, stderr } = spawnSync("sh", ["-c", line], { cwd: directory, encoding: "utf8" });
+    expect(status).toBe(2);
+    expect(stderr).toMatch(/^sqlfuse: caf\ufffd: a name that is not UTF-8 cannot be given here; .*\n$/);
+    expect(readdirSync(directory).filter((name) => name.startsWith("caf"))).toEqual([]);
+    expect(sqlfuse(["create", "caf\ufffd"], { password: PASSWORD, cwd: directory }).code).toBe(0);
   });
 
   test("never touches a file that is there", () => {

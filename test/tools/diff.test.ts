@@ -50,6 +50,16 @@ describe("sqlfuse diff", () => {
     expect(succeed("diff", "first", "now", file, "e")).toBe("renamed   /d -> /e\nmodified  /e/a (content)\n");
   });
 
+  test("a path that is in neither state is no path without changes", () => {
+    expect(succeed("diff", "first", "second", file, "binary/../e/a")).not.toBe("");
+    expect(succeed("diff", "second", "now", file, "e/a")).toBe("");
+    expect(run("diff", "first", "now", file, "typo")).toEqual({
+      code: 10,
+      stdout: "",
+      stderr: "sqlfuse: /typo: neither there then nor after; see: sqlfuse log\n",
+    });
+  });
+
   test("a directory that was renamed is asked for by either name", () => {
     expect(succeed("diff", "first", "second", file, "d").split("\n")).toEqual([
       "removed   /d/gone",

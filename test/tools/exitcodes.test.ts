@@ -108,7 +108,9 @@ function readmeTable(heading: string): string[][] {
 function helpTable(args: readonly string[], { title }: ExitTable): string[][] {
   const { stdout } = sqlfuse([...args, "--help"], {});
   const lines = stdout.slice(stdout.indexOf(`\n${title}:\n`) + title.length + 3).split("\n\n")[0] ?? "";
-  return lines.split("\n").map((line) => line.trim().split(/ {2,}/));
+  // A meaning that goes on in the next line stands below its first.
+  const rows = lines.replaceAll(/\n {4,}/g, " ").split("\n");
+  return rows.map((row) => row.trim().split(/ {2,}/));
 }
 
 describe("the tables of exit codes", () => {

@@ -185,6 +185,7 @@ describe("put and get", () => {
     [["cat", "file/below"], 1, "file/below: not a directory"],
     [["cat", "nothing", "file"], 3, "nothing: no such file or directory"],
     [["ls", "nothing"], 1, "nothing: no such file or directory"],
+    [["get", "", "copy"], 10, '"": no such file or directory'],
     [["rm", "nothing"], 1, "nothing: no such file or directory"],
     [["rm", "/"], 1, "/: the root directory stays"],
     [["rm", "-r", "/"], 1, "/: the root directory stays"],

@@ -78,9 +78,10 @@ describe("the examples", () => {
 });
 
 describe("--help", () => {
-  test.each(["", ...verbs])("of '%s' has no line wider than 100 columns", (verb) => {
+  test.each(["", ...verbs])("of '%s' fits in 80 columns but for command lines", (verb) => {
     const { stdout } = sqlfuse(verb === "" ? ["--help"] : [verb, "--help"], {});
     expect(stdout).toMatch(/^Usage: sqlfuse/);
-    expect(stdout.split("\n").filter((line) => line.length > 100)).toEqual([]);
+    const wide = stdout.split("\n").filter((line) => line.length > 80);
+    expect(wide.filter((line) => !/^ {2}(sqlfuse|diff|tar) /.test(line))).toEqual([]);
   });
 });

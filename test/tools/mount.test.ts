@@ -417,7 +417,7 @@ describe("unmount", () => {
     const { code, stderr } = sqlfuse(["unmount", point]);
     expect(code).toBe(16);
     expect(stderr).toBe(
-      `sqlfuse: ${point}: in use (held by pid ${holder.pid} (sleep)); end that, or: sqlfuse unmount --lazy\n`,
+      `sqlfuse: ${point}: in use (held by pid ${holder.pid} (sleep)); end that, or: sqlfuse unmount --lazy ${point}\n`,
     );
     expect(isRunning(pid)).toBe(true);
     expect(readFileSync(join(point, "x"), "utf8")).toBe("y");
@@ -453,6 +453,14 @@ describe("unmount", () => {
     expect(code).toBe(0);
     expect(stderr).toContain(`pid ${pid} commits and ends`);
     expect(mountsBelow(directory)).toEqual([]);
+    for (const args of [
+      ["unmount", file],
+      ["mount", file, point],
+    ]) {
+      const refused = sqlfuse(args);
+      expect(refused.stderr).toMatch(new RegExp(`process ${pid}\\b`));
+      expect(refused.code).toBe(11);
+    }
     writeSync(fd, "late");
     closeSync(fd);
     await until("ended", () => !isRunning(pid));
@@ -503,6 +511,18 @@ describe("status", () => {
     expect(table).toMatch(/^FILE +MOUNTPOINT +MODE +PID +STATE/);
     expect(table).toMatch(new RegExp(`${file} +${point} +rw +${pid} +serving `));
     sqlfuse(["unmount", point]);
+  });
+
+  test.runIf(isRoot)("says of another user's mount that it is one, as does unmount", () => {
+    pidOf(mount(file, point));
+    const status = sqlfuse(["status", "--json", point], { unprivileged: true });
+    expect(JSON.parse(status.stdout)).toMatchObject([{ state: "another user's" }]);
+    expect(sqlfuse(["unmount", point], { unprivileged: true })).toEqual({
+      code: 1,
+      stdout: "",
+      stderr: `sqlfuse: ${point}: is mounted by another user; only that user or root may unmount it\n`,
+    });
+    expect(sqlfuse(["unmount", point]).code).toBe(0);
   });
 });
 

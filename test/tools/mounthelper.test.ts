@@ -246,7 +246,7 @@ describe("mount.fuse.sqlfuse", () => {
 
   test.each([
     [["only-a-file"], /FILE MOUNTPOINT/],
-    [["a", "b", "-x"], /'-x'/],
+    [["a", "b", "-x"], /^sqlfuse: Unknown option '-x'; mount.fuse.sqlfuse FILE MOUNTPOINT/],
     [["a", "b", "-N", "/proc/1/ns/mnt"], /nsenter/],
     [["a", "b", "-o"], /-o/],
   ])("refuses %j on one line, with 2", (args, message) => {

@@ -200,7 +200,7 @@ describe("a volume with an object store as its remote", () => {
     };
     const done = await cli(["push", vault]);
     expect(done).toMatchObject({ code: 0 });
-    expect(done.stderr).toMatch(/^(sqlfuse: s3:\/\/.* answers 503( SlowDown)?; trying again\n)+$/);
+    expect(done.stderr).toMatch(/^(sqlfuse: s3:\/\/.* answers 503( SlowDown)?; trying again for 60 s\n)+$/);
     await cli(["clone", fake.url(), at("replica.sqlite")]);
     fake.options = {};
     await expectEqual(at("replica.sqlite"));

@@ -7,6 +7,7 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test, vi 
 import { unlock } from "../../src/core/unlock.ts";
 import { Volume } from "../../src/core/volume.ts";
 import { rawKeyPassword } from "../../src/db/key.ts";
+import { alignOrStack } from "../../tools/output.ts";
 import { buildProgram } from "../../tools/program.ts";
 import { Skips } from "../../tools/skips.ts";
 import { b, noise, put, ROOT } from "../core/fixture.ts";
@@ -219,5 +220,20 @@ describe("colours", () => {
     expect(coloured).toMatchObject({ code: 130, stdout: expect.stringContaining(BOLD) });
     const plain = await sqlfuseOnTerminal(args, [["Password", "\x03"]], { NO_COLOR: "1" });
     expect(plain).toMatchObject({ code: 130, stdout: expect.not.stringContaining(BOLD) });
+  });
+});
+
+describe("a table that is wider than the terminal", () => {
+  const lines = [
+    ["FILE", "PID"],
+    ["/a", "7"],
+    ["/b/c", "12"],
+  ];
+
+  test("is a paragraph for each line, and is a table in a pipe and where it fits", () => {
+    const table = ["FILE  PID", "/a    7", "/b/c  12"];
+    expect(alignOrStack(lines, undefined)).toEqual(table);
+    expect(alignOrStack(lines, 9)).toEqual(table);
+    expect(alignOrStack(lines, 8)).toEqual(["FILE  /a", "PID   7", "", "FILE  /b/c", "PID   12"]);
   });
 });

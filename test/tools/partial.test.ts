@@ -88,11 +88,11 @@ describe("clone --partial", () => {
     );
     fails(
       2,
-      /--limit "5X": not a number of bytes, such as 20G/,
+      /--limit "5": not a number of bytes from 1M to 1000T, such as 20G/,
       "clone",
       "--partial",
       "--limit",
-      "5X",
+      "5",
       at("nas"),
       replica,
     );

@@ -68,7 +68,8 @@ describe("a password file", () => {
     for (const path of [join(directory, "nope"), directory]) {
       const error = await refusal({ passwordFile: path });
       expect(error.code).toBe(22);
-      expect(error.message).toContain(path);
+      const why = path === directory ? "illegal operation on a directory" : "no such file or directory";
+      expect(error.message).toBe(`cannot read the password from ${path}: ${why}`);
     }
   });
 
