@@ -45,9 +45,9 @@ install() {
 }
 # Waits until the command given succeeds.
 await() {
-  local until=$((SECONDS + 60))
+  local until=$((SECONDS + 150))
   while ! "$@" >/dev/null 2>&1; do
-    [ $SECONDS -lt $until ] || fail "no success in a minute: $*"
+    [ $SECONDS -lt $until ] || fail "no success in 150 s: $*"
     sleep 0.2
   done
 }
@@ -98,7 +98,7 @@ X
   await command ceph --connect-timeout 2 osd new "$osd"
   ceph-osd --id 0 --mkfs --osd-uuid "$osd" "${as[@]}" 2>/dev/null || fail "ceph-osd --mkfs"
   ceph-osd --id 0 -f "${as[@]}" >osd.out 2>&1 &
-  await timeout 20 radosgw-admin user create --uid=test --display-name=test --access-key=TESTKEY --secret=TESTSECRET
+  await timeout 60 radosgw-admin user create --uid=test --display-name=test --access-key=TESTKEY --secret=TESTSECRET
   radosgw --id rgw -n client.rgw -f "${as[@]}" >rgw.out 2>&1 &
 }
 
