@@ -161,14 +161,16 @@ export class DirectoryStore implements RemoteStore {
   }
 }
 
-/** Removes what was left by somebody who was killed while he wrote it. */
+/** Removes what was left by somebody who was killed while he wrote it, as far as it may: who writes need not read there. */
 async function tidy(directory: string): Promise<void> {
-  for (const name of await readdir(directory)) {
-    if (!name.startsWith(UNFINISHED)) continue;
-    const path = join(directory, name);
-    // Others remove it as well.
-    const { mtimeMs } = await stat(path).catch(() => ({ mtimeMs: Number.POSITIVE_INFINITY }));
-    if (Date.now() - mtimeMs > LEFT_MS) await rm(path, { force: true });
+  try {
+    for (const name of await readdir(directory)) {
+      if (!name.startsWith(UNFINISHED)) continue;
+      const path = join(directory, name);
+      if (Date.now() - (await stat(path)).mtimeMs > LEFT_MS) await rm(path);
+    }
+  } catch {
+    // Others remove it as well; or it is another user's.
   }
 }
 
