@@ -65,7 +65,11 @@ async function pull(file: string, flags: PullFlags): Promise<void> {
 
 /** A mount has the key: then it is empty. */
 async function passwordFor(file: string, flags: PullFlags): Promise<Buffer> {
-  if ((await mountOf(file)) !== undefined) return Buffer.alloc(0);
+  const mount = await mountOf(file);
+  if (mount !== undefined) {
+    refuseRate(flags, mount.mountpoint);
+    return Buffer.alloc(0);
+  }
   refuseMissing(file);
   await requireEngine();
   return await readPassword(flags, { path: file, confirm: false, warn });
@@ -85,10 +89,7 @@ async function pullOnce(
   { breathe, signal }: Breath,
 ): Promise<FollowResult> {
   const mount = await mountOf(file);
-  if (mount !== undefined) {
-    refuseRate(flags, mount.mountpoint);
-    return await pullByMount(mount, flags);
-  }
+  if (mount !== undefined) return await pullByMount(mount, flags);
   if (password.length === 0) throw new ToolError(EXIT.unusable, `${file}: is not mounted any more`);
   const { unlock } = await import("../src/core/unlock.ts");
   const { Replica } = await import("../src/log/replica.ts");
