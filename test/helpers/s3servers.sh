@@ -45,9 +45,9 @@ install() {
 }
 # Waits until the command given succeeds.
 await() {
-  local until=$((SECONDS + 150))
+  local until=$((SECONDS + 90))
   while ! "$@" >/dev/null 2>&1; do
-    [ $SECONDS -lt $until ] || fail "no success in 150 s: $*"
+    [ $SECONDS -lt $until ] || fail "no success in 90 s: $*"
     sleep 0.2
   done
 }

@@ -10,8 +10,8 @@ import { S3Client } from "../../src/remote/s3http.ts";
 import { hasProgram } from "./programs.ts";
 
 const SCRIPT = fileURLToPath(new URL("s3servers.sh", import.meta.url));
-/** Some 70 MB are downloaded and unpacked: half a minute where that goes well, minutes beside much other work. */
-const START_MS = 240_000;
+/** Some 70 MB are downloaded and unpacked: half a minute where that goes well. */
+const START_MS = 150_000;
 /** Ports in a row that one of them takes. */
 const PORTS = 20;
 
