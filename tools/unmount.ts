@@ -44,7 +44,7 @@ async function unmountVolume(volume: MountedVolume, flags: UnmountFlags): Promis
     return;
   }
   const identity = processIdentity(pid);
-  const { mountedAt } = await import("../src/host/mounts.ts");
+  const { mountedAt, mountTable } = await import("../src/host/mounts.ts");
   const device = mountedAt(mountpoint)?.device;
   const { askControl } = await import("../src/host/control.ts");
   try {
@@ -58,11 +58,18 @@ async function unmountVolume(volume: MountedVolume, flags: UnmountFlags): Promis
     note(`${mountpoint}: detached; pid ${pid} commits and ends when nobody uses it any more`);
     return;
   }
+  /** What keeps it mounted. */
+  const keeper = (): string | undefined => {
+    if (device === undefined) return undefined;
+    const other = mountTable().find((entry) => entry.device === device);
+    if (other !== undefined) return `it is unmounted at ${other.mountpoint} too`;
+    const holder = namespaceHolder(device);
+    return holder && `a mount namespace is gone: ${holder}`;
+  };
   await processEnd(pid, identity, () => {
-    const holder = device === undefined ? undefined : namespaceHolder(device);
-    if (holder === undefined) note(`${mountpoint}: unmounted; waiting for pid ${pid} to commit ...`);
-    else
-      note(`${mountpoint}: unmounted here; pid ${pid} serves it until a mount namespace is gone: ${holder}`);
+    const until = keeper();
+    if (until === undefined) note(`${mountpoint}: unmounted; waiting for pid ${pid} to commit ...`);
+    else note(`${mountpoint}: unmounted here; pid ${pid} serves it until ${until}`);
   });
   // Beside a snapshot the volume itself may be mounted, and its -wal is no news.
   if (volume.at === undefined) warnOfWal(volume.path);

@@ -425,11 +425,8 @@ describe("unmount", () => {
     return until("unmounted", () => sqlfuse(["unmount", point]).code === 0);
   });
 
-  test.runIf(canHide)("waits for a mount namespace that has a copy of the mount, and names it", async () => {
-    const pid = pidOf(mount(file, point));
-    writeFileSync(join(point, "x"), "y");
-    const holder = spawn("unshare", ["-m", "sleep", "60"], { stdio: "ignore" });
-    await until("unshared", () => readFileSync(`/proc/${holder.pid}/comm`, "utf8") === "sleep\n");
+  /** Unmounts, and has `letGo` called when it said that it waits, and for what. */
+  async function waitsFor(what: string, pid: number, letGo: () => void): Promise<void> {
     const unmount = spawn(process.execPath, [CLI, "unmount", point], { stdio: ["ignore", "ignore", "pipe"] });
     const ended = exitOf(unmount);
     let said = "";
@@ -437,13 +434,27 @@ describe("unmount", () => {
       said += String(piece);
     });
     await until("told", () => said.includes("\n"));
-    expect(said).toBe(
-      `sqlfuse: ${point}: unmounted here; pid ${pid} serves it until a mount namespace is gone: ${holder.pid} (sleep)\n`,
-    );
-    expect(mountsBelow(directory)).toEqual([]);
-    holder.kill();
+    expect(said).toBe(`sqlfuse: ${point}: unmounted here; pid ${pid} serves it until ${what}\n`);
+    expect(mountsBelow(directory)).not.toContain(point);
+    letGo();
     expect(await ended).toBe(0);
     expect(isRunning(pid)).toBe(false);
+  }
+
+  test.runIf(canHide)("waits for a mount namespace that has a copy of the mount, and names it", async () => {
+    const pid = pidOf(mount(file, point));
+    writeFileSync(join(point, "x"), "y");
+    const holder = spawn("unshare", ["-m", "sleep", "60"], { stdio: "ignore" });
+    await until("unshared", () => readFileSync(`/proc/${holder.pid}/comm`, "utf8") === "sleep\n");
+    await waitsFor(`a mount namespace is gone: ${holder.pid} (sleep)`, pid, () => holder.kill());
+  });
+
+  test.runIf(isRoot)("waits for another place that the mount is bound to, and names it", async () => {
+    const pid = pidOf(mount(file, point));
+    const bound = join(directory, "bound");
+    mkdirSync(bound);
+    expect(spawnSync("mount", ["--bind", point, bound]).status).toBe(0);
+    await waitsFor(`it is unmounted at ${bound} too`, pid, () => spawnSync("umount", [bound]));
   });
 
   test("--lazy detaches at once; the volume is closed when its last user is gone", async () => {
